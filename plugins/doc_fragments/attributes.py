@@ -1,0 +1,83 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the modules support, documented once."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """``attributes`` says what each is about; a module adds ``.info`` or ``.change``, where it runs, and its action group."""
+
+    DOCUMENTATION = r"""
+attributes:
+  check_mode:
+    description: Can run in C(check_mode) and return what would be changed without changing it.
+  diff_mode:
+    description: Returns details on what has changed (or would be changed in C(check_mode)) in diff mode.
+  idempotent:
+    description: Run again with the same options, it changes nothing, unless something else has changed what it looks at.
+  async:
+    description: Can be used with the C(async) keyword.
+  delegation:
+    description: Can be used with C(delegate_to) and related keywords.
+"""
+
+    ACTIONGROUP_B2 = r"""
+attributes:
+  action_group:
+    description: Use C(group/community.backblaze.b2) in C(module_defaults) to set the connection options of all modules that speak to Backblaze.
+    support: full
+    membership:
+      - community.backblaze.b2
+"""
+
+    INFO = r"""
+attributes:
+  check_mode:
+    support: full
+    details: It changes nothing.
+  diff_mode:
+    support: N/A
+    details: It changes nothing.
+  idempotent:
+    support: full
+    details: It changes nothing.
+"""
+
+    CHANGE = r"""
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+"""
+
+    TARGET = r"""
+attributes:
+  async:
+    support: full
+  delegation:
+    support: full
+"""
+
+    CONTROLLER = r"""
+attributes:
+  async:
+    support: none
+  delegation:
+    support: N/A
+    details: It runs on the controller, where the vault secrets are, whatever host it addresses.
+"""
+
+    EITHER = r"""
+attributes:
+  async:
+    support: none
+  delegation:
+    support: partial
+    details: With O(vault_dir) it runs on the controller, where the vault secrets are, whatever host it addresses.
+"""

@@ -1,0 +1,163 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The connection options, documented once."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """``connection`` for all; ``.group`` names a Group; ``.vault`` is about keys."""
+
+    DOCUMENTATION = r"""
+requirements:
+  - requests
+options:
+  application_key_id:
+    description:
+      - Id of the Group admin's B(master) application key. It equals the account id.
+      - If it is not given, the environment variables E(B2_APPLICATION_KEY_ID) and E(B2_MASTER_KEY_ID) are tried, in this order.
+    type: str
+  application_key:
+    description:
+      - The Group admin's master application key. The Partner API accepts no other.
+      - If it is not given, the environment variables E(B2_APPLICATION_KEY) and E(B2_MASTER_KEY) are tried, in this order.
+    type: str
+  realm:
+    description:
+      - Where Backblaze is, as V(production), V(staging), or a URL.
+      - Credentials are sent over HTTPS or to a loopback address only; other URLs are refused.
+      - If it is not given, the environment variable E(B2_ENVIRONMENT) is tried. The default is V(production).
+    type: str
+  credentials_file:
+    description:
+      - Path of a JSON file with C(application_key_id), C(application_key) and C(realm), or some of them, as texts.
+      - If it is not given, the environment variable E(B2_CREDENTIALS_FILE) is tried. A relative path starts at the working directory.
+      - Each of the three is taken from the nearest place that has it. That is the option of its name, then the file that this option names,
+        then the environment variables, then the file that E(B2_CREDENTIALS_FILE) names, which is read only if the id or the key is still missing.
+        What is empty in the environment or in a file is not given.
+      - The file has to belong to the user that reads it, and has to be closed to everybody else (C(chmod 600)). A symlink is not followed.
+    type: path
+  api_version:
+    description:
+      - Version of the API. V(v3) is the one that Backblaze documents; its newest samples use V(v4).
+    type: str
+    default: v3
+    choices:
+      - v3
+      - v4
+  timeout:
+    description:
+      - Seconds to wait for the first byte of an answer, and again for the rest of it. Connecting takes at most 15 seconds of them.
+    type: float
+    default: 60.0
+  max_retries:
+    description:
+      - How often a call that failed on the way is sent again, at most, with pauses of 1 second doubling to 64 seconds.
+      - V(0) for never.
+    type: int
+    default: 5
+  ca_path:
+    description:
+      - Path of a file or a directory with certificates of certification authorities, instead of those that C(requests) uses by default.
+    type: path
+  validate_certs:
+    description:
+      - Whether certificates are verified. Set it to V(false) on test installations only.
+    type: bool
+    default: true
+notes:
+  - Environment variables are those of the process that does the work, and files are those of its machine. That is the controller where a key is
+    sealed or an inventory is read, and the host of the task for all else; C(environment) on a play or task reaches only what runs as a module.
+"""
+
+    GROUP = r"""
+options:
+  group_id:
+    description:
+      - Id of the Group, an opaque string.
+      - Exactly one of O(group_id) and O(group_name) is required.
+    type: str
+  group_name:
+    description:
+      - Name of the Group. Names are not unique; a name that fits several Groups is an error that lists their ids.
+    type: str
+"""
+
+    VAULT = r"""
+options:
+  vault_id:
+    description:
+      - The vault id to encrypt with. By default Ansible's own rule holds, C(vault_encrypt_identity) or else the first secret of the run.
+    type: str
+  layout:
+    description:
+      - How keys are kept in O(vault_dir).
+      - V(host_vars) gives each member a file of its own, C(<vault_dir>/<email>/b2_vault.yml), with variables of its own.
+      - V(single_file) keeps all keys of a Group in one vault file, C(<vault_dir>/b2_group_<group_id>/b2_vault.yml), as the variable
+        C(b2_member_keys), a dictionary by address. Other variables and comments in that file stay as they are. With C(group_vars) as O(vault_dir),
+        and an inventory that makes a group C(b2_group_<group_id>) of the Group's members, Ansible itself loads it for them. Keys that arrive
+        together share one write; if a run is killed with SIGKILL, or the machine stops, those that were waiting for it are lost, and named.
+      - M(community.backblaze.b2_vault_layout) moves keys from one to the other.
+    type: str
+    default: host_vars
+    choices:
+      - host_vars
+      - single_file
+  vault_fallback_dir:
+    description:
+      - Directory on the controller for a key that cannot be stored in O(vault_dir), such as when the disk fills up after the member was
+        created. The next run moves it home.
+      - The default is C(community.backblaze) in the user's state directory, C($XDG_STATE_HOME) or C(~/.local/state).
+    type: path
+  vault_dir_is_durable:
+    description:
+      - In a job of AWX, or of another program that uses C(ansible-runner), the task refuses an O(vault_dir) that is thrown away when the job
+        ends, such as the job's copy of the project or the container's own file system, and one of which that cannot be told. So it does with a
+        O(vault_fallback_dir) that is given; about the default one it warns. Elsewhere nothing of this is looked at.
+      - V(true) says that the place is kept in a way that the task cannot see, and takes it as it is.
+    type: bool
+    default: false
+  lock_timeout:
+    description:
+      - Seconds to wait for another run that works on the same Group in the same O(vault_dir). A task that addresses many hosts is many
+        runs; use C(run_once) there, unless each host is for a Group of its own.
+    type: float
+    default: 60.0
+  on_missing_key:
+    description:
+      - What to do about members that are in the Group while no key is stored. Each is named either way, and all others are done first.
+    type: str
+    default: fail
+    choices:
+      - fail
+      - warn
+  on_key_lost:
+    description:
+      - What to do about an account that this collection made, and whose key never arrived.
+      - V(fail) names it. V(recreate) ejects it, which cannot be undone, under the address of O(throwaway_email), and creates the member anew
+        under its own address. The ejected account lives on and is billed on its own.
+      - Only accounts that the journal in O(vault_dir) names are ejected. One that a killed run may have made is named first, and replaced by the
+        next run at the earliest.
+      - Do not use V(recreate) where others create members of the same addresses at the same time. An answer that does not arrive does not tell
+        whose account it was.
+      - Whether Backblaze frees the old address is not confirmed; if it does not, the task says so.
+    type: str
+    default: fail
+    choices:
+      - fail
+      - recreate
+  throwaway_email:
+    description:
+      - Form of the address that an account gets when O(on_key_lost=recreate) ejects it. C({account_id}), C({local}) and C({domain}) stand for its
+        account id and the two sides of its address.
+    type: str
+    default: lost-{account_id}@{domain}
+  verify_keys:
+    description:
+      - Whether the stored key of each wanted member is tried. A key that Backblaze refuses ends in the outcome V(dead_key), one that opens another
+        account in V(conflict).
+    type: bool
+    default: false
+"""

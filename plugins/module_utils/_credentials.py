@@ -1,0 +1,91 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The credentials file: JSON, its owner's alone, and never shown. AWX writes one for each job."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
+
+#: Keys are of some dozen characters; what is larger than this many bytes is another file.
+MAX_BYTES = 64 * 1024
+
+
+def read_credentials(path: str, names: t.Collection[str]) -> dict[str, str]:
+    """Return what the file holds: a JSON object with some of ``names``, each a text. An empty text is not given, so it is left out.
+
+    Raises OptionError, which names the file and nothing of what is in it: a key may stand anywhere, also where a name should.
+    """
+    try:
+        content = json.loads(_read(path).decode("utf-8-sig"), object_pairs_hook=_once)
+    except _Unfit as exc:
+        raise OptionError(f"The credentials file {path} {exc.why}.", remedy=exc.remedy) from None
+    except UnicodeDecodeError:
+        raise OptionError(f"The credentials file {path} is not UTF-8 text.") from None
+    except json.JSONDecodeError as exc:
+        where = f"line {exc.lineno}, column {exc.colno}"
+        raise OptionError(
+            f"The credentials file {path} is not JSON ({where}).", remedy="Let a program write it: quotes in values have to be escaped."
+        ) from None
+    except (ValueError, RecursionError):
+        # An endless number, or lists in lists in lists.
+        raise OptionError(f"The credentials file {path} holds something that is too long or too deep.") from None
+    known = f"The names are {', '.join(names)}; the values are texts."
+    if not isinstance(content, dict):
+        raise OptionError(f"The credentials file {path} holds no JSON object.", remedy=known)
+    if not all(name in names for name in content):
+        raise OptionError(f"The credentials file {path} has a name that is not known.", remedy=known)
+    wrong = [name for name, value in content.items() if not isinstance(value, str)]
+    if wrong:
+        raise OptionError(f"In the credentials file {path} the value of {' and of '.join(wrong)} is no text.", remedy=known)
+    return {name: value for name, value in content.items() if value}
+
+
+class _Unfit(Exception):
+    """Why a file is not read, as the end of a sentence that begins with its name."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        self.why = why
+        self.remedy = remedy
+        super().__init__(why)
+
+
+def _read(path: str) -> bytes:
+    """Return the content of a file that is nobody else's to read or to write; raise _Unfit for any other."""
+    try:
+        with open(path, "rb", opener=_open) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise _Unfit("is no regular file")
+            if found.st_uid != os.geteuid():
+                raise _Unfit(f"belongs to user {found.st_uid}, but is read by user {os.geteuid()}", "It has to belong to the user that reads it.")
+            if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise _Unfit(f"is open to others than its owner (mode {stat.S_IMODE(found.st_mode):04o})", f"Close it: chmod 600 {path}")
+            content = file.read(MAX_BYTES + 1)
+    except ValueError:
+        raise _Unfit("has a name that no file can have") from None
+    except OSError as exc:
+        raise _Unfit("is a symlink, which is not followed" if exc.errno == errno.ELOOP else f"cannot be read ({exc.strerror})") from None
+    if len(content) > MAX_BYTES:
+        raise _Unfit(f"is larger than {MAX_BYTES // 1024} KiB, so it is some other file")
+    return content
+
+
+def _open(path: str, flags: int) -> int:
+    # Not blocking, or a named pipe would be waited for.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _once(pairs: list[tuple[str, t.Any]]) -> dict[str, t.Any]:
+    """Make a dictionary of pairs; raise _Unfit where a name is there twice, as nobody can tell which value is meant."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise _Unfit("has a name more than once")
+    return content

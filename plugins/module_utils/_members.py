@@ -1,0 +1,234 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Groups and members as values, read from what the API sends.
+
+The API is not to be trusted with types: answers come as an object or as an array of one, counts as numbers or as decimal
+strings, timestamps in three forms. Everything is made uniform here, once, and nothing here raises on a create answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import fnmatch
+import functools
+import re
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, OptionError
+
+_COMPACT_TIMESTAMP = re.compile(r"d(\d{4})(\d\d)(\d\d)_m(\d\d)(\d\d)(\d\d)")
+# What a file system takes as one name, in bytes.
+_NAME_MAX = 255
+# No identifier is that long, or that large.
+_LONGEST_TEXT = 4096
+_HUGE = 10**100
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One member of a Group: a whole B2 account."""
+
+    account_id: str
+    email: str
+    group_id: str = ""
+    group_name: str = ""
+    region: str = ""
+    s3_endpoint: str = ""
+    bytes_stored: int = 0
+    files_stored: int = 0
+    bucket_count: int = 0
+    stats_timestamp: t.Optional[str] = None
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """Return the member as results show it."""
+        return dict(self.__dict__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One Group of the admin."""
+
+    group_id: str
+    group_name: str
+    products: tuple[str, ...] = ()
+    member_count: int = 0
+    created_timestamp: t.Optional[str] = None
+    stats_timestamp: t.Optional[str] = None
+    state: t.Optional[str] = None
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """Return the Group as results show it."""
+        return {**self.__dict__, "products": list(self.products)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NewMember:
+    """What a create answer held. The key stands nowhere else, so it is kept out of ``repr``.
+
+    complaint: what is odd about the answer. doubtful: whether the member should be looked up, though there is nothing to complain of.
+    """
+
+    member: Member
+    key_id: str
+    key: str = dataclasses.field(repr=False)
+    complaint: str = ""
+    doubtful: bool = False
+
+
+def folded(email: str) -> str:
+    """Return the form in which two addresses are the same member."""
+    return email.strip().lower()
+
+
+def check_email(email: t.Any) -> str:
+    """Return a wanted address in lower case, or say why it cannot be one.
+
+    It becomes the name of a directory and of an inventory host, so it has to be safe as both. Whether Backblaze takes
+    it is for Backblaze to say.
+    """
+    if not isinstance(email, str) or not email.strip():
+        raise OptionError("A member needs an email address, as a non-empty string.")
+    address = folded(email)
+    reason = unsafe_name(address)
+    local, at, domain = address.rpartition("@")
+    if not reason and (not (local and at and domain) or "@" in local):
+        reason = "it does not look like an email address"
+    if reason:
+        raise OptionError(f"{email!r} cannot be the address of a member: {reason}.")
+    return address
+
+
+def unsafe_name(name: str) -> str:
+    """Say why a text cannot be the name of a file and of a host; empty where it can."""
+    if not name or name.startswith(".") or name.strip() != name:
+        return "it is empty or begins with a dot or a space"
+    if "/" in name or "\\" in name:
+        return "it contains a slash"
+    # Of all the kinds of space only this one counts as printable.
+    if not name.isprintable() or " " in name:
+        return "it contains a space or a control character"
+    if "{{" in name or "{%" in name or "{#" in name:
+        return "it looks like a template"
+    try:
+        too_long = len(name.encode("utf-8")) > _NAME_MAX
+    except UnicodeEncodeError:
+        return "it is not valid Unicode"
+    return "it is too long" if too_long else ""
+
+
+def fits(member: Member, filters: t.Mapping[str, t.Any]) -> bool:
+    """Tell whether a member is one of those asked for by ``email``, ``email_pattern`` (a shell pattern), ``region`` and ``account_id``."""
+    email = folded(member.email)
+    return (
+        (not filters["email"] or email == folded(filters["email"]))
+        and (not filters["email_pattern"] or fnmatch.fnmatchcase(email, folded(filters["email_pattern"])))
+        and (not filters["region"] or member.region == filters["region"])
+        and (not filters["account_id"] or member.account_id == filters["account_id"])
+    )
+
+
+def one(answer: t.Any) -> dict[str, t.Any]:
+    """Return the object of an answer that is an object or an array of one; an empty one where it is neither."""
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
+    return answer if isinstance(answer, dict) else {}
+
+
+def as_text(value: t.Any) -> str:
+    """Return an identifier as one line of printable text: pages print some as integers. Empty for any other type, and for what is no identifier."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return ""
+    text = str(value) if isinstance(value, str) or abs(value) < _HUGE else ""
+    if len(text) > _LONGEST_TEXT:
+        return ""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _count(value: t.Any) -> int:
+    if isinstance(value, bool):
+        return 0
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 30:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) else 0
+
+
+def timestamp(value: t.Any) -> t.Optional[str]:
+    """Return any of the API's time forms (dYYYYMMDD_mHHMMSS, ISO 8601, milliseconds) as ISO 8601 in UTC, or None."""
+    if isinstance(value, str):
+        return _timestamp_of(value) if len(value) <= _LONGEST_TEXT else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return _iso(datetime.datetime.fromtimestamp(value / 1000, datetime.timezone.utc))
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+# The service counts once a day, so most members of a Group share one.
+@functools.lru_cache(maxsize=256)
+def _timestamp_of(text: str) -> t.Optional[str]:
+    compact = _COMPACT_TIMESTAMP.fullmatch(text)
+    try:
+        if compact:
+            moment = datetime.datetime(*(int(part) for part in compact.groups()))  # type: ignore[arg-type]  # noqa: DTZ001 - six ints, UTC below
+        else:
+            moment = datetime.datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+        return _iso(moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _iso(moment: datetime.datetime) -> str:
+    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_member(raw: t.Any, group_id: str = "", group_name: str = "") -> Member:
+    """Read one member leniently: a field of a wrong type counts as missing."""
+    source = one(raw)
+    stats = one(source.get("b2Stats"))
+    return Member(
+        account_id=as_text(source.get("accountId")),
+        email=as_text(source.get("email")),
+        group_id=as_text(source.get("groupId")) or group_id,
+        group_name=as_text(source.get("groupName")) or group_name,
+        region=as_text(source.get("region")),
+        s3_endpoint=as_text(source.get("s3Endpoint")),
+        bytes_stored=_count(stats.get("b2BytesStoredCount")),
+        files_stored=_count(stats.get("b2FilesStoredCount")),
+        bucket_count=_count(stats.get("bucketCount")),
+        stats_timestamp=timestamp(stats.get("b2StatsAsOfTimestamp")),
+    )
+
+
+def listed_member(raw: t.Any, group_id: str, group_name: str) -> Member:
+    """Read one member of a listing, in which account id and address have to be there."""
+    member = read_member(raw, group_id, group_name)
+    if not member.account_id or not member.email:
+        raise AnswerError("Backblaze listed a member without an account id or without an email address.")
+    return member
+
+
+def listed_group(raw: t.Any) -> Group:
+    """Read one Group of a listing, in which only id and name are required."""
+    source = one(raw)
+    stats = one(source.get("groupStats"))
+    products = source.get("groupProducts")
+    group = Group(
+        group_id=as_text(source.get("groupId")),
+        group_name=as_text(source.get("groupName")),
+        products=tuple(as_text(product) for product in products) if isinstance(products, list) else (),
+        member_count=_count(stats.get("memberCount")),
+        created_timestamp=timestamp(stats.get("createdTimestamp")),
+        stats_timestamp=timestamp(stats.get("groupStatsAsOfTimestamp")),
+        state=as_text(one(source.get("accountStandingDetails")).get("state")) or None,
+    )
+    if not group.group_id or not isinstance(source.get("groupName"), str):
+        raise AnswerError("Backblaze listed a Group without an id or without a name.")
+    return group

@@ -1,0 +1,228 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The options that every plugin shares, as values, and the one way from options to a client."""
+
+from __future__ import annotations
+
+import collections
+import os
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._credentials import read_credentials
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._transport import REQUESTS_IMPORT_ERROR, Transport, check_url
+
+try:
+    from ansible.module_utils.secrets import register_secret
+except ImportError:
+    # Before ansible-core 2.22.
+    def register_secret(value: str, /) -> str:
+        """Nobody to tell."""
+        return value
+
+
+#: Realms by the names that Backblaze's own tools use.
+REALMS = {
+    "production": "https://api.backblazeb2.com",
+    "staging": "https://api.backblaze.net",
+}
+
+#: Documented in doc_fragments/connection.py; a unit test holds the two together.
+CONNECTION_SPEC: dict[str, t.Any] = {
+    "application_key_id": {"type": "str"},
+    "application_key": {"type": "str", "no_log": True},
+    "realm": {"type": "str"},
+    "credentials_file": {"type": "path"},
+    "api_version": {"type": "str", "default": "v3", "choices": ["v3", "v4"]},
+    "timeout": {"type": "float", "default": 60.0},
+    "max_retries": {"type": "int", "default": 5},
+    "ca_path": {"type": "path"},
+    "validate_certs": {"type": "bool", "default": True},
+}
+
+#: The environment variables of options, the first one first. These options have no default in CONNECTION_SPEC, so that it shows who gave them.
+ENVIRONMENT = {
+    "application_key_id": ("B2_APPLICATION_KEY_ID", "B2_MASTER_KEY_ID"),
+    "application_key": ("B2_APPLICATION_KEY", "B2_MASTER_KEY"),
+    "realm": ("B2_ENVIRONMENT",),
+    "credentials_file": ("B2_CREDENTIALS_FILE",),
+}
+
+#: What may stand in the credentials file, and the value of what is given nowhere.
+CREDENTIALS = {"application_key_id": "", "application_key": "", "realm": "production"}
+
+#: A Group is named by its id or by its name.
+GROUP_SPEC: dict[str, t.Any] = {
+    "group_id": {"type": "str"},
+    "group_name": {"type": "str"},
+}
+
+#: Its members, in the task or in a file.
+_LIST_SPEC: dict[str, t.Any] = {
+    "members": {"type": "list", "elements": "raw"},
+    "members_file": {"type": "path"},
+}
+
+#: Where keys are stored, for what seals them (documented in the pages of the two modules that take these).
+VAULT_SPEC: dict[str, t.Any] = {
+    "vault_dir": {"type": "path"},
+    "vault_id": {"type": "str"},
+    "layout": {"type": "str", "default": "host_vars", "choices": ["host_vars", "single_file"]},
+    "vault_fallback_dir": {"type": "path"},
+    "vault_dir_is_durable": {"type": "bool", "default": False},
+    "lock_timeout": {"type": "float", "default": 60.0},
+    "on_missing_key": {"type": "str", "default": "fail", "choices": ["fail", "warn"]},
+    "on_key_lost": {"type": "str", "default": "fail", "choices": ["fail", "recreate"]},
+    "throwaway_email": {"type": "str", "default": "lost-{account_id}@{domain}"},
+    "verify_keys": {"type": "bool", "default": False},
+}
+
+#: One member; shared by the module b2_group_member and the action of that name.
+MEMBER_SPEC: dict[str, t.Any] = {
+    **GROUP_SPEC,
+    **VAULT_SPEC,
+    "email": {"type": "str", "required": True},
+    "region": {"type": "str"},
+    "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
+    "confirm_eject": {"type": "bool", "default": False},
+    "new_email": {"type": "str"},
+}
+
+#: Many members; shared by the action b2_group_members and its documentation.
+MEMBERS_SPEC: dict[str, t.Any] = {
+    **GROUP_SPEC,
+    **VAULT_SPEC,
+    **_LIST_SPEC,
+    "vault_dir": {"type": "path", "required": True},
+    "groups": {
+        "type": "list",
+        "elements": "dict",
+        "options": {**GROUP_SPEC, **_LIST_SPEC},
+        "mutually_exclusive": [("group_id", "group_name"), ("members", "members_file")],
+        "required_one_of": [("group_id", "group_name"), ("members", "members_file")],
+    },
+    "concurrency": {"type": "int", "default": 8},
+}
+
+#: Which members to list; shared by the module b2_group_member_info and the action of that name.
+MEMBER_INFO_SPEC: dict[str, t.Any] = {
+    **GROUP_SPEC,
+    "email": {"type": "str"},
+    "email_pattern": {"type": "str"},
+    "region": {"type": "str"},
+    "account_id": {"type": "str"},
+    "vault_dir": {"type": "path"},
+    "layout": VAULT_SPEC["layout"],
+    "verify_keys": {"type": "bool", "default": True},
+}
+
+#: Moving keys to another layout; shared by the action b2_vault_layout and its documentation.
+VAULT_LAYOUT_SPEC: dict[str, t.Any] = {
+    "vault_dir": {"type": "path", "required": True},
+    "layout": {"type": "str", "required": True, "choices": VAULT_SPEC["layout"]["choices"]},
+    "dest_dir": {"type": "path"},
+    "vault_dir_is_durable": VAULT_SPEC["vault_dir_is_durable"],
+    "vault_id": VAULT_SPEC["vault_id"],
+    "group_id": GROUP_SPEC["group_id"],
+    "lock_timeout": VAULT_SPEC["lock_timeout"],
+}
+
+#: At most one way to name the Group.
+MEMBER_INFO_RULES: dict[str, t.Any] = {"mutually_exclusive": [("group_id", "group_name")]}
+
+#: Exactly one way to name the Group.
+MEMBER_RULES: dict[str, t.Any] = {
+    "mutually_exclusive": [("group_id", "group_name")],
+    "required_one_of": [("group_id", "group_name")],
+}
+
+#: Exactly one way to name the Group and one to give its members, or a list of Groups that each have both.
+MEMBERS_RULES: dict[str, t.Any] = {
+    "mutually_exclusive": [("group_id", "group_name", "groups"), ("members", "members_file", "groups")],
+    "required_one_of": [("group_id", "group_name", "groups"), ("members", "members_file", "groups")],
+}
+
+_LONGEST_TIMEOUT = 3600
+_MOST_RETRIES = 20
+
+
+def connect(
+    options: t.Mapping[str, t.Any],
+    *,
+    connections: int = 1,
+    wait: t.Optional[t.Callable[[float], t.Any]] = None,
+    hide: t.Callable[[str], t.Any] = lambda _key: None,
+) -> Client:
+    """Return a client for the connection options; nothing is sent yet.
+
+    connections: how many threads will use the client at once.
+    wait: see Client.
+    hide: is told the key, wherever it comes from.
+
+    Raises OptionError for a value that cannot work.
+    """
+    if REQUESTS_IMPORT_ERROR:
+        raise OptionError("The Python library requests is not installed for the Python that runs this.", remedy="Install it: pip install requests.")
+    found = credentials(options, os.environ)
+    key_id, key = _checked(found, "application_key_id"), _checked(found, "application_key")
+    register_secret(key)
+    hide(key)
+    timeout, retries = options["timeout"], options["max_retries"]
+    if not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise OptionError(f"timeout is {timeout:g}, but has to be more than 0 and at most {_LONGEST_TIMEOUT} seconds.")
+    if not 0 <= retries <= _MOST_RETRIES:
+        raise OptionError(f"max_retries is {retries}, but has to be 0 to {_MOST_RETRIES}.")
+    verify: t.Union[bool, str] = bool(options["validate_certs"])
+    if verify and options.get("ca_path"):
+        verify = str(options["ca_path"])
+    return Client(
+        Transport(timeout=float(timeout), verify=verify, connections=connections),
+        key_id=key_id,
+        key=key,
+        realm=realm_url(found["realm"]),
+        api_version=str(options["api_version"]),
+        max_retries=int(retries),
+        **({"wait": wait} if wait else {}),
+    )
+
+
+def credentials(options: t.Mapping[str, t.Any], environment: t.Mapping[str, str]) -> dict[str, str]:
+    """Return the credentials, each from the nearest place: the options, the file that they name, the environment, the file that it names.
+
+    What is empty in the environment or in a file is not given: AWX injects a field that nobody filled in as an empty text.
+
+    Raises OptionError for a file that cannot be.
+    """
+    around = {name: next(filter(None, map(environment.get, variables)), None) for name, variables in ENVIRONMENT.items()}
+    places: list[dict[str, str]] = []
+    for place in (options, around):
+        given = {name: str(place[name]) for name in ENVIRONMENT if place.get(name) is not None}
+        places.append(given)
+        # The environment may name a file that somebody else was to read, beside all that is needed.
+        needed = place is options or not {"application_key_id", "application_key"} <= set().union(*places)
+        if "credentials_file" in given and needed:
+            places.append(read_credentials(os.path.expanduser(given["credentials_file"]), CREDENTIALS))
+    return dict(collections.ChainMap(*places, CREDENTIALS))
+
+
+def realm_url(realm: str) -> str:
+    """Return the URL of a realm given by name or by URL."""
+    if "://" in realm:
+        return check_url(realm, "The realm")
+    if realm not in REALMS:
+        raise OptionError(f"There is no realm {realm!r}.", remedy=f"Use {', '.join(REALMS)}, or a URL.")
+    return REALMS[realm]
+
+
+def _checked(found: t.Mapping[str, str], name: str) -> str:
+    text = found[name]
+    if not text:
+        variables = " or ".join((*ENVIRONMENT[name], *ENVIRONMENT["credentials_file"]))
+        raise OptionError(f"{name} is missing.", remedy=f"Set it on the task, in the environment or in a credentials file ({variables}).")
+    # Colons end a user name in HTTP Basic; blanks and controls are what a careless copy adds.
+    if not text.isascii() or not text.isprintable() or " " in text or (name == "application_key_id" and ":" in text):
+        raise OptionError(f"{name} holds characters that no Backblaze key has.", remedy="Look for blanks or line ends that were copied along.")
+    return text

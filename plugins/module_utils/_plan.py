@@ -1,0 +1,306 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Decide, then act: from what is wanted, what is there and what is stored to what will be done. Pure.
+
+Check mode, diff, result and calls all come from the plan made here; there is no second way to any of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, KeyLostError
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded
+
+
+class Outcome(str, enum.Enum):
+    """What became of a wanted member: one vocabulary in results, documentation and tests."""
+
+    UNCHANGED = "unchanged"
+    CREATED = "created"
+    MISSING_KEY = "missing_key"
+    KEY_LOST = "key_lost"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+    NOT_ATTEMPTED = "not_attempted"
+    DEAD_KEY = "dead_key"
+    EJECTED = "ejected"
+    ABSENT = "absent"
+
+
+_TAKE_OUT = "take the stored one out of the vault, which with the layout host_vars is its file and with single_file its line, and keep it"
+#: What each outcome means, and what to do about it: the guide to errors is made from this.
+OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
+    Outcome.UNCHANGED: ("It is in the Group, and its key is stored.", "Nothing."),
+    Outcome.CREATED: ("It was made by this run, and its key is sealed.", "Back up the vault directory, or commit it."),
+    Outcome.MISSING_KEY: (
+        "It is in the Group, but no key is stored for it: made elsewhere, or its key is in another directory. Or a key to adopt opens nothing.",
+        (
+            "Look for its key file in backups and other directories. If you have the key elsewhere, adopt it: give the member's entry "
+            "application_key_id and application_key. Else sign in as the member, make a new key, and adopt that. With on_missing_key: warn the "
+            "task does not fail meanwhile."
+        ),
+    ),
+    Outcome.KEY_LOST: (
+        "It was made by this collection, but the answer with the key never arrived.",
+        "Sign in as the member, make a new key and adopt it; or let on_key_lost: recreate eject the account and make the member anew.",
+    ),
+    Outcome.CONFLICT: (
+        (
+            "It is not as asked: in another region; the stored key is another, or of another account, or of one that is not in the Group; or a "
+            "key to adopt opens another account, or is for nobody in the Group."
+        ),
+        f"Do as the message says; a region cannot be changed, so mend the list. Where a key is in the way, {_TAKE_OUT}: its account may be alive.",
+    ),
+    Outcome.REFUSED: ("Backblaze said no.", "Look its code up below."),
+    Outcome.NOT_ATTEMPTED: ("The run ended before it was this member's turn.", "Mend what the task's message names, and run again."),
+    Outcome.DEAD_KEY: (
+        "With verify_keys: its stored key was tried, and Backblaze refuses it: it was deleted or has expired.",
+        f"Sign in as the member and make a new key; {_TAKE_OUT}; then adopt the new key.",
+    ),
+    Outcome.EJECTED: ("It left the Group. The account lives on, with its data and its keys.", "Nothing; it cannot be undone."),
+    Outcome.ABSENT: ("It was to leave, and is not in the Group.", "Nothing."),
+}
+
+
+def outcome_of(error: B2Error) -> Outcome:
+    """Say what became of a member whose creation ended in an error."""
+    if isinstance(error, KeyLostError):
+        return Outcome.KEY_LOST
+    return Outcome.REFUSED if isinstance(error, ApiError) else Outcome.NOT_ATTEMPTED
+
+
+CHANGES = frozenset({Outcome.CREATED, Outcome.EJECTED})
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A member as the user wants it; ``email`` in lower case, ``region`` None for "whatever it is".
+
+    key_id, key: a key that the user has of a member made elsewhere, to be adopted.
+    """
+
+    email: str
+    region: t.Optional[str] = None
+    key_id: str = ""
+    key: str = dataclasses.field(default="", repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What is known of a stored key, without the key. ``key_id`` is empty where only part of a key could be saved."""
+
+    account_id: str
+    key_id: str
+    path: str = ""
+    group_id: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyState:
+    """What is known about the key of one address, where keys are stored at all.
+
+    lost: we made the account and its key never arrived. recreate: it is to be replaced then.
+    stored_opens, given_opens: the account that the stored or the given key opens, empty for none, None where it was not tried.
+    given_differs: whether a given key is another than the stored one.
+    """
+
+    stored: t.Optional[Stored] = None
+    lost: bool = False
+    recreate: bool = False
+    stored_opens: t.Optional[str] = None
+    given_opens: t.Optional[str] = None
+    given_differs: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What will be done about one wanted member, and what will have become of it if all goes well.
+
+    replaces: an account of ours whose key is lost, to be ejected before the address is created anew. adopts: whether the given key
+    will be stored.
+    """
+
+    wanted: Wanted
+    outcome: Outcome
+    member: t.Optional[Member] = None
+    message: str = ""
+    replaces: t.Optional[Member] = None
+    adopts: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether this step changes anything, at Backblaze or in the vault."""
+        return self.outcome in CHANGES or self.adopts
+
+
+def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[KeyState] = None) -> Step:
+    """Decide about one member that has to be in the Group.
+
+    member: as it is in the Group now. keys: None where keys are not stored here.
+    """
+    if member is None:
+        return _decide_missing(wanted, keys)
+    if wanted.region and member.region and wanted.region != member.region:
+        return Step(
+            wanted,
+            Outcome.CONFLICT,
+            member,
+            f"It is in region {member.region}, not in {wanted.region}; a region is fixed when the account is created.",
+        )
+    if keys is None:
+        return Step(wanted, Outcome.UNCHANGED, member)
+    stored = keys.stored
+    if stored is not None and stored.account_id and stored.account_id != member.account_id:
+        return Step(
+            wanted,
+            Outcome.CONFLICT,
+            member,
+            f"{stored.path} holds the key of account {stored.account_id}, but the member is account {member.account_id}.",
+        )
+    if stored is not None and stored.key_id and keys.given_differs:
+        return Step(
+            wanted,
+            Outcome.CONFLICT,
+            member,
+            f"{stored.path} holds another key than the one that is given. To adopt that one, {_TAKE_OUT}.",
+        )
+    if stored is not None and stored.key_id:
+        return _decide_opened(
+            wanted, member, keys.stored_opens, f"The key in {stored.path}", Step(wanted, Outcome.UNCHANGED, member), Outcome.DEAD_KEY
+        )
+    if wanted.key:
+        adopted = Step(wanted, Outcome.UNCHANGED, member, "The given key was adopted: it opens this account and is stored.", adopts=True)
+        # Without proof nothing is written: a key that was not tried counts as one that opens nothing.
+        return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.MISSING_KEY)
+    # Where a part of the key could be saved, that is not thrown after the rest.
+    if keys.lost and keys.recreate and stored is None:
+        return Step(wanted, Outcome.CREATED, message=f"Account {member.account_id}, whose key was lost, is ejected before.", replaces=member)
+    if keys.lost:
+        message = (
+            f"Account {member.account_id} was created by an earlier run, and its key never arrived. Make a new key as the member and adopt it, "
+            "or let on_key_lost: recreate replace the account."
+        )
+        return Step(wanted, Outcome.KEY_LOST, member, message)
+    return Step(
+        wanted,
+        Outcome.MISSING_KEY,
+        member,
+        f"Account {member.account_id} is in the Group, but its key is not stored; Backblaze showed it once, when the account was made.",
+    )
+
+
+def _decide_missing(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
+    """Decide about an address that is not in the Group."""
+    if keys is not None and keys.stored is not None:
+        return Step(
+            wanted,
+            Outcome.CONFLICT,
+            message=f"{keys.stored.path} holds the key of account {keys.stored.account_id}, which is not listed in this Group. The member was not "
+            "created, because that would replace the key, and the account may well be alive: ejected, or not listed just now. Keep that file.",
+        )
+    if wanted.key:
+        return Step(wanted, Outcome.CONFLICT, message="A key to adopt is given for it, but it is not in this Group. It was not created.")
+    return Step(wanted, Outcome.CREATED)
+
+
+def _decide_opened(wanted: Wanted, member: Member, opens: t.Optional[str], which: str, good: Step, dead: Outcome) -> Step:
+    """Decide by what a key opened when it was tried."""
+    if opens is None or opens == member.account_id:
+        return good
+    if opens:
+        return Step(wanted, Outcome.CONFLICT, member, f"{which} opens account {opens}, but the member is account {member.account_id}.")
+    return Step(wanted, dead, member, f"{which} opens no account: Backblaze refused it.")
+
+
+def decide_absent(wanted: Wanted, member: t.Optional[Member]) -> Step:
+    """Decide about one member that has to leave the Group."""
+    return Step(wanted, Outcome.EJECTED if member else Outcome.ABSENT, member)
+
+
+@dataclasses.dataclass(frozen=True)
+class Open:
+    """An address that the journal has open.
+
+    Without an account id a create was about to be sent when the run ended. With one, we made that account and its key never arrived;
+    ``ejecting`` where it was then about to be ejected. at: when, ISO 8601 in UTC.
+    """
+
+    email: str
+    group_id: str
+    account_id: str = ""
+    ejecting: bool = False
+    at: str = dataclasses.field(default="", compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    """What became of an address that an earlier run left open.
+
+    ``created`` and sealed; ``key_lost``; ``ejected``, to be created anew; or ``absent``, nothing made or left since.
+
+    known: whether an earlier run said so already, and the journal names the account.
+    """
+
+    email: str
+    outcome: Outcome
+    account_id: str = ""
+    known: bool = False
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """Return it as tasks show it."""
+        return {"email": self.email, "outcome": self.outcome.value, "account_id": self.account_id}
+
+
+def settle(entry: Open, member: t.Optional[Member], stored: t.Optional[Stored]) -> Settled:
+    """Say what became of an address that the journal has open."""
+    if member is None or entry.account_id not in ("", member.account_id):
+        # Another account under the address is none of ours.
+        return Settled(entry.email, Outcome.EJECTED if entry.ejecting else Outcome.ABSENT, entry.account_id)
+    if stored is not None and stored.key_id and stored.account_id in ("", member.account_id):
+        return Settled(entry.email, Outcome.CREATED, member.account_id)
+    return Settled(entry.email, Outcome.KEY_LOST, member.account_id, known=bool(entry.account_id))
+
+
+def audit(members: t.Sequence[Member], stored: t.Mapping[str, Stored], opens: t.Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
+    """Compare Groups with a vault directory: what each of the two lacks, and keys that are not what they should be.
+
+    members: all of the Groups. stored: the keys of these Groups. opens: by address, what each key opened; empty where none was tried.
+    """
+    there = by_email(members)
+    found: dict[str, list[dict[str, str]]] = {"missing_key": [], "key_without_member": [], "conflict": [], "dead_key": []}
+    for email, member in there.items():
+        step = decide_present(Wanted(email), member, KeyState(stored=stored.get(email), stored_opens=opens.get(email)))
+        if step.outcome.value in found:
+            found[step.outcome.value].append({"email": email, "account_id": member.account_id, "message": step.message})
+    for email, key in stored.items():
+        if email not in there:
+            message = f"{key.path} holds the key of an account that is in none of these Groups."
+            found["key_without_member"].append({"email": email, "account_id": key.account_id, "message": message})
+    return found
+
+
+def by_email(members: t.Iterable[Member]) -> dict[str, Member]:
+    """Index members by the form of their address in which it is compared."""
+    return {folded(member.email): member for member in members}
+
+
+def diff(steps: t.Sequence[Step]) -> dict[str, str]:
+    """Return Ansible's before and after of the planned changes; nothing in it is secret."""
+    before: list[str] = []
+    after: list[str] = []
+    for step in steps:
+        leaves = step.replaces or (step.member if step.outcome is Outcome.EJECTED else None)
+        if leaves:
+            before.append(_line(step.wanted.email, leaves.region))
+        if step.outcome is Outcome.CREATED:
+            after.append(_line(step.wanted.email, step.wanted.region))
+    return {"before": "".join(before), "after": "".join(after), "before_header": "members of the Group", "after_header": "members of the Group"}
+
+
+def _line(email: str, region: t.Optional[str]) -> str:
+    return f"{email} ({region or 'default region'})\n"

@@ -1,0 +1,39 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one boundary between modules and everything below: options in, result or clear failure out."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error
+from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
+from ansible_collections.community.backblaze.plugins.module_utils._transport import REQUESTS_IMPORT_ERROR
+
+
+def run_module(
+    main: t.Callable[[AnsibleModule, Client], dict[str, t.Any]],
+    spec: dict[str, t.Any],
+    check: t.Callable[[dict[str, t.Any]], None] = lambda params: None,
+    **rules: t.Any,
+) -> None:
+    """Run a module: ``main`` gets the module and a client, and returns the result.
+
+    check: looks at the options before anything is sent, and raises OptionError.
+    rules: required_one_of and the like.
+    """
+    module = AnsibleModule(argument_spec={**CONNECTION_SPEC, **spec}, supports_check_mode=True, **rules)
+    if REQUESTS_IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("requests"), exception=REQUESTS_IMPORT_ERROR)
+    try:
+        check(module.params)
+        # What is not in module.params, as it came from the environment or a file, Ansible does not hide by itself.
+        result = main(module, connect(module.params, hide=module.no_log_values.add))
+    except B2Error as exc:
+        module.fail_json(msg=exc.explain(UNCHANGED), **exc.facts)
+    module.exit_json(**result)

@@ -1,0 +1,294 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One HTTP exchange with Backblaze: the only importer of requests.
+
+A transport sends one request and brings back whatever arrived, cut short or not; it never repeats, follows or judges.
+That is the client's part. What it guards is where credentials go: https or a loopback address, no redirects, no netrc,
+no proxy for plain http.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import platform
+import time
+import traceback
+import typing as t
+import zlib
+from http.client import HTTPException
+from urllib.parse import urlencode, urlsplit
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, NetworkError, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._version import VERSION
+
+try:
+    import requests
+    from requests.adapters import HTTPAdapter
+    from requests.auth import AuthBase, HTTPBasicAuth
+    from requests.utils import get_environ_proxies
+    from urllib3.exceptions import HTTPError as PoolError
+    from urllib3.exceptions import NewConnectionError
+except ImportError:
+    REQUESTS_IMPORT_ERROR: t.Optional[str] = traceback.format_exc()
+    AuthBase = object  # type: ignore[assignment,misc]  # never used then
+else:
+    REQUESTS_IMPORT_ERROR = None
+
+#: A thousand members are about half a megabyte; far beyond that the other side is not the Partner API.
+MAX_BODY = 32 * 1024 * 1024
+_CHUNK = 64 * 1024
+# So much of a URL that is refused is shown.
+_SHOWN = 200
+# Connecting is quick or hopeless; an answer may take its time (creating an account is work for the service).
+_MAX_CONNECT_SECONDS = 15.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came back. ``complete`` is false where the body was cut short; what arrived of it is in ``body`` all the same.
+
+    asked_with: the credential that the request carried, in the forms that it had there; what is shown of an answer must not repeat it.
+    """
+
+    status: int
+    headers: t.Mapping[str, str]
+    body: bytes = dataclasses.field(repr=False)
+    complete: bool = True
+    asked_with: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+
+
+class TokenAuth(AuthBase):
+    """The raw token as Authorization.
+
+    As an auth object and not as a session header, because requests replaces such a header by what ~/.netrc holds for the host.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: t.Any) -> t.Any:
+        request.headers["Authorization"] = self._token
+        return request
+
+
+def basic_auth(key_id: str, key: str) -> t.Any:
+    """Return the auth object for HTTP Basic."""
+    return HTTPBasicAuth(key_id, key)
+
+
+def _credential_of(request: t.Any, auth: t.Any) -> tuple[str, ...]:
+    """Return what a request says of its credential: the token, or the key in clear and as HTTP Basic has it."""
+    header = str(request.headers.get("Authorization", "")).split(" ")[-1]
+    return tuple(filter(None, (header, getattr(auth, "password", ""))))
+
+
+def _host(url: str) -> tuple[str, str]:
+    """Return (scheme, host) of a plain URL, or raise ValueError for anything that parsers could read in two ways."""
+    if not isinstance(url, str) or not url.isascii() or not url.isprintable() or any(character in url for character in " \\@?#"):
+        raise ValueError("it is not a plain URL")
+    parts = urlsplit(url)
+    if not parts.hostname or (parts.port is not None and not 0 < parts.port < 65536):
+        raise ValueError("it names no host or no valid port")
+    return parts.scheme.lower(), parts.hostname.lower()
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL stays on this machine."""
+    host = _host(url)[1]
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_url(url: t.Any, what: str, error: type[t.Union[OptionError, AnswerError]] = OptionError) -> str:
+    """Return a base URL that a credential may be sent to, without its last slash: https, or a loopback address."""
+    try:
+        scheme = _host(url)[0]
+        if scheme == "https" or (scheme == "http" and is_loopback(url)):
+            return t.cast(str, url).rstrip("/")
+        reason = "credentials go only over https, or to a loopback address"
+    except ValueError as exc:
+        reason = str(exc)
+    raise error(f"{what} {str(url)[:_SHOWN]!r} is refused: {reason}. No credential was sent there.")
+
+
+# Backblaze's own domains, any of which a realm of Backblaze may name.
+_BACKBLAZE = ("backblazeb2.com", "backblaze.com", "backblaze.net")
+
+
+def _same_owner(host: str, realm: str) -> bool:
+    """Tell whether a host is the realm's own, below it, or like it one of Backblaze's."""
+    ours = tuple(f".{domain}" for domain in _BACKBLAZE)
+    return host == realm or host.endswith(f".{realm}") or (host.endswith(ours) and realm.endswith(ours))
+
+
+def check_service_url(url: t.Any, realm: str, what: str) -> str:
+    """Return a base URL that the service named itself: as check_url, and of the same owner as the realm.
+
+    Whoever answers for the realm must not send the token to somebody else; a realm on this machine, a test or a tunnel, not out of it.
+    """
+    checked = check_url(url, what, AnswerError)
+    same = is_loopback(checked) if is_loopback(realm) else _same_owner(_host(checked)[1], _host(realm)[1])
+    if not same:
+        raise AnswerError(f"{what} {checked[:_SHOWN]!r} is refused: it does not belong to the realm {realm}. No credential was sent there.")
+    return checked
+
+
+def _causes(exc: BaseException) -> list[BaseException]:
+    """Return an error and what it was made of, outermost first: requests wraps urllib3 wraps the socket's own."""
+    causes: list[BaseException] = []
+    current: t.Optional[BaseException] = exc
+    while current is not None and current not in causes:
+        causes.append(current)
+        nested = [arg for arg in (getattr(current, "reason", None), *current.args) if isinstance(arg, BaseException)]
+        current = nested[0] if nested else current.__cause__ or current.__context__
+    return causes
+
+
+def _reason(causes: list[BaseException]) -> str:
+    """Say in a few words why a connection failed; never the text of requests itself, which may quote headers."""
+    for cause in reversed(causes):
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
+            return str(cause.strerror)
+    return type(causes[-1]).__name__
+
+
+def _decoded(body: bytes, encoding: str) -> bytes:
+    """Undo a compression that was not asked for (a proxy may do it), as far as the body goes and no further than its limit."""
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    try:
+        # 32: zlib or gzip, whichever the header of the data says.
+        return zlib.decompressobj(32 + zlib.MAX_WBITS).decompress(body, MAX_BODY)
+    except zlib.error:
+        return body
+
+
+class Transport:
+    """A pool of kept-alive connections. Safe to use from many threads.
+
+    timeout: seconds to wait for the first byte of an answer, and again for the rest of it.
+    verify: true, false, or the path of a CA bundle, as requests means it.
+    """
+
+    def __init__(self, *, timeout: float, verify: t.Union[bool, str], connections: int = 1) -> None:
+        self._timeout = timeout
+        # Given with every request: a session's own setting loses against REQUESTS_CA_BUNDLE.
+        if verify is True:
+            verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        self._verify = verify
+        self._session = requests.Session()
+        self._session.headers.update(
+            {
+                "User-Agent": f"community.backblaze/{VERSION} Python/{platform.python_version()} requests/{requests.__version__}",
+                "Accept": "application/json",
+                # Uncompressed, so that of an answer cut short every byte that arrived can be read.
+                "Accept-Encoding": "identity",
+            }
+        )
+        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._session.close()
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        auth: t.Any,
+        query: t.Optional[t.Mapping[str, t.Any]] = None,
+        body: t.Optional[bytes] = None,
+    ) -> Answer:
+        """Send one request, once.
+
+        Raises NetworkError where nothing came back, with ``sent`` false only if the request cannot have left.
+        """
+        if query:
+            url = f"{url}?{urlencode(query)}"
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            prepared = self._session.prepare_request(requests.Request(method, url, headers=headers, data=body, auth=auth))
+            # A loopback address is reached directly: a proxy would carry the credential off this machine in clear.
+            proxies = {} if is_loopback(url.partition("?")[0]) else get_environ_proxies(url)
+            response = self._session.send(
+                prepared,
+                timeout=(min(self._timeout, _MAX_CONNECT_SECONDS), self._timeout),
+                verify=self._verify,
+                proxies=proxies,
+                allow_redirects=False,
+                stream=True,
+            )
+        except requests.RequestException as exc:
+            raise self._network_error(url, exc) from None
+        except (OSError, ValueError, UnicodeError) as exc:
+            # An unreadable CA bundle, a header that cannot be encoded: raised before anything leaves.
+            raise NetworkError(
+                f"The request could not be made ({type(exc).__name__}).", sent=False, hopeless=True, remedy="Check ca_path and the credentials."
+            ) from None
+        return dataclasses.replace(self._read(response), asked_with=_credential_of(prepared, auth))
+
+    def _read(self, response: t.Any) -> Answer:
+        """Read the body up to its end, its limit or its time, and keep what arrived."""
+        parts: list[bytes] = []
+        size = 0
+        whole = False
+        deadline = time.monotonic() + self._timeout
+        # read1 gives what is there; read(n) of urllib3 2 gathers n bytes and drops them if the connection breaks meanwhile.
+        # That of http.client below would do for urllib3 before 2.2, but leaves it open at its end: its connection would be taken too early.
+        read = getattr(response.raw, "read1", response.raw.read)
+        try:
+            while size <= MAX_BODY and time.monotonic() <= deadline:
+                part = read(_CHUNK)
+                if not part:
+                    whole = True
+                    break
+                parts.append(part)
+                size += len(part)
+        except (PoolError, HTTPException, OSError, ValueError):
+            whole = False
+        declared = response.headers.get("Content-Length", "")
+        complete = whole and not (declared.isdecimal() and size < int(declared))
+        if complete:
+            response.raw.release_conn()
+        else:
+            # A connection that was not read to its end cannot be used again.
+            response.close()
+        return Answer(response.status_code, response.headers, _decoded(b"".join(parts), response.headers.get("Content-Encoding", "")), complete)
+
+    def _network_error(self, url: str, exc: Exception) -> NetworkError:
+        host = urlsplit(url).netloc
+        causes = _causes(exc)
+        reason = _reason(causes)
+        if isinstance(exc, requests.exceptions.SSLError):
+            # Nothing says at which point TLS failed, so it counts as sent; a certificate that is refused stays refused.
+            return NetworkError(
+                f"The TLS connection to {host} failed ({reason}).",
+                sent=True,
+                hopeless="CERTIFICATE_VERIFY_FAILED" in repr(exc.args),
+                remedy="Check ca_path, validate_certs and this machine's clock.",
+            )
+        if isinstance(exc, requests.exceptions.ProxyError):
+            return NetworkError(
+                f"The proxy for {host} does not answer ({reason}).", sent=False, remedy="Check the proxy settings of the environment."
+            )
+        if isinstance(exc, requests.exceptions.ConnectTimeout) or any(isinstance(cause, NewConnectionError) for cause in causes):
+            return NetworkError(f"{host} cannot be reached ({reason}).", sent=False, remedy="Check the network, the realm and the proxy settings.")
+        if isinstance(exc, requests.exceptions.Timeout):
+            return NetworkError(f"{host} did not answer within {self._timeout:g} seconds.", sent=True, remedy="Run again, or raise timeout.")
+        if isinstance(exc, ValueError):
+            # InvalidHeader, InvalidURL and their kin are ValueErrors too: raised before anything leaves.
+            return NetworkError(
+                "The request could not be made: its URL or a header is not valid.", sent=False, hopeless=True, remedy="Check the credentials."
+            )
+        return NetworkError(f"The connection to {host} broke ({reason}).", sent=True, remedy="Run again.")
