@@ -1,0 +1,172 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The directory that keys are in: proven before the first key is made, and locked while a run changes it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, explained, nearest, opened, put, temporary_name
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+
+STATE_NAME = ".b2_members"
+_LOCK_NAME = "lock"
+_GROUP_PREFIX = "b2_group_"
+# A sealed key is 2 KiB; with its directory, a temporary twin and the journal it takes no more than this.
+_ROOM_PER_KEY = 16 * 1024
+_INODES_PER_KEY = 3
+_LOCK_POLL_SECONDS = 0.2
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class VaultDir:
+    """The directory that keys are in, whatever the layout: whether it is fit for them, and who may change it now."""
+
+    def __init__(self, path: str, sealer: Sealer) -> None:
+        # Without a last slash, behind which O_NOFOLLOW would follow.
+        self.path = os.path.normpath(path)
+        #: Bytes of a file that holds all keys and is written anew with each of them; None where each key has a file of its own.
+        self.rewritten: t.Optional[int] = None
+        self._sealer = sealer
+
+    def root(self) -> contextlib.AbstractContextManager[int]:
+        """Open the directory."""
+        return opened(None, self.path, DIRECTORY)
+
+    def prove(self, *, write: bool) -> None:
+        """Show that the directory is fit for keys, or raise StoreError; nothing has been created yet.
+
+        write: false in check mode, where nothing is made on disk.
+        """
+        self._sealer.prove()
+        with explained("cannot be used", self.path):
+            if write:
+                os.makedirs(self.path, mode=0o700, exist_ok=True)
+            existing = nearest(self.path)
+            if existing == self.path and os.path.islink(self.path):
+                raise StoreError(f"vault_dir {self.path} is a symlink, which is not followed.", remedy="Name the directory itself.")
+            if not os.path.isdir(existing):
+                raise StoreError(f"{existing} is not a directory.", remedy="Choose another vault_dir.")
+            if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+                raise StoreError(f"{existing} cannot be written by this user.", remedy="Choose another vault_dir, or mend its permissions.")
+
+    def prove_room(self, keys: int) -> None:
+        """Show that there is room for so many new keys, or raise StoreError."""
+        with explained("cannot be used", self.path):
+            room = os.statvfs(nearest(self.path))
+            files, twin = (keys, 0) if self.rewritten is None else (1, self.rewritten)
+            inodes_short = room.f_files > 0 and room.f_favail < files * _INODES_PER_KEY
+            if keys and (room.f_bavail * room.f_frsize < keys * _ROOM_PER_KEY + twin or inodes_short):
+                raise StoreError(f"There is no room for {keys} keys in {self.path}.", remedy="Make room, or choose another vault_dir.")
+
+    def prove_writing(self) -> None:
+        """Write a file as a key is written, and remove it; the caller holds the lock."""
+        with explained("cannot be written", self.path), self.root() as root:
+            name = temporary_name("probe")
+            try:
+                put(root, name, self._sealer.seal(b"probe"))
+                os.rename(name, f"{name}.2", src_dir_fd=root, dst_dir_fd=root)
+                os.fsync(root)
+            finally:
+                for left in (name, f"{name}.2"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(left, dir_fd=root)
+
+    # One run at a time for each Group
+
+    @contextlib.contextmanager
+    def locked(self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[int]:
+        """Hold the lock of a Group in this directory; yield the open directory for its journal.
+
+        patience: seconds to wait for another run. Raises StoreError that names the holder.
+        """
+        with explained("cannot be locked", self.path), contextlib.ExitStack() as stack:
+            state = stack.enter_context(self.root())
+            for name in (STATE_NAME, name_of(group_id)):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=state)
+                state = stack.enter_context(opened(state, name, DIRECTORY))
+            lock = stack.enter_context(opened(state, _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC))
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as exc:
+                    if exc.errno not in (errno.EAGAIN, errno.EACCES):
+                        raise
+                if time.monotonic() >= deadline:
+                    raise StoreError(
+                        f"Another run holds the lock of {self.path} for Group {group_id}: {_holder(lock)}.",
+                        remedy="Wait for it to end, then run again, or raise lock_timeout.",
+                    )
+                wait(_LOCK_POLL_SECONDS)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}).encode(), 0)
+            # What the caller raises is its own and not explained here.
+            held = stack.pop_all()
+        with held:
+            yield state
+
+    def state_path(self, group_id: str) -> str:
+        """Return where lock and journal of a Group are."""
+        return os.path.join(self.path, STATE_NAME, name_of(group_id))
+
+    @contextlib.contextmanager
+    def state(self, group_id: str) -> t.Iterator[int]:
+        """Yield the open directory of a Group's journal for reading without the lock, or -1 where there is none."""
+        with explained("cannot be read", self.state_path(group_id)), contextlib.ExitStack() as stack:
+            try:
+                state = stack.enter_context(self.root())
+                for name in (STATE_NAME, name_of(group_id)):
+                    state = stack.enter_context(opened(state, name, DIRECTORY))
+            except FileNotFoundError:
+                state = -1
+            found = stack.pop_all()
+        with found:
+            yield state
+
+
+def group_directory(group_id: str) -> str:
+    """Return the name of the directory for what Ansible itself loads for the members of a Group."""
+    return f"{_GROUP_PREFIX}{name_of(group_id)}"
+
+
+def is_group_directory(name: str) -> bool:
+    """Tell such a name from an address."""
+    return name.startswith(_GROUP_PREFIX) and "@" not in name
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether a directory in a vault directory is not for one member."""
+    return name == STATE_NAME or is_group_directory(name)
+
+
+def group_of(name: str) -> str:
+    """Return what stands for the Group in such a name: its id, or another text that name_of gives the same name to."""
+    return name[len(_GROUP_PREFIX) :]
+
+
+def name_of(group_id: str) -> str:
+    """Return a name for what is kept about a Group. Its id is opaque, so what is not plain enough is named by its digest."""
+    return group_id if _PLAIN_ID.fullmatch(group_id) else hashlib.sha256(group_id.encode()).hexdigest()[:32]
+
+
+def _holder(lock: int) -> str:
+    try:
+        held = json.loads(os.pread(lock, 4096, 0))
+        return f"process {int(held['pid'])} on {held['host']}, since {held['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it did not leave its name"

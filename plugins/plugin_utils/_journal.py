@@ -1,0 +1,182 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The write-ahead journal: what was about to be created when a run ended. It holds no secret.
+
+One JSON object a line, in ``<vault_dir>/.b2_members/<group>/journal.jsonl``. ``pending`` is on disk before a create is sent, and is
+closed after the key is sealed, so that the next run can say of every open address what became of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import threading
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Open
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import SharedSync
+
+_NAME = "journal.jsonl"
+_PENDING = "pending"
+_LOST = "lost"
+_EJECTING = "ejecting"
+_CLOSED = "closed"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_EVENTS = frozenset({_PENDING, _LOST, _EJECTING, _CLOSED})
+
+
+class Journal:
+    """The journal in an open directory; the caller holds the lock of the vault directory. Safe to use from many threads."""
+
+    def __init__(self, directory_fd: int, path: str, *, writable: bool = True) -> None:
+        self._path = os.path.join(path, _NAME)
+        self._lock = threading.Lock()
+        self._sync = SharedSync()
+        self._entries = self._load(directory_fd) if directory_fd >= 0 else {}
+        self._fd = -1
+        if writable:
+            self._rewrite(directory_fd)
+
+    def entries(self, group_id: str) -> list[Open]:
+        """Return what is open in a Group."""
+        with self._lock:
+            return [entry for (group, _email), entry in self._entries.items() if group == group_id]
+
+    def pending(self, group_id: str, email: str) -> None:
+        """Put on disk that a create is about to be sent."""
+        self._append(Open(email, group_id), _PENDING)
+
+    def lost(self, group_id: str, email: str, account_id: str) -> None:
+        """Put on disk that we made an account and never got its key."""
+        self._append(Open(email, group_id, account_id), _LOST)
+
+    def ejecting(self, group_id: str, email: str, account_id: str) -> None:
+        """Put on disk that an account whose key is lost is about to be ejected."""
+        self._append(Open(email, group_id, account_id, ejecting=True), _EJECTING)
+
+    def close(self, group_id: str, email: str) -> None:
+        """Put on disk that an address is settled. If that fails the next run just settles it again."""
+        with contextlib.suppress(StoreError):
+            self._append(Open(email, group_id), _CLOSED)
+
+    def sealed(self, group_id: str, email: str) -> None:
+        """Note that the key of an address is stored. Not synced: its file says the same, so nothing is lost with this line."""
+        with contextlib.suppress(StoreError):
+            self._append(Open(email, group_id), _CLOSED, sync=False)
+
+    def finish(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _load(self, directory_fd: int) -> dict[tuple[str, str], Open]:
+        try:
+            fd = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory_fd)
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise StoreError(f"The journal {self._path} cannot be read ({exc.strerror}).") from exc
+        with os.fdopen(fd, "rb") as file:
+            lines = file.read().split(b"\n")
+        # Without its line end the last line was never acknowledged, so nothing was sent on its strength.
+        entries: dict[tuple[str, str], Open] = {}
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                record = json.loads(line)
+                event, *texts = (record.get(name, "") for name in ("event", "email", "group_id", "account_id", "at"))
+                email, group_id, account_id, moment = texts
+                entry = Open(email, group_id, account_id, event == _EJECTING, moment)
+                if not all(isinstance(value, str) for value in (event, *texts)) or event not in _EVENTS or unsafe_name(email):
+                    raise ValueError("not a line of ours")
+            except (ValueError, AttributeError):
+                raise StoreError(
+                    f"Line {number} of the journal {self._path} is damaged.",
+                    remedy="Look at it: an address in it may be an account whose key was lost. Repair or remove that line.",
+                ) from None
+            if event == _CLOSED:
+                entries.pop((entry.group_id, entry.email), None)
+            else:
+                entries[entry.group_id, entry.email] = entry
+        return entries
+
+    def _rewrite(self, directory_fd: int) -> None:
+        """Start the run with a journal of only what is open, and keep it open for appending."""
+        temporary = f".{_NAME}.tmp"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
+            try:
+                for entry in self._entries.values():
+                    _write(fd, _line(entry, _EJECTING if entry.ejecting else _LOST if entry.account_id else _PENDING))
+                os.fsync(fd)
+                os.rename(temporary, _NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+                os.fsync(directory_fd)
+            finally:
+                os.close(fd)
+            self._fd = os.open(_NAME, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, dir_fd=directory_fd)
+        except OSError as exc:
+            raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
+
+    def _append(self, entry: Open, event: str, *, sync: bool = True) -> None:
+        with self._lock:
+            try:
+                self._prove_in_place()
+                size = os.fstat(self._fd).st_size
+            except OSError as exc:
+                raise StoreError(f"The journal {self._path} is gone ({exc.strerror}).") from exc
+            try:
+                _write(self._fd, _line(entry, event))
+            except OSError as exc:
+                self._cut(size)
+                raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
+            if event == _CLOSED:
+                self._entries.pop((entry.group_id, entry.email), None)
+            else:
+                self._entries[entry.group_id, entry.email] = entry
+        if sync:
+            try:
+                self._sync(self._fd)
+            except OSError as exc:
+                # The line stays: that an address is open which is not costs the next run a look.
+                raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
+
+    def _prove_in_place(self) -> None:
+        """Show that what is written here can be found by the next run: the directory may have been moved or removed under us."""
+        there, ours = os.stat(self._path, follow_symlinks=False), os.fstat(self._fd)
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def _cut(self, size: int) -> None:
+        """Take half a line back, so that the next one does not run into it."""
+        # Where that fails too the line stays torn, and the next run says so.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, size)
+
+
+def is_recent(entry: Open) -> bool:
+    """Tell whether a create that was about to be sent may still take effect: within a day, for want of a documented limit."""
+    try:
+        moment = datetime.datetime.strptime(entry.at, _TIME).replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return True
+    return datetime.datetime.now(datetime.timezone.utc) - moment < datetime.timedelta(days=1)
+
+
+def _line(entry: Open, event: str) -> bytes:
+    record: dict[str, t.Any] = {"event": event, "email": entry.email, "group_id": entry.group_id}
+    if entry.account_id:
+        record["account_id"] = entry.account_id
+    record["at"] = entry.at or datetime.datetime.now(datetime.timezone.utc).strftime(_TIME)
+    return json.dumps(record).encode() + b"\n"
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

@@ -1,0 +1,241 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one boundary between actions and everything below: task arguments in, result or clear failure out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import typing as t
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.parsing.vault import VaultLib
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError, StoppedError
+from ansible_collections.community.backblaze.plugins.module_utils._members import fits
+from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, Wanted, audit, by_email
+from ansible_collections.community.backblaze.plugins.plugin_utils._durable import lost_with_job, prove_durable
+from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._input import WantedGroup, plain, policy_of, read_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Plan, Report, Result, Stop
+from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_stores
+from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, provision_groups
+from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary, summary_of_groups, summary_of_move
+from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+
+display = Display()
+
+_AUDIT_WORKERS = 8
+_FALLBACK = "community.backblaze"
+# Whether a signal has ended the work of this process.
+_ended = Stop()
+_COLLECTION_PLAYBOOKS = re.compile(r"/ansible_collections/[^/]+/[^/]+/playbooks/?$")
+
+
+def run_action(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
+    """Return what ``work`` returns, or the failed result of the error that it raised, before it had changed anything."""
+    try:
+        return work()
+    except B2Error as exc:
+        return {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
+
+
+def options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any) -> dict[str, t.Any]:
+    """Return the validated arguments of a task that speaks to Backblaze, environment fallbacks applied."""
+    return local_options_of(action, {**CONNECTION_SPEC, **spec}, **rules)
+
+
+def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any) -> dict[str, t.Any]:
+    """Return the validated arguments of a task."""
+    validated = ArgumentSpecValidator(spec, **rules).validate(plain(action._task.args))
+    if validated.error_messages:
+        raise OptionError("; ".join(validated.error_messages) + ".")
+    options = t.cast("dict[str, t.Any]", plain(validated.validated_parameters))
+    if not options["vault_dir"]:
+        raise OptionError("vault_dir is empty.", remedy="Name the directory for the keys, or leave the option out.")
+    return options
+
+
+def controller_path(action: ActionBase, path: str) -> str:
+    """Return a path on the controller.
+
+    A relative one starts at the playbook's directory, as everywhere in Ansible; a playbook inside a collection is nobody's place to
+    write to, so with one of those it starts at the working directory.
+    """
+    base = str(action._loader.get_basedir())
+    if _COLLECTION_PLAYBOOKS.search(os.path.abspath(base)):
+        base = os.getcwd()
+    return os.path.normpath(os.path.join(base, os.path.expanduser(path)))
+
+
+def vault_secrets(action: ActionBase) -> t.Sequence[t.Any]:
+    """Return the vault secrets of the run; they are on the loader on every release of ansible-core."""
+    return list(getattr(action._loader._vault, "secrets", None) or ())
+
+
+def read_members_file(action: ActionBase, path: str) -> list[t.Any]:
+    """Read a list of members from a file on the controller, which may be a vault file."""
+    path = controller_path(action, path)
+
+    def decrypt(content: bytes) -> bytes:
+        if not VaultLib.is_encrypted(content):
+            return content
+        try:
+            return bytes(VaultLib(vault_secrets(action)).decrypt(content))
+        except AnsibleError:
+            raise OptionError(f"members_file {path} does not decrypt with the vault secrets of this run.") from None
+
+    return read_members(path, decrypt)
+
+
+def heed_signals(stop: Stop) -> None:
+    """From now on let a signal end the run after what is under way is sealed, instead of at once.
+
+    It stays so to the end of this process, which is the worker of one task: its result, which names every key, is still to be
+    delivered, and a loop has more items, none of which is begun after a signal.
+
+    Raises StoppedError where the signal has come already.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def ask(number: int, _frame: t.Any) -> None:
+        for one in (_ended, stop):
+            one.ask(f"it was ended by {signal.Signals(number).name}")
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What is ignored, as SIGHUP is under nohup, stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, ask)
+    if _ended.asked:
+        raise StoppedError
+
+
+def show_progress(done: int, total: int, seconds: float) -> None:
+    """Show how far a long run is: one line every few seconds."""
+    rate = done / seconds if seconds else 0.0
+    left = f", about {(total - done) / rate:.0f} s left" if rate else ""
+    # With the parent gone nobody listens any more; the members are made and sealed all the same.
+    with contextlib.suppress(OSError):
+        display.display(f"b2_group_members: {done} of {total} members, {rate:.1f} a second{left}")
+
+
+def vault_directory(action: ActionBase, path: str) -> str:
+    """Return the path of a vault directory that has to be there already."""
+    path = controller_path(action, path)
+    if not os.path.isdir(path):
+        raise OptionError(f"vault_dir {path} is not a directory.")
+    return path
+
+
+def default_fallback_dir() -> str:
+    """Return where keys go that cannot be stored in their own place: the user's state directory."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return os.path.join(state if os.path.isabs(state) else os.path.expanduser("~/.local/state"), _FALLBACK)
+
+
+def seal_members(
+    action: ActionBase, options: dict[str, t.Any], wanted: t.Sequence[Wanted], concurrency: int
+) -> tuple[dict[str, t.Any], tuple[Result, ...]]:
+    """Run the provisioner for the members of one Group; return the task's result and what it was made from."""
+    client, [done] = _provisioned(action, options, [WantedGroup(options["group_id"] or "", options["group_name"] or "", wanted)], concurrency)
+    if isinstance(done, B2Error):
+        raise done
+    plan, report = done
+    return {**summary(plan, report, options["on_missing_key"]), "calls": client.calls}, report.results
+
+
+def seal_groups(action: ActionBase, options: dict[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int) -> dict[str, t.Any]:
+    """Run the provisioner for the members of several Groups; return the task's result."""
+    client, done = _provisioned(action, options, groups, concurrency)
+    return {**summary_of_groups(groups, done, options["on_missing_key"]), "calls": client.calls}
+
+
+def _provisioned(
+    action: ActionBase, options: dict[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int
+) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]]]:
+    """Run the provisioner; return for each Group what came of it, see provision_groups."""
+    sealer = Sealer(vault_secrets(action), options["vault_id"])
+    path = controller_path(action, options["vault_dir"])
+    if not options["vault_dir_is_durable"]:
+        prove_durable("vault_dir", path)
+    store_of = open_stores(options["layout"], path, sealer)
+    fallback = _fallback(action, options, sealer)
+    policy = policy_of(options)
+    stop = Stop()
+    client = connect(options, connections=concurrency, wait=stop.wait)
+    heed_signals(stop)
+    # What is wrong with the credentials is wrong for every Group, and said once.
+    client.authorize()
+    jobs: dict[str, tuple[Job, Store]] = {}
+    failed: dict[int, B2Error] = {}
+    for number, group in enumerate(groups):
+        try:
+            group_id = client.resolve_group(group.group_id, group.group_name)
+            if group_id in jobs:
+                raise OptionError(f"{group} is the same as one before it.", remedy="Put its members into one list.")
+            job = Job(group_id, group.members, policy, concurrency, options["lock_timeout"], bool(action._task.check_mode))
+            jobs[group_id] = job, store_of(group_id)
+        except B2Error as exc:
+            failed[number] = exc
+    done = iter(provision_groups(client, list(jobs.values()), fallback, stop, show_progress))
+    return client, [failed[number] if number in failed else next(done) for number in range(len(groups))]
+
+
+def _fallback(action: ActionBase, options: dict[str, t.Any], sealer: Sealer) -> FallbackStore:
+    """Return the fallback place. One that was named is proven to outlive the job; what is wrong with the default one is only remarked."""
+    named = options["vault_fallback_dir"]
+    path = controller_path(action, named or default_fallback_dir())
+    if named and not options["vault_dir_is_durable"]:
+        prove_durable("vault_fallback_dir", path)
+    reason = "" if named else lost_with_job(path)
+    doubt = f"vault_fallback_dir is not given, and its default {path} would be lost with this job: {reason}. Name a directory that stays."
+    return FallbackStore(path, sealer, doubt if reason else "")
+
+
+def move_vault(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Move keys to another layout; return the task's result."""
+    source = vault_directory(action, options["vault_dir"])
+    target = controller_path(action, options["dest_dir"] or options["vault_dir"])
+    if not options["vault_dir_is_durable"]:
+        prove_durable("dest_dir" if options["dest_dir"] else "vault_dir", target)
+    move = Move(options["layout"], source, target, options["group_id"] or None, options["lock_timeout"], not action._task.check_mode)
+    return summary_of_move(move_keys(move, Sealer(vault_secrets(action), options["vault_id"])))
+
+
+def audit_members(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any]:
+    """List members and compare their Groups with a vault directory; return the task's result."""
+    path = vault_directory(action, options["vault_dir"])
+    store_of = open_stores(options["layout"], path, Sealer(vault_secrets(action)))
+    client = connect(options, connections=_AUDIT_WORKERS)
+    group_ids = client.resolve_groups(options["group_id"], options["group_name"])
+    members = client.members_of(group_ids)
+    there = by_email(members)
+    ours: dict[str, Stored] = {}
+    tried: dict[str, tuple[str, str]] = {}
+    # One for all Groups, or one for each.
+    for store in dict.fromkeys(store_of(group_id) for group_id in group_ids):
+        store.prove_not_elsewhere(there)
+        for email, found in store.stored().items():
+            # Who has left one Group for another may have a key in both: that of the present one counts.
+            left = email in ours and (email not in there or there[email].group_id != found.group_id)
+            if not left and (found.group_id in group_ids or email in there):
+                ours[email] = found
+                if options["verify_keys"] and found.key_id:
+                    tried[email] = store.key(email)
+    return {
+        "changed": False,
+        "members": [member.as_dict() for member in members if fits(member, options)],
+        "audit": audit(members, ours, keys_open(client, tried, _AUDIT_WORKERS)),
+    }

@@ -1,0 +1,220 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Create members and seal their keys: pre-flight, plan, act.
+
+Nothing is created before the place for its key is proven. The plan says all that will be done; check mode ends with it, and a real
+run hands it to the workers. Whatever happens, every wanted member ends in exactly one outcome.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoppedError, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded
+from ansible_collections.community.backblaze.plugins.module_utils._plan import KeyState, Open, Outcome, Stored, by_email, decide_present, settle
+from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Report, Stop, foreseen
+from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal, is_recent
+from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import as_new_member
+from ansible_collections.community.backblaze.plugins.plugin_utils._workers import Workers
+
+# The codes by which Backblaze says that a key is no good; any other refusal says nothing about the key.
+_DEAD_KEY_CODES = frozenset({"unauthorized", "bad_auth_token", "expired_auth_token"})
+
+
+def provision_groups(
+    client: Client,
+    jobs: t.Sequence[tuple[Job, Store]],
+    fallback: FallbackStore,
+    stop: Stop,
+    progress: Progress = lambda done, total, seconds: None,
+) -> list[t.Union[tuple[Plan, Report], B2Error]]:
+    """Take care of several Groups, one after the other, see provision.
+
+    Return for each its plan and what came of it, or the error that kept it from being begun; the others are done all the same.
+    """
+    done: list[t.Union[tuple[Plan, Report], B2Error]] = []
+    seen: list[Store] = []
+    for job, store in jobs:
+        try:
+            if done and stop.asked:
+                raise StoppedError
+            done.append(provision(client, job, store, fallback, stop, progress, whole=store not in seen))
+            seen.append(store)
+        except B2Error as exc:
+            done.append(exc)
+    return done
+
+
+def provision(
+    client: Client,
+    job: Job,
+    store: Store,
+    fallback: FallbackStore,
+    stop: Stop,
+    progress: Progress = lambda done, total, seconds: None,
+    *,
+    whole: bool = True,
+) -> tuple[Plan, Report]:
+    """Bring the wanted members into a Group and their keys into the store; return the plan and what came of it.
+
+    In check mode the report is what the plan foresees, and nothing is changed, neither at Backblaze nor on disk. whole: look at every key
+    in the store, and not only at those that this job and its journal are about.
+
+    Raises B2Error only where the run ends before the first change.
+    """
+    write = not job.check_mode
+    with contextlib.ExitStack() as stack:
+        store.prove([one.email for one in job.wanted], write=write)
+        state = stack.enter_context(
+            store.directory.locked(job.group_id, job.lock_timeout, stop.wait) if write else store.directory.state(job.group_id)
+        )
+        journal = Journal(state, store.directory.state_path(job.group_id), writable=write)
+        stack.callback(journal.finish)
+        entries = journal.entries(job.group_id)
+        concerned = {*(one.email for one in job.wanted), *(one.email for one in entries)}
+        # Once more under the lock: keys may have been moved to another layout while this run waited for it.
+        store.prove_not_elsewhere(concerned)
+        stored = store.stored(None if whole else concerned)
+        if write:
+            stack.callback(store.remember)
+        members = by_email(client.members(job.group_id))
+        members.update(_not_listed(client, job, members, stored))
+        found, notes = _bring_home(store, fallback, entries, members, write)
+        stored.update(found)
+        plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency), store.key)
+        store.directory.prove_room(len(plan.changes))
+        unfit = fallback.unfit() if plan.changes else ""
+        if unfit:
+            notes += (unfit,)
+        if job.check_mode:
+            return plan, Report(tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes)
+        if plan.changes:
+            store.directory.prove_writing()
+        _close_settled(plan, journal)
+        made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
+        return plan, Report(tuple(made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps), plan.settled, notes)
+
+
+def make_plan(
+    job: Job,
+    members: t.Mapping[str, Member],
+    stored: t.Mapping[str, Stored],
+    entries: t.Sequence[Open],
+    opens: t.Callable[[dict[str, tuple[str, str]]], dict[str, str]],
+    key_of: t.Callable[[str], tuple[str, str]],
+) -> Plan:
+    """Return the plan for what is wanted, there, stored and open in the journal.
+
+    opens: tries keys, see keys_open. key_of: gives the stored key of an address.
+    """
+    settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
+    lost = {one.email: one.known for one in settled if one.outcome is Outcome.KEY_LOST}
+    present = [one for one in job.wanted if one.email in members]
+    whole = {email for email, found in stored.items() if found.key_id}
+    stored_opens = opens({one.email: key_of(one.email) for one in present if job.policy.verify_keys and one.email in whole})
+    given_opens = opens({one.email: (one.key_id, one.key) for one in present if one.key and one.email not in whole})
+    steps = []
+    for one in job.wanted:
+        keys = KeyState(
+            stored=stored.get(one.email),
+            lost=one.email in lost,
+            # Only an account that the journal names: a create that was about to be sent is no proof that we made what is there now.
+            recreate=job.policy.recreate and lost.get(one.email, False),
+            stored_opens=stored_opens.get(one.email),
+            given_opens=given_opens.get(one.email),
+            given_differs=bool(one.key) and one.email in whole and key_of(one.email) != (one.key_id, one.key),
+        )
+        steps.append(decide_present(one, members.get(one.email), keys))
+    return Plan(job.group_id, tuple(steps), settled, {email: found.path for email, found in stored.items()})
+
+
+def keys_open(client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int) -> dict[str, str]:
+    """Try keys, many at a time: the account that each opens, empty where Backblaze says that it is no good."""
+    if not keys:
+        return {}
+
+    def opens(email: str) -> str:
+        try:
+            return client.account_of(*keys[email])
+        except B2Error as exc:
+            if isinstance(exc, ApiError) and exc.code in _DEAD_KEY_CODES:
+                return ""
+            exc.happened = f"The key of {email} could not be tried. {exc.happened}"
+            raise
+
+    with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+        return dict(zip(keys, pool.map(opens, keys), strict=True))
+
+
+def _not_listed(client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored]) -> dict[str, Member]:
+    """Look once more for wanted members whose key is stored and that the listing did not show: lists may lag behind."""
+    looked_up = (client.find_member(job.group_id, one.email) for one in job.wanted if one.email in stored and one.email not in members)
+    return by_email(member for member in looked_up if member)
+
+
+def _bring_home(
+    store: Store, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], write: bool
+) -> tuple[dict[str, Stored], tuple[str, ...]]:
+    """Find keys that an earlier run saved, but not in their place (beside it, or in the fallback place), and move them there."""
+    found: dict[str, Stored] = {}
+    notes = []
+    done = "was" if write else "would be"
+    for entry in entries:
+        recovered = store.recover(entry.email, members[entry.email].account_id, write=write) if entry.email in members else None
+        if recovered:
+            found[entry.email] = recovered
+            notes.append(f"The key of {entry.email} was written by a run that was killed before it was in its place; it {done} put there.")
+    accounts = {member.account_id: member for member in members.values()}
+    for path, variables in fallback.found():
+        if not variables:
+            owner = accounts.get(os.path.basename(path).partition("-")[0])
+            if owner and store.read(folded(owner.email)) is None:
+                raise StoreError(
+                    f"{path} holds the key of {owner.email} and does not decrypt.", remedy="Give the run the vault password of that file."
+                )
+            continue
+        new = as_new_member(variables)
+        email = new.member.email
+        if email not in members or new.member.account_id not in ("", members[email].account_id):
+            continue
+        new = dataclasses.replace(new, member=dataclasses.replace(new.member, account_id=members[email].account_id))
+        there = store.key(email)
+        if any(there) and there != (new.key_id, new.key):
+            continue
+        if write:
+            # Nothing new where a run was killed between the two.
+            store.seal(new)
+            with contextlib.suppress(OSError):
+                # It is home already, whoever else moves it or whatever keeps it from being removed.
+                os.unlink(path)
+        if any(there):
+            continue
+        found[email] = Stored(new.member.account_id, new.key_id, store.file(email), new.member.group_id)
+        notes.append(f"The key of {email} {done} moved from {path} to {store.file(email)}.")
+    return found, tuple(notes)
+
+
+def _close_settled(plan: Plan, journal: Journal) -> None:
+    """Write down what the plan found out about earlier runs.
+
+    An address that is about to be created stays open until its own ``pending`` takes over: the create of a killed run may take effect
+    only now, and this run may end before it comes to that address. So does one that is not wanted any more, for a while.
+    """
+    there = {one.email for one in plan.settled if one.outcome is not Outcome.ABSENT}
+    still_possible = {entry.email for entry in journal.entries(plan.group_id) if not entry.account_id and is_recent(entry)} - there
+    about_to_be_created = {step.wanted.email for step in plan.changes}
+    for one in plan.settled:
+        if one.outcome is Outcome.KEY_LOST and not one.known:
+            journal.lost(plan.group_id, one.email, one.account_id)
+        elif one.outcome is not Outcome.KEY_LOST and one.email not in about_to_be_created | still_possible:
+            journal.close(plan.group_id, one.email)

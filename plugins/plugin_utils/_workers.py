@@ -1,0 +1,274 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The workers of one run: each creates one member at a time and seals its key before it looks at anything else."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import queue
+import threading
+import time
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    ApiError,
+    B2Error,
+    KeyLostError,
+    MemberExistsError,
+    StoppedError,
+    StoreError,
+)
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
+from ansible_collections.community.backblaze.plugins.module_utils._plan import KeyState, Outcome, Step, decide_present, outcome_of
+from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Result, Stop
+
+T = t.TypeVar("T")
+
+#: Seconds between the tries to store a key that exists nowhere else, before the fallback place is used.
+STORE_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
+#: Seconds between two lines of progress.
+PROGRESS_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+# So many keys more than creates may be on their way to the disk: the network does not wait for them, and no more can be lost with it.
+_MORE_WORKERS = 8
+
+
+class Workers:
+    """The workers of one run, and what they share."""
+
+    def __init__(self, client: Client, job: Job, plan: Plan, places: Places, stop: Stop) -> None:
+        self._client = client
+        self._job = job
+        self._plan = plan
+        self._store = places.store
+        self._fallback = places.fallback
+        self._journal = places.journal
+        self._stop = stop
+        # What earlier runs left open, with the account where they knew it.
+        self._open_before = {one.email: one.account_id for one in plan.settled}
+        # How many creates are under way. There are more workers than that, so that while some seal, the network is not idle.
+        self._slots = threading.Semaphore(job.concurrency)
+        # How many workers hold a key that could not be stored yet; nothing is created while there are any.
+        self._troubled = 0
+        self._trouble = threading.Condition()
+
+    def act(self, progress: Progress) -> dict[str, Result]:
+        """Do every step of the plan that changes anything, and return the results by address, one for each."""
+        steps = self._plan.changes
+        if not steps:
+            return {}
+        results: dict[str, Result] = {}
+        finished: queue.SimpleQueue[concurrent.futures.Future[Result]] = queue.SimpleQueue()
+        started = last = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(
+            self._job.concurrency + min(self._job.concurrency, _MORE_WORKERS), thread_name_prefix="b2"
+        ) as pool:
+            for step in steps:
+                pool.submit(self._do, step).add_done_callback(finished.put)
+            while len(results) < len(steps):
+                with contextlib.suppress(queue.Empty):
+                    result = finished.get(timeout=_POLL_SECONDS).result()
+                    results[result.email] = result
+                if time.monotonic() - last >= PROGRESS_SECONDS:
+                    last = time.monotonic()
+                    progress(len(results), len(steps), last - started)
+        return results
+
+    def _do(self, step: Step) -> Result:
+        """Do one step; what goes wrong in it becomes its result, so that no report is lost with it."""
+        email = step.wanted.email
+        try:
+            if step.adopts:
+                return self._adopt(step)
+            if step.replaces:
+                return self._recreate(step, step.replaces)
+            return self._create(step)
+        except StoppedError:
+            return Result(email, Outcome.NOT_ATTEMPTED, f"The run ended before: {self._stop.reason}.")
+        except B2Error as exc:
+            return Result(email, Outcome.NOT_ATTEMPTED, str(exc))
+        except Exception as exc:  # noqa: BLE001 - a bug of ours must not take the other members' results along; the journal has this one open
+            self._stop.ask("an unexpected error came up")
+            return Result(email, Outcome.NOT_ATTEMPTED, f"Unexpected {type(exc).__name__}: please report it. The next run says what became of it.")
+
+    def _may_create(self) -> None:
+        """Wait while a key is not stored; StoppedError where the run was asked to end. Called before each create is sent."""
+        with self._trouble:
+            self._trouble.wait_for(lambda: not self._troubled)
+        if self._stop.asked:
+            raise StoppedError
+
+    def _create(self, step: Step, replaced: str = "") -> Result:
+        """Create a member; ``replaced`` is the account that was ejected for it, empty where there was none."""
+        email = step.wanted.email
+        self._may_create()
+        self._patiently(lambda: self._journal.pending(self._plan.group_id, email), "the journal cannot be written")
+        try:
+            with self._slots:
+                new = self._client.create_member(self._plan.group_id, email, step.wanted.region, self._may_create, replaced)
+        except MemberExistsError as exc:
+            return self._found_there(step, exc.member)
+        except KeyLostError as exc:
+            lost = self._not_created(email, exc)
+            # Only what this run asked for itself and got no answer to; and only once.
+            return self._recreate(step, lost.member) if lost.member and self._job.policy.recreate and not replaced else lost
+        except B2Error as exc:
+            return self._not_created(email, exc)
+        return self._keep(step, new)
+
+    def _found_there(self, step: Step, member: Member) -> Result:
+        """The address is in the Group, though the listing did not show it: ours if the journal had it open, else somebody else's."""
+        email = step.wanted.email
+        ours = self._open_before.get(email) in ("", member.account_id)
+        message = ""
+        parked = [path for path, variables in self._fallback.found() if variables.get("b2_account_id") == member.account_id]
+        if parked:
+            return Result(email, Outcome.MISSING_KEY, f"Its key is in {parked[0]}; the next run moves it home.", member)
+        if ours:
+            message = self._note_lost(email, member.account_id)
+        else:
+            self._journal.close(self._plan.group_id, email)
+        found = decide_present(step.wanted, member, KeyState(lost=ours))
+        return Result(email, found.outcome, f"{found.message} {message}".strip(), member)
+
+    def _not_created(self, email: str, error: B2Error) -> Result:
+        message = str(error)
+        if isinstance(error, StoppedError):
+            message = f"The run ended: {self._stop.reason}. {error.changed}"
+        member = None
+        if isinstance(error, KeyLostError):
+            if error.account_id:
+                member = Member(error.account_id, email, self._plan.group_id)
+                message += self._note_lost(email, error.account_id)
+        elif not error.may_have_acted and email not in self._open_before:
+            # What rests on a look-up only stays open, and the next run looks again; so does what an earlier run left open.
+            self._journal.close(self._plan.group_id, email)
+        code, status = (error.code, error.status) if isinstance(error, ApiError) else ("", 0)
+        return Result(email, outcome_of(error), message, member, code=code, status=status)
+
+    def _note_lost(self, email: str, account_id: str) -> str:
+        """Put in the journal that a key is lost; where that fails, the member's own message says it."""
+        try:
+            self._journal.lost(self._plan.group_id, email, account_id)
+        except StoreError as exc:
+            self._stop.ask("the journal cannot be written")
+            return f" {exc.happened}"
+        return ""
+
+    def _recreate(self, step: Step, lost: Member) -> Result:
+        """Eject an account of ours whose key is lost, under another address, and create the member anew, once."""
+        email = step.wanted.email
+        local, _at, domain = email.rpartition("@")
+        throwaway = self._job.policy.throwaway.format(account_id=lost.account_id, local=local, domain=domain)
+        try:
+            self._may_create()
+            self._journal.ejecting(self._plan.group_id, email, lost.account_id)
+            self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
+        except B2Error as exc:
+            return Result(email, Outcome.KEY_LOST, f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.explain()}", lost)
+        history = f"Account {lost.account_id}, whose key was lost, was ejected as {throwaway}; it lives on and is billed on its own."
+        try:
+            result = self._create(step, replaced=lost.account_id)
+        except (StoppedError, StoreError) as exc:
+            result = Result(email, Outcome.NOT_ATTEMPTED, exc.happened)
+        if result.code == "invalid_email":
+            history += f" Backblaze did not free the address {email} for a new account, so there is none."
+        return dataclasses.replace(result, message=f"{history} {result.message}".strip(), ejected=lost.account_id)
+
+    def _adopt(self, step: Step) -> Result:
+        """Store a key that the user gave and that was shown to open the member's account."""
+        member = dataclasses.replace(t.cast(Member, step.member), email=step.wanted.email)
+        try:
+            path = self._store.seal(NewMember(member, step.wanted.key_id, step.wanted.key))
+        except StoreError as exc:
+            return Result(step.wanted.email, Outcome.MISSING_KEY, str(exc), member)
+        self._journal.close(self._plan.group_id, step.wanted.email)
+        return Result(step.wanted.email, step.outcome, step.message, member, path, adopted=True)
+
+    # From here on a key exists nowhere else but in this process.
+
+    def _keep(self, step: Step, new: NewMember) -> Result:
+        """Store a new key: first of all, and with all patience."""
+        email = step.wanted.email
+        tried: list[str] = []
+        path, home = "", True
+        try:
+            path = self._patiently(lambda: _sealed(self._store.seal, new, tried), f"keys can no longer be stored in {self._store.directory.path}")
+        except StoreError:
+            home = False
+            with contextlib.suppress(StoreError):
+                path = _sealed(self._fallback.seal, new, tried)
+        account = new.member.account_id
+        if not path:
+            message = f"Account {account} was created, but its key could not be stored anywhere: {' '.join(dict.fromkeys(tried))}"
+            return Result(email, Outcome.KEY_LOST, message + self._note_lost(email, account), new.member)
+        message = "" if home else f"Its key was stored in {path}, because: {tried[-1]} The next run moves it home."
+        if new.complaint or new.doubtful:
+            new, complaint = self._complete(new, home)
+            message = f"{message} {complaint}".strip()
+        if not new.key_id:
+            message = f"The key arrived without its id, without which it opens nothing. {message}"
+            return Result(email, Outcome.KEY_LOST, message + self._note_lost(email, new.member.account_id), new.member, path)
+        if home:
+            self._journal.sealed(self._plan.group_id, email)
+        return Result(email, Outcome.CREATED, message, new.member, path)
+
+    def _patiently(self, write: t.Callable[[], T], reason: str) -> T:
+        """Write with back-off, while nothing is created; where that is in vain ask the run to stop, and raise the last StoreError."""
+        try:
+            return write()
+        except StoreError as exc:
+            failed = exc
+        with self._in_trouble():
+            for delay in STORE_DELAYS:
+                time.sleep(delay)
+                try:
+                    return write()
+                except StoreError as exc:
+                    failed = exc
+            self._stop.ask(reason)
+        raise failed
+
+    @contextlib.contextmanager
+    def _in_trouble(self) -> t.Iterator[None]:
+        """Keep every worker from creating members while a key is not stored."""
+        with self._trouble:
+            self._troubled += 1
+        try:
+            yield
+        finally:
+            with self._trouble:
+                self._troubled -= 1
+                self._trouble.notify_all()
+
+    def _complete(self, new: NewMember, home: bool) -> tuple[NewMember, str]:
+        """Look up what an odd answer left out, now that its key is safe, and seal it once more with that; return what is to be said of it."""
+        try:
+            member = self._client.find_member(self._plan.group_id, new.member.email)
+            if member is None:
+                return new, f"{new.complaint} A look-up did not find the member.".strip()
+            known = dataclasses.replace(new, member=dataclasses.replace(member, email=new.member.email, group_id=self._plan.group_id))
+            if home and known.member != new.member:
+                self._store.seal(known, again=True)
+            if known.member.account_id != new.member.account_id and not new.complaint:
+                return known, "The create answer named another account than the Group does."
+            return known, new.complaint
+        except B2Error as exc:
+            return new, f"{new.complaint} It could not be completed: {exc.happened}".strip()
+
+
+def _sealed(seal: t.Callable[[NewMember], str], new: NewMember, tried: list[str]) -> str:
+    """Store a key and return its path; whatever goes wrong is added to ``tried`` and is a StoreError."""
+    try:
+        return seal(new)
+    except StoreError as exc:
+        tried.append(exc.happened)
+        raise
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the key is still here, and may be taken at the next try or in the next place
+        tried.append(f"Unexpected {type(exc).__name__}.")
+        raise StoreError(tried[-1]) from None
