@@ -1,0 +1,44 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One member: sealed on the controller where vault_dir is given, else the plain module on the task's host."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
+from ansible_collections.community.backblaze.plugins.plugin_utils._input import wanted_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import options_of, run_action, seal_members
+
+_MODULE = "community.backblaze.b2_group_member"
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
+    """The action; with vault_dir it never transfers anything to the task's host."""
+
+    def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
+        """Run the task."""
+        super().run(tmp, task_vars)
+        # An empty vault_dir is a mistake that must not end in a key on the screen, so it is not taken for none.
+        if self._task.args.get("vault_dir") is None or self._task.args.get("state") == "absent":
+            return self._run_module(task_vars)
+        return run_action(self._seal)
+
+    def _seal(self) -> dict[str, t.Any]:
+        options = options_of(self, MEMBER_SPEC, **MEMBER_RULES)
+        result, (one,) = seal_members(self, options, wanted_members([{"email": options["email"], "region": options["region"]}]), concurrency=1)
+        # One member, so what became of it stands at the top.
+        del result["members"], result["counts"]
+        own = {name: value for name, value in one.as_dict().items() if name in ("outcome", "path", "code", "status", "ejected_account_id")}
+        return {**result, **own, "member": one.member.as_dict() if one.member else None}
+
+    def _run_module(self, task_vars: t.Any) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = self._execute_module(module_name=_MODULE, task_vars=task_vars)
+        if result.get("application_key") and self._task.register:
+            # The key is in the variable that the task registers; on the screen it has no business.
+            result["_ansible_no_log"] = True
+        return result

@@ -1,0 +1,26 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A list of members: compared with the vault on the controller where vault_dir is given, else the plain module on the task's host."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_INFO_RULES, MEMBER_INFO_SPEC
+from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import audit_members, options_of, run_action
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
+    """The action; with vault_dir it never transfers anything to the task's host."""
+
+    def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
+        """Run the task."""
+        super().run(tmp, task_vars)
+        if self._task.args.get("vault_dir") is None:
+            result: dict[str, t.Any] = self._execute_module(module_name="community.backblaze.b2_group_member_info", task_vars=task_vars)
+            return result
+        return run_action(lambda: audit_members(self, options_of(self, MEMBER_INFO_SPEC, **MEMBER_INFO_RULES)))

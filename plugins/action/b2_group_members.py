@@ -1,0 +1,39 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Many members in one task, keys sealed on the controller. Documented in the module of the same name."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBERS_RULES, MEMBERS_SPEC
+from ansible_collections.community.backblaze.plugins.plugin_utils._input import wanted_groups, wanted_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import options_of, read_members_file, run_action, seal_groups, seal_members
+
+MOST_WORKERS = 32
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
+    """The action; it never transfers anything to the task's host."""
+
+    _requires_connection = False
+
+    def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
+        """Run the task."""
+        super().run(tmp, task_vars)
+        return run_action(self._provision)
+
+    def _provision(self) -> dict[str, t.Any]:
+        options = options_of(self, MEMBERS_SPEC, **MEMBERS_RULES)
+        if not 1 <= options["concurrency"] <= MOST_WORKERS:
+            raise OptionError(f"concurrency is {options['concurrency']}, but has to be 1 to {MOST_WORKERS}.")
+        if options["groups"] is not None:
+            groups = wanted_groups(options["groups"], lambda path: read_members_file(self, path))
+            return seal_groups(self, options, groups, options["concurrency"])
+        entries = options["members"] if options["members_file"] is None else read_members_file(self, options["members_file"])
+        return seal_members(self, options, wanted_members(entries), options["concurrency"])[0]

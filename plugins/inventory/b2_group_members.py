@@ -1,0 +1,220 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Members of Groups as inventory hosts."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: b2_group_members
+short_description: Members of Backblaze B2 Groups as inventory hosts
+version_added: 0.1.0
+description:
+  - Makes a host of every member of the Groups, with what Backblaze tells about it as host variables.
+  - Keys are never among them. With C(host_vars) beside the inventory, in which M(community.backblaze.b2_group_members) sealed the keys, Ansible
+    itself loads each member's key for its host.
+  - Reads a YAML file whose name ends in C(b2_group_members.yml) or C(b2_group_members.yaml).
+  - An address that is not safe as the name of a host is left out with a warning.
+  - Several Groups are listed at the same time. If one of them cannot be listed, none of their members becomes a host.
+author:
+  - community.backblaze contributors (@ansible-collections)
+extends_documentation_fragment:
+  - community.backblaze.connection
+  - ansible.builtin.constructed
+  - ansible.builtin.inventory_cache
+attributes:
+  check_mode:
+    description: Is read in C(check_mode) like in any run.
+    support: full
+    details: It changes nothing at Backblaze.
+options:
+  plugin:
+    description:
+      - Marks the file as one for this plugin.
+    type: str
+    required: true
+    choices:
+      - community.backblaze.b2_group_members
+  group_ids:
+    description:
+      - Ids of the Groups to list. If neither O(group_ids) nor O(group_names) is given, all Groups of the admin are listed.
+    type: list
+    elements: str
+    default: []
+  group_names:
+    description:
+      - Names of the Groups to list. A name that fits several Groups is an error that lists their ids.
+    type: list
+    elements: str
+    default: []
+  hostnames:
+    description:
+      - How hosts are named, as a list of host variables or Jinja2 expressions. The first one that gives a name is used.
+    type: list
+    elements: str
+    default: [b2_email]
+"""
+
+EXAMPLES = r"""
+---
+# customers.b2_group_members.yml: one host for each member of one Group
+plugin: community.backblaze.b2_group_members
+group_names:
+  - hosting
+---
+# All Groups, hosts grouped by region and by Group, and kept for ten minutes
+plugin: community.backblaze.b2_group_members
+keyed_groups:
+  - prefix: region
+    key: b2_region
+  - prefix: group
+    key: b2_group_name
+compose:
+  b2_gigabytes_stored: b2_bytes_stored // 1000 ** 3
+groups:
+  empty: b2_files_stored == 0
+cache: true
+cache_plugin: ansible.builtin.jsonfile
+cache_connection: .cache
+cache_timeout: 600
+"""
+
+import functools
+import typing as t
+
+from ansible.errors import AnsibleError, AnsibleParserError
+from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible.utils.display import Display
+from ansible.utils.unsafe_proxy import wrap_var
+
+from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
+
+display = Display()
+
+#: How many Groups are listed at the same time.
+_GROUPS_AT_ONCE = 8
+# Most texts come again and again, as regions and names of Groups do, and marking one takes its time.
+_untrusted = functools.lru_cache(maxsize=256)(wrap_var)
+
+
+def host_variables(member: Member) -> dict[str, t.Any]:
+    """Return the host variables of a member; this is also what the cache holds."""
+    return {
+        "b2_account_id": member.account_id,
+        "b2_email": folded(member.email),
+        "b2_group_id": member.group_id,
+        "b2_group_name": member.group_name,
+        "b2_region": member.region,
+        "b2_s3_endpoint": member.s3_endpoint,
+        "b2_bytes_stored": member.bytes_stored,
+        "b2_files_stored": member.files_stored,
+        "b2_bucket_count": member.bucket_count,
+        "b2_stats_timestamp": member.stats_timestamp,
+    }
+
+
+def marked(variables: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Return host variables whose texts Ansible does not take for templates."""
+    return {name: _untrusted(value) if isinstance(value, str) else value for name, value in variables.items()}
+
+
+def list_members(client: Client, group_ids: t.Sequence[str], group_names: t.Sequence[str]) -> t.Iterator[dict[str, t.Any]]:
+    """Yield the host variables of the members of the named Groups, or of all, each account once."""
+    ids = [*group_ids, *(client.group_id(name) for name in group_names)]
+    if not ids:
+        ids = [group.group_id for group in client.groups()]
+    for member in client.each_member_of(ids, _GROUPS_AT_ONCE):
+        yield host_variables(member)
+
+
+class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]  # ansible-core is not typed for subclassing
+    """The plugin."""
+
+    NAME = "community.backblaze.b2_group_members"
+
+    def verify_file(self, path: str) -> bool:
+        """Take only files of this plugin's name."""
+        return bool(super().verify_file(path)) and path.endswith(("b2_group_members.yml", "b2_group_members.yaml"))
+
+    def parse(self, inventory: t.Any, loader: t.Any, path: str, cache: bool = True) -> None:
+        """Fill the inventory."""
+        super().parse(inventory, loader, path, cache)
+        self._read_config_data(path)
+        try:
+            hosts = self._add_hosts(self._members(path, cache))
+        except B2Error as exc:
+            raise AnsibleParserError(str(exc)) from None
+        self._construct(hosts)
+
+    def _members(self, path: str, cache: bool) -> t.Iterable[dict[str, t.Any]]:
+        """Return the members' variables, from the cache where it has them and may be asked, else as they arrive."""
+        cache_key = self.get_cache_key(path)
+        if cache and self.get_option("cache"):
+            try:
+                return t.cast("list[dict[str, t.Any]]", self._cache[cache_key])
+            except KeyError:
+                pass
+        client = connect({name: self.get_option(name) for name in CONNECTION_SPEC}, connections=_GROUPS_AT_ONCE)
+        group_ids, group_names = ([str(one) for one in self.get_option(name)] for name in ("group_ids", "group_names"))
+        arriving = list_members(client, group_ids, group_names)
+        if not self.get_option("cache"):
+            return arriving
+        self._cache[cache_key] = members = list(arriving)
+        return members
+
+    def _add_hosts(self, members: t.Iterable[dict[str, t.Any]]) -> dict[str, dict[str, t.Any]]:
+        """Add a host for each member, while further ones arrive; return the variables of each host."""
+        hostnames = self.get_option("hostnames")
+        known = set(self.inventory.hosts)
+        hosts: dict[str, dict[str, t.Any]] = {}
+        try:
+            for member in members:
+                variables = marked(member)
+                name = self._host_name(hostnames, variables)
+                reason = unsafe_name(name) or ("another member has that name already" if name in hosts else "")
+                if reason:
+                    display.warning(
+                        f"The member with account id {member['b2_account_id']!r} is left out: {name!r} cannot be its host name, {reason}."
+                    )
+                    continue
+                self.inventory.add_host(name)
+                hosts[name] = variables
+        except B2Error:
+            # Nobody may take some of the members for all.
+            for name in hosts.keys() - known:
+                self.inventory.remove_host(self.inventory.get_host(name))
+            raise
+        for name, variables in hosts.items():
+            # All at once: set_variable looks at each value again, which takes longer than all the rest.
+            self.inventory.get_host(name).vars.update(variables)
+        return hosts
+
+    def _construct(self, hosts: dict[str, dict[str, t.Any]]) -> None:
+        """Add the variables and groups that the user composes."""
+        strict, compose, groups, keyed_groups = (self.get_option(name) for name in ("strict", "compose", "groups", "keyed_groups"))
+        # Templates cost far more than all the rest, so nothing asks for them where there are none.
+        if not (compose or groups or keyed_groups):
+            return
+        for name, variables in hosts.items():
+            self._set_composite_vars(compose, variables, name, strict=strict)
+            self._add_host_to_composed_groups(groups, variables, name, strict=strict)
+            self._add_host_to_keyed_groups(keyed_groups, variables, name, strict=strict)
+
+    def _host_name(self, hostnames: t.Sequence[str], variables: dict[str, t.Any]) -> str:
+        for expression in hostnames:
+            if expression in variables:
+                value = variables[expression]
+            else:
+                try:
+                    value = self._compose(expression, variables)
+                except AnsibleError as exc:
+                    if self.get_option("strict"):
+                        raise OptionError(f"hostnames: {expression!r} cannot be evaluated ({type(exc).__name__}).", changed="") from None
+                    continue
+            if value:
+                return str(value)
+        return ""
