@@ -1,0 +1,80 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The credential type for AWX: AWX takes it, and whatever is in its fields arrives as it is."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.community.backblaze.plugins.module_utils._options import CREDENTIALS, ENVIRONMENT, credentials
+from ansible_collections.community.backblaze.tests.utils.awx import credential_type, inject, problems
+
+# AWX stores its fields as JSON in a database, which has no room for these two.
+TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]))
+ODD = st.text(st.sampled_from("\"'\\{}%#$ \n:,aK")) | TEXT
+
+
+def test_awx_takes_it():
+    assert problems(credential_type()) == []
+
+
+def test_it_has_every_option_that_may_stand_in_a_file_and_injects_all_of_them_both_ways():
+    kind = credential_type()
+    assert [field["id"] for field in kind["inputs"]["fields"]] == list(CREDENTIALS)
+    assert {*kind["injectors"]} == {"env", "file"}
+    assert [*kind["injectors"]["env"]] == [variables[0] for variables in ENVIRONMENT.values()]
+
+
+def test_the_key_alone_is_secret():
+    assert [field["id"] for field in credential_type()["inputs"]["fields"] if field.get("secret")] == ["application_key"]
+
+
+WRONG = {
+    "kind": lambda kind: kind.update(kind="vault"),
+    "unknown: state": lambda kind: kind.update(state="present"),
+    "field: 1st": lambda kind: kind["inputs"]["fields"].append({"id": "1st", "label": "x"}),
+    "field: tower": lambda kind: kind["inputs"]["fields"].append({"id": "tower", "label": "x"}),
+    "field: realm": lambda kind: kind["inputs"]["fields"][2].update(type="boolean", secret=True),
+    "field: application_key": lambda kind: kind["inputs"]["fields"][1].update(no_log=True),
+    "an id twice": lambda kind: kind["inputs"]["fields"].append({"id": "realm", "label": "x"}),
+    "required: key": lambda kind: kind["inputs"]["required"].append("key"),
+    "env: ANSIBLE_X": lambda kind: kind["injectors"]["env"].update(ANSIBLE_X="x"),
+    "env: PYTHONPATH": lambda kind: kind["injectors"]["env"].update(PYTHONPATH="x"),
+    "env: B2_X": lambda kind: kind["injectors"]["env"].update(B2_X="{{ x }}"),
+    "env: B2_Y": lambda kind: kind["injectors"]["env"].update(B2_Y="{% x"),
+    "env: B2_CREDENTIALS_FILE": lambda kind: kind["injectors"].pop("file"),
+    "file: credentials": lambda kind: kind["injectors"]["file"].update(credentials="x"),
+    "several files": lambda kind: kind["injectors"]["file"].update({"template.other": "x"}),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_awx_would_refuse(what):
+    kind = copy.deepcopy(credential_type())
+    WRONG[what](kind)
+    assert any(problem.startswith(what) for problem in problems(kind))
+
+
+def arrived(environment):
+    """What a plugin takes from the environment alone, from the file alone, and from both."""
+    file = {"B2_CREDENTIALS_FILE": environment["B2_CREDENTIALS_FILE"]}
+    alone = {name: value for name, value in environment.items() if name not in file}
+    return [tuple(credentials({}, way)[name] for name in CREDENTIALS) for way in (alone, file, environment)]
+
+
+@given(key_id=ODD, key=ODD, realm=ODD)
+def test_what_is_in_its_fields_arrives_as_it_is(key_id, key, realm):
+    with tempfile.TemporaryDirectory() as directory:
+        environment = inject(credential_type(), {"application_key_id": key_id, "application_key": key, "realm": realm}, directory)
+        assert arrived(environment) == [(key_id, key, realm or "production")] * 3
+
+
+def test_fields_that_nobody_filled_in_are_not_given(tmp_path):
+    assert arrived(inject(credential_type(), {"application_key_id": "id", "application_key": "key"}, tmp_path)) == [("id", "key", "production")] * 3

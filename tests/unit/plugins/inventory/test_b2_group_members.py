@@ -1,0 +1,48 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which files the inventory plugin takes for its own, and that texts stay texts. What it lists is tested by the integration target of its name."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+
+from ansible_collections.community.backblaze.plugins.inventory.b2_group_members import InventoryModule, marked
+
+try:
+    from ansible.template import trust_as_template
+except ImportError:
+    # Up to ansible-core 2.18 every text is a template unless it is marked.
+    trust_as_template = str
+
+
+@pytest.mark.parametrize(
+    "name, taken",
+    [
+        ("b2_group_members.yml", True),
+        ("customers.b2_group_members.yaml", True),
+        ("b2_group_members.json", False),
+        ("hosts.yml", False),
+        ("b2_group_members.yml.bak", False),
+    ],
+)
+def test_files_are_known_by_their_name(tmp_path, name, taken):
+    (tmp_path / name).write_text("plugin: community.backblaze.b2_group_members\n")
+    assert InventoryModule().verify_file(str(tmp_path / name)) is taken
+
+
+def test_a_file_has_to_be_there(tmp_path):
+    assert not InventoryModule().verify_file(str(tmp_path / "b2_group_members.yml"))
+
+
+@pytest.mark.parametrize("text", ["{{ lookup('pipe', 'id') }}", "{{ 7 * 7 }}", "{% for x in [1] %}x{% endfor %}", "{# gone #}"])
+@pytest.mark.parametrize("sent", [str, trust_as_template], ids=["plain", "trusted"])
+def test_no_text_is_taken_for_a_template(text, sent):
+    for _time in range(2):
+        variables = marked({"b2_region": sent(text), "b2_bytes_stored": 7, "b2_stats_timestamp": None})
+        templar = Templar(loader=DataLoader(), variables=variables)
+        assert templar.template(trust_as_template("<{{ b2_region }}>")) == f"<{text}>"
+        assert (variables["b2_bytes_stored"], variables["b2_stats_timestamp"]) == (7, None)

@@ -1,0 +1,173 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The journal: what a run that ended in the middle leaves for the next one."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+
+import pytest
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Open
+from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
+
+
+@pytest.fixture
+def directory(tmp_path):
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield tmp_path, fd
+    os.close(fd)
+
+
+def reopened(directory, **options):
+    path, fd = directory
+    journal = Journal(fd, str(path), **options)
+    entries = journal.entries("1")
+    journal.finish()
+    return entries
+
+
+@pytest.fixture
+def journal(directory):
+    path, fd = directory
+    made = Journal(fd, str(path))
+    yield made
+    made.finish()
+
+
+def test_what_is_pending_lost_or_closed_is_so_for_the_next_run(directory, journal):
+    for email in ("open@x", "lost@x", "done@x"):
+        journal.pending("1", email)
+    journal.pending("2", "other@x")
+    journal.lost("1", "lost@x", "5f2a1c0b3d4e")
+    journal.close("1", "done@x")
+    wanted = [Open("open@x", "1"), Open("lost@x", "1", "5f2a1c0b3d4e")]
+    assert journal.entries("1") == wanted
+    # Twice: starting a run rewrites the file.
+    assert reopened(directory) == wanted
+    assert reopened(directory) == wanted
+    assert reopened(directory, writable=False) == wanted
+
+
+def test_an_account_that_is_about_to_be_ejected_is_told_from_one_that_is_lost(directory, journal):
+    journal.lost("1", "lost@x", "5f2a1c0b3d4e")
+    journal.lost("1", "ejecting@x", "0a1b2c3d4e5f")
+    journal.ejecting("1", "ejecting@x", "0a1b2c3d4e5f")
+    wanted = [Open("lost@x", "1", "5f2a1c0b3d4e"), Open("ejecting@x", "1", "0a1b2c3d4e5f", ejecting=True)]
+    assert journal.entries("1") == wanted
+    assert reopened(directory) == reopened(directory) == wanted
+    # What is created anew is pending again, and no longer the account that was ejected.
+    again = Journal(directory[1], str(directory[0]))
+    again.pending("1", "ejecting@x")
+    again.finish()
+    assert reopened(directory)[1] == Open("ejecting@x", "1")
+
+
+def test_an_address_is_closed_whether_or_not_that_was_synced(directory, journal, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd)))
+    for settle, count in ((journal.close, 1), (journal.sealed, 0)):
+        journal.pending("1", "done@x")
+        synced.clear()
+        settle("1", "done@x")
+        assert len(synced) == count
+        assert journal.entries("1") == reopened(directory, writable=False) == []
+
+
+@pytest.mark.parametrize("move", ["removed", "replaced"])
+def test_what_the_next_run_would_not_find_is_not_written(directory, journal, move):
+    journal.pending("1", "open@x")
+    os.rename(directory[0] / "journal.jsonl", directory[0] / "moved")
+    if move == "replaced":
+        (directory[0] / "journal.jsonl").write_text("")
+    before = (directory[0] / "moved").read_bytes()
+    for append in (journal.pending, lambda *what: journal.lost(*what, "5f2a1c0b3d4e"), lambda *what: journal.ejecting(*what, "5f2a1c0b3d4e")):
+        with pytest.raises(StoreError, match="is gone"):
+            append("1", "other@x")
+    # That an address is settled may be lost: the next run settles it again.
+    journal.close("1", "open@x")
+    journal.sealed("1", "open@x")
+    assert journal.entries("1") == [Open("open@x", "1")]
+    assert (directory[0] / "moved").read_bytes() == before
+
+
+def test_pending_is_on_disk_when_the_call_returns(directory, journal):
+    journal.pending("1", "open@x")
+    assert reopened(directory, writable=False) == [Open("open@x", "1")]
+
+
+def test_the_file_is_for_its_owner_and_holds_only_what_is_open(directory, journal):
+    for number in range(50):
+        journal.pending("1", f"m{number}@x")
+        journal.close("1", f"m{number}@x")
+    journal.pending("1", "open@x")
+    reopened(directory)
+    file = directory[0] / "journal.jsonl"
+    assert [json.loads(line)["email"] for line in file.read_text().splitlines()] == ["open@x"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in directory[0].iterdir()] == ["journal.jsonl"]
+
+
+def test_a_torn_last_line_was_never_acknowledged(directory, journal):
+    journal.pending("1", "open@x")
+    with open(directory[0] / "journal.jsonl", "ab") as file:
+        file.write(b'{"event": "pending", "email": "torn@x", "gro')
+    assert reopened(directory) == [Open("open@x", "1")]
+
+
+@pytest.mark.parametrize(
+    "line", [b"{broken\n", b"\n", b"[]\n", b"7\n", b'{"event": "pending"}\n', b"\xff\xfe\n", b'{"event": "pending", "email": [], "group_id": "1"}\n']
+)
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(directory, journal, line):
+    journal.pending("1", "open@x")
+    with open(directory[0] / "journal.jsonl", "ab") as file:
+        file.write(line)
+    journal.pending("1", "later@x")
+    before = (directory[0] / "journal.jsonl").read_bytes()
+    with pytest.raises(StoreError, match="Line 2 of the journal"):
+        reopened(directory)
+    assert (directory[0] / "journal.jsonl").read_bytes() == before
+
+
+def test_without_a_directory_nothing_is_open():
+    journal = Journal(-1, "nowhere", writable=False)
+    assert journal.entries("1") == []
+    journal.finish()
+
+
+def test_a_symlink_is_not_followed(directory, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("")
+    os.symlink(victim, tmp_path / "journal.jsonl")
+    with pytest.raises(StoreError):
+        reopened(directory)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_no_half_line(directory):
+    path, fd = directory
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
+            journal = Journal(fd, str(path))
+            try:
+                for number in range(100):
+                    journal.pending("1", f"m{number}@x")
+            except StoreError:
+                status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    content = (path / "journal.jsonl").read_bytes()
+    assert 0 < len(content) <= 512
+    assert content.endswith(b"\n")
+    assert [entry.email for entry in reopened(directory)] == [f"m{number}@x" for number in range(content.count(b"\n"))]

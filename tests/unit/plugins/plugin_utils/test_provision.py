@@ -1,0 +1,460 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The provisioner under a service that misbehaves at random: no key that arrived is lost, no member without an outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Wanted
+from ansible_collections.community.backblaze.plugins.plugin_utils import _workers
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
+from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Policy, Stop
+from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
+from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_store
+from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, provision
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+
+CREATE = "b2_create_group_member"
+#: The id that the stand-in gives to its first Group.
+GROUP = "100001"
+EMAILS = [f"m{number}@x.example" for number in range(5)]
+RECREATE = Policy(recreate=True, throwaway="lost-{account_id}@{domain}")
+
+
+@pytest.fixture
+def fallback(tmp_path, secrets):
+    return FallbackStore(str(tmp_path / "fallback"), Sealer(secrets))
+
+
+@pytest.fixture
+def run(standin, make_client, store, fallback, monkeypatch):
+    """One run; what it would have slept between tries to store a key is not slept."""
+    monkeypatch.setattr(_workers, "STORE_DELAYS", (0.0, 0.0))
+
+    def go(emails=EMAILS, check_mode=False, policy=Policy(), concurrency=4, timeout=1.0, region=None, stop=None, store=store):
+        client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
+        try:
+            wanted = [Wanted(email, region) for email in emails]
+            job = Job(standin.groups["hosting"], wanted, policy, concurrency, lock_timeout=0.0, check_mode=check_mode)
+            return provision(client, job, store, fallback, stop or Stop())[1]
+        finally:
+            client._transport.close()
+
+    return go
+
+
+def outcomes(report):
+    return {result.email: result.outcome.value for result in report.results}
+
+
+def still_open(store, group_id):
+    with store.directory.state(GROUP) as state:
+        return {entry.email: entry for entry in Journal(state, store.directory.state_path(GROUP), writable=False).entries(group_id)}
+
+
+def leave_open(store, group_id, *emails):
+    """Leave what a run leaves that was killed before it had an answer."""
+    store.prove(emails, write=True)
+    with store.directory.locked(GROUP, 0.0, lambda seconds: None) as state:
+        journal = Journal(state, store.directory.state_path(GROUP))
+        for email in emails:
+            journal.pending(group_id, email)
+        journal.finish()
+
+
+def members_named(standin, email):
+    return [member["account_id"] for member in standin.control("members") if member["email"] == email]
+
+
+def test_check_mode_predicts_and_changes_nothing(standin, store, run):
+    foreseen = run(check_mode=True)
+    assert not os.path.exists(store.directory.path)
+    assert standin.ledger() == []
+    done = run()
+    assert outcomes(foreseen) == outcomes(done) == dict.fromkeys(EMAILS, "created")
+    assert outcomes(run(check_mode=True)) == outcomes(run()) == dict.fromkeys(EMAILS, "unchanged")
+
+
+def test_pending_is_on_disk_before_a_create_is_sent(store, run, monkeypatch):
+    """A run that is killed while the answer is on its way has left word of it."""
+    create, journals = Client.create_member, {}
+
+    def looking(client, group_id, email, *others):
+        with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), encoding="utf-8") as journal:
+            journals[email] = journal.read()
+        return create(client, group_id, email, *others)
+
+    monkeypatch.setattr(Client, "create_member", looking)
+    run(concurrency=1)
+    for email in EMAILS:
+        assert [one["event"] for one in map(json.loads, journals[email].splitlines()) if one["email"] == email] == ["pending"]
+    with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), encoding="utf-8") as journal:
+        events = [json.loads(line) for line in journal]
+    for email in EMAILS:
+        assert [one["event"] for one in events if one["email"] == email] == ["pending", "closed"]
+
+
+def test_what_a_killed_run_left_open_is_settled(standin, store, run):
+    run(EMAILS[:1])
+    made = standin.add_member("hosting", EMAILS[1])
+    with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), "a", encoding="utf-8") as journal:
+        journal.writelines(json.dumps({"event": "pending", "email": email, "group_id": standin.groups["hosting"]}) + "\n" for email in EMAILS[:3])
+    for check_mode in (True, False):
+        report = run(EMAILS[1:2], check_mode=check_mode)
+        assert {one.email: one.outcome.value for one in report.settled} == {EMAILS[0]: "created", EMAILS[1]: "key_lost", EMAILS[2]: "absent"}
+        assert outcomes(report) == {EMAILS[1]: "key_lost"}
+        assert report.results[0].member.account_id == made["accountId"]
+    # What was not made may still be for a while, so it stays open.
+    assert [(one.email, one.known) for one in run(EMAILS[1:2]).settled] == [(EMAILS[1], True), (EMAILS[2], False)]
+
+
+def test_without_a_place_nothing_is_created(standin, store, run):
+    os.symlink("/nowhere", store.directory.path)
+    with pytest.raises(StoreError):
+        run()
+    assert standin.state()["calls"] == {}
+
+
+def test_a_key_that_cannot_be_stored_goes_to_the_fallback_place_and_ends_the_run(standin, store, fallback, run, monkeypatch):
+    """The disk fails after the first member was created."""
+
+    def failing(new, *, again=False):
+        raise StoreError("The disk is full.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "seal", failing)
+        report = run(concurrency=1)
+    assert outcomes(report) == {EMAILS[0]: "created", **dict.fromkeys(EMAILS[1:], "not_attempted")}
+    assert "The disk is full." in report.results[0].message
+    (entry,) = standin.ledger()
+    ((path, variables),) = fallback.found()
+    assert (variables["b2_email"], variables["b2_application_key"]) == (EMAILS[0], entry["key"])
+    assert report.results[0].path == path
+    # The next run moves it home.
+    report = run()
+    assert outcomes(report) == {EMAILS[0]: "unchanged", **dict.fromkeys(EMAILS[1:], "created")}
+    assert fallback.path in report.notes[0]
+    assert list(fallback.found()) == []
+    assert store.read(EMAILS[0])["b2_application_key"] == entry["key"]
+
+
+def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(standin, store, fallback, run):
+    run(EMAILS[:1])
+    with open(store.file(EMAILS[0]), "rb") as file:
+        before = file.read()
+    (account_id,) = members_named(standin, EMAILS[0])
+    path = fallback.seal(NewMember(Member(account_id, EMAILS[0], standin.groups["hosting"]), "0045f2a1c0b3d4e0000000002", "K004another"))
+    # That of an account which is not the member is none of this Group.
+    foreign = fallback.seal(NewMember(Member("ffffffffffff", EMAILS[1], standin.groups["hosting"]), "004ffffffffffff0000000001", "K004foreign"))
+    report = run(EMAILS[:2])
+    assert outcomes(report) == {EMAILS[0]: "unchanged", EMAILS[1]: "created"}
+    assert report.notes == ()
+    assert {found for found, _variables in fallback.found()} == {path, foreign}
+    with open(store.file(EMAILS[0]), "rb") as file:
+        assert file.read() == before
+
+
+def test_an_unexpected_error_while_a_key_is_sealed_loses_no_key(standin, store, fallback, run, monkeypatch):
+    seal, broken = store.seal, []
+
+    def failing(new, *, again=False):
+        if new.member.email == EMAILS[2] and not broken:
+            broken.append(new.member.email)
+            raise RuntimeError("a bug")
+        return seal(new, again=again)
+
+    monkeypatch.setattr(store, "seal", failing)
+    assert outcomes(run()) == dict.fromkeys(EMAILS, "created")
+    assert broken == [EMAILS[2]]
+    assert {email: store.key(email) for email in EMAILS} == {entry["email"]: (entry["key_id"], entry["key"]) for entry in standin.ledger()}
+    assert still_open(store, standin.groups["hosting"]) == {}
+    assert list(fallback.found()) == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 5])
+def test_an_unexpected_error_of_one_worker_does_not_lose_the_others_results(standin, store, run, monkeypatch, concurrency):
+    create = Client.create_member
+
+    def failing(client, group_id, email, *others):
+        if email == EMAILS[2]:
+            # Not before the others are under way.
+            while len(standin.ledger()) < 2:
+                time.sleep(0.01)
+            raise RuntimeError("a bug")
+        return create(client, group_id, email, *others)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Client, "create_member", failing)
+        report = run(concurrency=concurrency)
+    assert [result.email for result in report.results] == EMAILS
+    assert report.results[2].outcome is Outcome.NOT_ATTEMPTED
+    assert "RuntimeError" in report.results[2].message
+    assert "a bug" not in report.results[2].message
+    made = {entry["email"]: entry["key"] for entry in standin.ledger()}
+    assert len(made) >= 2
+    for result in report.results:
+        assert result.outcome is (Outcome.CREATED if result.email in made else Outcome.NOT_ATTEMPTED)
+        assert store.key(result.email)[1] == made.get(result.email, "")
+    assert EMAILS[2] in still_open(store, standin.groups["hosting"])
+    assert set(outcomes(run()).values()) <= {"unchanged", "created"}
+
+
+def test_what_may_take_effect_only_now_stays_open_until_it_is_created(standin, store, run):
+    group_id = standin.groups["hosting"]
+    leave_open(store, group_id, *EMAILS[:2])
+    stop = Stop()
+    stop.ask("a test ended it")
+    report = run(EMAILS[:1], stop=stop)
+    assert outcomes(report) == {EMAILS[0]: "not_attempted"}
+    assert {one.email: one.outcome.value for one in report.settled} == dict.fromkeys(EMAILS[:2], "absent")
+    # The other one was not wanted any more, so it is settled when a day has gone by.
+    assert list(still_open(store, group_id)) == EMAILS[:2]
+    journal = os.path.join(store.directory.state_path(GROUP), "journal.jsonl")
+    with open(journal, encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    with open(journal, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({**line, "at": "2026-01-01T00:00:00Z"} if line["email"] == EMAILS[1] else line) + "\n" for line in lines)
+    run(EMAILS[2:3])
+    assert list(still_open(store, group_id)) == EMAILS[:1]
+    # Only now the create of the killed run takes effect: it is known for ours.
+    there = standin.add_member("hosting", EMAILS[0])
+    report = run(EMAILS[:1])
+    assert outcomes(report) == {EMAILS[0]: "key_lost"}
+    assert report.results[0].member.account_id == there["accountId"]
+    assert run(EMAILS[1:2]).results[0].outcome is Outcome.CREATED
+    assert list(still_open(store, group_id)) == EMAILS[:1]
+
+
+def test_only_an_account_that_the_journal_names_is_replaced(standin, store, run):
+    """That a create was about to be sent is no proof that we made what is there now: the run that finds it says so first."""
+    leave_open(store, standin.groups["hosting"], EMAILS[0])
+    there = standin.add_member("hosting", EMAILS[0])
+    for check_mode in (True, False):
+        first = run(EMAILS[:1], policy=RECREATE, check_mode=check_mode)
+        assert outcomes(first) == {EMAILS[0]: "key_lost"}
+        assert not first.results[0].known
+        assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+    assert still_open(store, standin.groups["hosting"])[EMAILS[0]].account_id == there["accountId"]
+    assert "b2_eject_group_member" not in standin.state()["calls"]
+    foreseen = run(EMAILS[:1], policy=RECREATE, check_mode=True)
+    second = run(EMAILS[:1], policy=RECREATE)
+    assert outcomes(foreseen) == outcomes(second) == {EMAILS[0]: "created"}
+    assert foreseen.results[0].ejected == second.results[0].ejected == there["accountId"]
+    assert members_named(standin, EMAILS[0]) == [second.results[0].member.account_id] != [there["accountId"]]
+    assert still_open(store, standin.groups["hosting"]) == {}
+
+
+def test_a_lost_account_in_another_region_than_wanted_is_not_replaced(standin, store, run):
+    leave_open(store, standin.groups["hosting"], EMAILS[0])
+    there = standin.add_member("hosting", EMAILS[0], "us-east")
+    run(EMAILS[:1])
+    for check_mode in (True, False):
+        assert outcomes(run(EMAILS[:1], policy=RECREATE, region="eu-central", check_mode=check_mode)) == {EMAILS[0]: "conflict"}
+    assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+    assert "b2_eject_group_member" not in standin.state()["calls"]
+    assert outcomes(run(EMAILS[:1], policy=RECREATE, region="us-east")) == {EMAILS[0]: "created"}
+    assert store.stored()[EMAILS[0]].account_id == members_named(standin, EMAILS[0])[0] != there["accountId"]
+
+
+def test_an_eject_that_stays_unclear_is_told_as_such_and_settled_by_the_next_run(standin, store, run):
+    leave_open(store, standin.groups["hosting"], EMAILS[0])
+    there = standin.add_member("hosting", EMAILS[0])
+    run(EMAILS[:1])
+    standin.faults([{"operation": "b2_eject_group_member", "times": None, "action": {"kind": "cut_before"}}])
+    (result,) = run(EMAILS[:1], policy=RECREATE).results
+    assert result.outcome is Outcome.KEY_LOST
+    assert f"Account {there['accountId']} may have been ejected." in result.message
+    assert "Nothing was changed" not in result.message
+    assert not result.changed
+    entry = still_open(store, standin.groups["hosting"])[EMAILS[0]]
+    assert (entry.account_id, entry.ejecting) == (there["accountId"], True)
+    # It was: by whoever answers for the lost request.
+    standin.faults([])
+    standin.remove_member(EMAILS[0], "left@x.example")
+    report = run(EMAILS[:1], policy=RECREATE)
+    assert [one.outcome.value for one in report.settled] == ["ejected"]
+    assert outcomes(report) == {EMAILS[0]: "created"}
+    assert still_open(store, standin.groups["hosting"]) == {}
+
+
+@pytest.mark.parametrize(
+    "action, code",
+    [
+        ({"kind": "error", "status": 401, "code": "unauthorized"}, None),
+        ({"kind": "error", "status": 401, "code": "bad_auth_token"}, None),
+        ({"kind": "error", "status": 401, "code": "expired_auth_token"}, None),
+        ({"kind": "error", "status": 403, "code": "transaction_cap_exceeded"}, "transaction_cap_exceeded"),
+        ({"kind": "error", "status": 403, "code": "cap_exceeded"}, "cap_exceeded"),
+        ({"kind": "error", "status": 403, "code": "access_denied"}, "access_denied"),
+        ({"kind": "error", "status": 400, "code": "bad_request"}, "bad_request"),
+        ({"kind": "throttle"}, "too_many_requests"),
+        ({"kind": "error", "status": 503, "code": "service_unavailable"}, "service_unavailable"),
+    ],
+)
+def test_a_key_is_dead_only_where_the_service_says_so(standin, make_client, action, code):
+    """Whatever else it says, it says of the account or of this moment, and a good key must not be taken for a bad one."""
+    member = standin.add_member("hosting", EMAILS[0])
+    keys = {EMAILS[0]: (member["applicationKeyId"], member["applicationKey"])}
+    client = make_client(standin, max_retries=0)
+    assert keys_open(client, keys, 2) == {EMAILS[0]: member["accountId"]}
+    standin.faults([{"operation": "b2_authorize_account", "action": action}])
+    if code is None:
+        assert keys_open(client, keys, 2) == {EMAILS[0]: ""}
+    else:
+        with pytest.raises(ApiError) as failed:
+            keys_open(client, keys, 2)
+        assert failed.value.code == code
+
+
+def test_a_lost_key_is_told_again_and_replaced_only_when_asked(standin, store, run):
+    standin.faults([{"operation": CREATE, "email": EMAILS[0], "action": {"kind": "cut_after"}}])
+    first = run()
+    assert outcomes(first) == {EMAILS[0]: "key_lost", **dict.fromkeys(EMAILS[1:], "created")}
+    lost = first.results[0].member.account_id
+    second = run()
+    assert outcomes(second) == {EMAILS[0]: "key_lost", **dict.fromkeys(EMAILS[1:], "unchanged")}
+    assert second.results[0].known
+    third = run(policy=RECREATE)
+    assert outcomes(third)[EMAILS[0]] == "created"
+    assert {account["email"] for account in standin.state()["accounts"]} == {*EMAILS, f"lost-{lost}@x.example"}
+    assert outcomes(run()) == dict.fromkeys(EMAILS, "unchanged")
+
+
+def test_an_account_that_is_not_ours_is_never_replaced(standin, run):
+    there = standin.add_member("hosting", EMAILS[0])
+    report = run(policy=RECREATE)
+    assert outcomes(report)[EMAILS[0]] == "missing_key"
+    assert [member["account_id"] for member in standin.control("members") if member["email"] == EMAILS[0]] == [there["accountId"]]
+
+
+KINDS = [
+    {"kind": "cut_before"},
+    {"kind": "cut_after"},
+    {"kind": "truncate", "fraction": 0.2},
+    {"kind": "truncate", "fraction": 0.8},
+    {"kind": "empty"},
+    {"kind": "html", "execute": True},
+    {"kind": "raw", "body": "[[@BODY@]]"},
+    {"kind": "raw", "body": "nonsense @BODY@"},
+    {"kind": "patch", "body": {"groupMember": "@NULL@"}},
+    {"kind": "patch", "body": {"applicationKey": None}},
+    {"kind": "throttle"},
+    {"kind": "expire_token"},
+    {"kind": "error", "status": 503},
+    {"kind": "error", "status": 500, "execute": True},
+    {"kind": "error", "status": 401, "code": "invalid_email"},
+    {"kind": "error", "status": 403, "code": "access_denied"},
+    {"kind": "error", "status": 420, "code": "method_failure"},
+]
+RULES = st.lists(
+    st.builds(
+        lambda email, operation, action, times: {
+            "operation": operation,
+            "action": action,
+            "times": times,
+            **({"email": email} if operation == CREATE else {}),
+        },
+        st.sampled_from(EMAILS),
+        st.sampled_from([CREATE, CREATE, CREATE, "b2_list_group_members"]),
+        st.sampled_from(KINDS[:1] + KINDS[10:13]) | st.sampled_from(KINDS),
+        st.integers(1, 3),
+    ).filter(lambda rule: rule["operation"] == CREATE or rule["action"] in (KINDS[0], KINDS[10], KINDS[11], KINDS[12])),
+    max_size=6,
+)
+
+
+@settings(max_examples=30)
+@given(rules=RULES)
+def test_whatever_the_service_does_each_member_has_an_outcome_and_no_key_that_arrived_is_lost(standin, store, run, rules):
+    standin.reset()
+    for where, _directories, names in os.walk(store.directory.path):
+        for name in names:
+            os.unlink(os.path.join(where, name))
+    standin.faults(rules)
+    try:
+        first = run()
+    except B2Error:
+        # Before the first change, and only there, a run may end without an outcome for each.
+        assert CREATE not in standin.state()["calls"]
+        first = None
+    standin.faults([])
+    second = run()
+    for report in filter(None, (first, second)):
+        assert [result.email for result in report.results] == EMAILS
+        for result in report.results:
+            if result.outcome in (Outcome.CREATED, Outcome.UNCHANGED):
+                assert store.read(result.email)["b2_application_key_id"]
+    ledger = standin.ledger()
+    # Never two accounts for one address, and each is told of.
+    assert len({entry["email"] for entry in ledger}) == len(ledger)
+    stored = {email: (store.read(email) or {}).get("b2_application_key") for email in EMAILS}
+    for entry in ledger:
+        if entry["delivered"]:
+            assert stored[entry["email"]] == entry["key"]
+        elif stored[entry["email"]] is None:
+            assert outcomes(second)[entry["email"]] in ("key_lost", "missing_key")
+    # Where nothing stood in the way any more, every member that was not there is now.
+    assert {account["email"] for account in standin.state()["accounts"]} == set(EMAILS)
+
+
+def test_an_account_is_not_ejected_after_the_wish_to_stop(standin, store, run, monkeypatch):
+    leave_open(store, standin.groups["hosting"], EMAILS[0])
+    there = standin.add_member("hosting", EMAILS[0])
+    run(EMAILS[:1])
+    stop, ejecting = Stop(), Journal.ejecting
+    monkeypatch.setattr(Journal, "ejecting", lambda self, *args: [ejecting(self, *args), stop.ask("it was ended by SIGTERM")])
+    report = run(EMAILS[:1], policy=RECREATE, stop=stop)
+    assert outcomes(report) == {EMAILS[0]: "key_lost"} and not report.results[0].changed
+    assert "b2_eject_group_member" not in standin.state()["calls"]
+    assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+
+
+def test_a_fallback_place_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(standin, store, fallback, run):
+    """There may be the key of an account that would else count as one whose key is lost."""
+    leave_open(store, standin.groups["hosting"], EMAILS[0])
+    standin.add_member("hosting", EMAILS[0])
+    os.symlink(fallback.path, fallback.path)
+    with pytest.raises(StoreError, match="cannot be read"):
+        run(EMAILS[:1], policy=RECREATE)
+    assert next(iter(still_open(store, standin.groups["hosting"]).values())).account_id == ""
+    os.unlink(fallback.path)
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
+
+
+def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missing(standin, run, tmp_path, secrets, monkeypatch):
+    """Least of all is their account replaced, though an earlier run had it down as lost."""
+    sealer, group_id, vault_dir = Sealer(secrets), standin.groups["hosting"], str(tmp_path / "host_vars")
+    run(EMAILS[:1])
+    store = open_store("host_vars", vault_dir, sealer, group_id)
+    account_id = store.stored()[EMAILS[0]].account_id
+    with store.directory.locked(group_id, 0.0, lambda seconds: None) as state:
+        journal = Journal(state, store.directory.state_path(group_id))
+        journal.lost(group_id, EMAILS[0], account_id)
+        journal.finish()
+    locked = VaultDir.locked
+
+    @contextlib.contextmanager
+    def late(self, *args):
+        monkeypatch.setattr(VaultDir, "locked", locked)
+        assert len(move_keys(Move("single_file", vault_dir, vault_dir), sealer).moved) == 1
+        with locked(self, *args) as state:
+            yield state
+
+    monkeypatch.setattr(VaultDir, "locked", late)
+    with pytest.raises(StoreError, match="b2_vault_layout"):
+        run(EMAILS[:1], policy=RECREATE, store=store)
+    assert members_named(standin, EMAILS[0]) == [account_id]
