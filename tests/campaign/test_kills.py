@@ -1,0 +1,104 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Kill -9 at any moment, and again in the rerun: each key that was handed out is sealed, or its member is named key_lost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+
+from conftest import under_way
+
+CONCURRENCY = 8
+SHORT_KILLS, LONG_KILLS = 10, 200
+#: Then a new Group begins, so that no run spends its time on reading thousands of files.
+KILLS_PER_GROUP = 25
+#: What a kill is aimed at; aimed ones are the more telling.
+MOMENTS = ("any", "create", "create", "seal")
+
+
+def _aim(campaign, run, moment, usual, new, chance):
+    """Wait for the moment of a kill; the run may end before it comes."""
+    if moment == "any":
+        time.sleep(chance.uniform(0, usual))
+        return
+    if moment == "create":
+        goal = campaign.creates() + chance.randint(1, max(1, new * 2 // 3))
+        run.watch(lambda: campaign.creates() >= goal)
+    else:
+        goal = len(list(campaign.vault_dir.glob("*@*"))) + chance.randint(1, max(1, new * 2 // 3))
+        run.watch(lambda: len(list(campaign.vault_dir.glob("*@*"))) >= goal)
+    time.sleep(chance.uniform(0, 0.02))
+
+
+def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, long_form):
+    wanted_kills = LONG_KILLS if long_form else SHORT_KILLS
+    kills = members = handed_out = sealed = lost = recovered = 0
+    for number in itertools.count():
+        campaign = campaigns(f"group{number}", latency_ms=10)
+        usual, wanted, kills_here = 1.5, [], 0
+        while kills < wanted_kills and kills_here < KILLS_PER_GROUP:
+            new = chance.randint(8, 28)
+            wanted += campaign.addresses(new, len(wanted))
+            campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": chance.choice((5, 30, 30, 80))})
+            play = campaign.play(wanted, on_missing_key="warn", concurrency=CONCURRENCY)
+            for _again in range(chance.choice((1, 1, 1, 2, 3))):
+                run = campaign.start(play)
+                _aim(campaign, run, chance.choice(MOMENTS), usual, new, chance)
+                hit = run.kill()
+                kills, kills_here = kills + hit, kills_here + hit
+
+            last = campaign.start(play)
+            result = last.end()
+            usual = time.monotonic() - last.started
+            found = campaign.outcomes(result, wanted)
+            assert set(found) <= {"created", "unchanged", "key_lost"}, f"seed {seed}: {result['msg']}"
+            count = campaign.count(result, campaign.vault_dir, campaign.fallback)
+            assert count.holds and count.handed_out == len(wanted), f"seed {seed}, after {kills} kills: {count}; {count!r}"
+            # Only what was under way at a kill can be lost.
+            assert len(count.lost) <= under_way(CONCURRENCY) * kills_here, f"seed {seed}: {len(count.lost)} lost by {kills_here} kills"
+            # Whoever is lost is named to the user as well, with the account.
+            accounts = {one["email"]: one["account_id"] for one in campaign.server.ledger()}
+            said = " ".join([result["msg"], *result.get("warnings", ())])
+            assert all(email in said and accounts[email] in said for email in count.lost), said
+            recovered += sum("was killed before it was in its place" in note for note in result.get("warnings", ()))
+        assert not campaign.exposed()
+        assert not list(campaign.fallback.glob("*/*"))
+        members, handed_out = members + len(wanted), handed_out + count.handed_out
+        sealed, lost = sealed + count.sealed, lost + len(count.lost)
+        if kills >= wanted_kills:
+            break
+    print(
+        f"kills: {kills} kills over {members} members; {handed_out} handed out = {sealed} sealed + {lost} reported lost; "
+        f"0 silent, 0 undecryptable, 0 doubled; {recovered} keys brought home from beside their place; seed {seed}"
+    )
+
+
+def test_a_create_that_takes_effect_after_the_next_run_looked_is_lost_by_name(campaigns):
+    campaign = campaigns(latency_ms_by_operation={"b2_create_group_member": 12_000})
+    late, *others = wanted = campaign.addresses(24)
+    first = campaign.start(campaign.play([late]))
+    assert first.watch(lambda: campaign.creates() == 1), first.output
+    assert first.kill()
+    # Half of its time goes by before the create takes effect: meanwhile a run looks, and is ended before it comes to that address.
+    campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": 300})
+    second = campaign.start(campaign.play([*others, late], concurrency=1))
+    assert second.watch(lambda: campaign.creates() > 1), second.output
+    assert late not in {one["email"] for one in campaign.server.ledger()}, "this machine is too slow for this test"
+    os.kill(second.worker(), signal.SIGTERM)
+    assert late in campaign.outcomes(second.end(), [*others, late])["not_attempted"]
+    deadline = time.monotonic() + 30
+    while late not in {one["email"] for one in campaign.server.ledger()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    result = campaign.finish(campaign.play(wanted))
+
+    assert campaign.outcomes(result, wanted).get("key_lost") == [late], result["msg"]
+    count = campaign.count(result, campaign.vault_dir)
+    assert count.holds and count.lost == [late] and count.handed_out == len(wanted), repr(count)
+    print(f"kills: a create that took effect late: {count}")

@@ -1,0 +1,286 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The place for keys fails while members are created: full, read-only or gone. Keys that were handed out are kept all the same.
+
+Each test runs in a mount namespace of its own (see conftest.py), so what it mounts is seen by nobody else and outlives nothing.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+import pytest
+
+from conftest import fill, mount, under_way, unmount
+
+pytestmark = pytest.mark.mounts
+
+MEMBERS = 40
+CONCURRENCY = 4
+CREATE = "b2_create_group_member"
+LATENCY_MS = 150
+#: What the delays between the tries to store a key add up to.
+STORE_SECONDS = 15.5
+
+
+def _begin(campaign, play):
+    run = campaign.start(play)
+    assert run.watch(lambda: campaign.creates() > 2 * CONCURRENCY), run.output
+    return run
+
+
+def _on_a_small_disk(campaigns):
+    """Give a campaign whose vault directory is on a disk of its own, the disk, and what is wanted there with its play."""
+    campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
+    disk = campaign.directory / "disk"
+    mount(disk, "size=4m")
+    campaign.vault_dir = disk / "host_vars"
+    wanted = campaign.addresses(MEMBERS)
+    return campaign, disk, wanted, campaign.play(wanted, vault_dir=str(campaign.vault_dir), concurrency=CONCURRENCY)
+
+
+def _quiet(campaign, run):
+    """Make sure that from a moment after the trouble began to the end of the run no create is begun; return the result."""
+    time.sleep(3 * LATENCY_MS / 1000)
+    during = campaign.creates()
+    result = run.end()
+    assert campaign.creates() == during, "a member was created while a key was not stored"
+    return result
+
+
+def _check_fallback(campaign, run, result, wanted, fallback, store):
+    """Make sure that keys went to the fallback place, the rest was not attempted, and that the result says all of that."""
+    found = campaign.outcomes(result, wanted)
+    assert set(found) == {"created", "not_attempted"}, result["msg"]
+    away = {one["email"]: one for one in result["members"] if one.get("path", "").startswith(str(fallback))}
+    assert 1 <= len(away) <= under_way(CONCURRENCY)
+    for email, one in away.items():
+        assert one["account_id"] and pathlib.Path(one["path"]).exists()
+        warning = next(text for text in result["warnings"] if email in text)
+        assert one["path"] in warning and str(store) in warning, warning
+    assert time.monotonic() - run.started > STORE_SECONDS, "it did not try for as long as it should"
+    assert result["failed"] and all(email in result["msg"] for email in found["not_attempted"])
+    return away
+
+
+def _check_home(campaign, play, wanted, away, *directories):
+    """Make sure that the next run moves the keys home and finishes."""
+    campaign.hurry()
+    result = campaign.finish(play)
+    found = campaign.outcomes(result, wanted)
+    assert set(found) == {"created", "unchanged"} and set(away) <= set(found["unchanged"]), result["msg"]
+    assert all(any(email in note and "was moved" in note for note in result["warnings"]) for email in away)
+    count = campaign.count(result, *directories)
+    assert count.holds and count.sealed == len(wanted) and not count.lost, repr(count)
+    assert not campaign.exposed()
+    return count
+
+
+def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
+    campaign, disk, wanted, play = _on_a_small_disk(campaigns)
+    run = _begin(campaign, play)
+    ballast = fill(disk)
+    result = _quiet(campaign, run)
+
+    away = _check_fallback(campaign, run, result, wanted, campaign.fallback, campaign.vault_dir)
+    held = campaign.count(result, campaign.vault_dir, campaign.fallback)
+    assert held.holds and not held.lost, repr(held)
+    ballast.unlink()
+    count = _check_home(campaign, play, wanted, away, campaign.vault_dir, campaign.fallback)
+    assert not list(campaign.fallback.iterdir())
+    unmount(disk)
+    print(f"storage: full disk: {held.handed_out} made, {len(away)} of their keys in the fallback place; after the rerun {count}")
+
+
+def test_a_full_disk_that_gets_room_again_is_only_a_pause_for_its_keys(campaigns):
+    campaign, disk, wanted, play = _on_a_small_disk(campaigns)
+    run = _begin(campaign, play)
+    ballast = fill(disk)
+    time.sleep(1.2)
+    ballast.unlink()
+    result = run.end()
+
+    # The journal may have met the full disk first; then the rest is left to the next run.
+    found = campaign.outcomes(result, wanted)
+    assert set(found) <= {"created", "not_attempted"}, result["msg"]
+    held = campaign.count(result, campaign.vault_dir)
+    assert held.holds and not held.lost, repr(held)
+    count = _check_again(campaign, play, wanted)
+    unmount(disk)
+    print(f"storage: full disk for a moment: {held.sealed} of {MEMBERS} made and sealed in that run; after the rerun {count}")
+
+
+def _check_again(campaign, play, wanted):
+    campaign.hurry()
+    result = campaign.finish(play)
+    assert set(campaign.outcomes(result, wanted)) <= {"created", "unchanged"}, result["msg"]
+    count = campaign.count(result, campaign.vault_dir)
+    assert count.holds and count.sealed == len(wanted) and not count.lost, repr(count)
+    return count
+
+
+def test_a_read_only_moment_is_waited_out(campaigns):
+    campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
+    wanted = campaign.addresses(MEMBERS)
+    play = campaign.play(wanted, concurrency=CONCURRENCY)
+
+    run = _begin(campaign, play)
+    mount(campaign.vault_dir, "ro,size=1m")
+    time.sleep(3 * LATENCY_MS / 1000)
+    during = campaign.creates()
+    time.sleep(1.5)
+    assert campaign.creates() == during < MEMBERS, "members were created while a key was not stored"
+    unmount(campaign.vault_dir)
+    campaign.hurry()
+    result = run.end()
+
+    assert campaign.outcomes(result, wanted) == {"created": wanted}, result["msg"]
+    count = campaign.count(result, campaign.vault_dir)
+    assert count.holds and count.sealed == MEMBERS and not campaign.exposed(), repr(count)
+    print(f"storage: read-only for 2 s: {count}")
+
+
+def test_no_member_is_created_while_one_key_is_not_stored(campaigns):
+    campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
+    wanted = campaign.addresses(MEMBERS)
+    one = wanted[12]
+    run = campaign.start(campaign.play(wanted, concurrency=CONCURRENCY))
+    assert run.watch(lambda: campaign.creates() > 0), run.output
+    obstacle = campaign.vault_dir / one
+    obstacle.write_text("in the way")
+    assert run.watch(lambda: one in {entry["email"] for entry in campaign.server.ledger()}), run.output
+
+    # All others could go on; they are not to.
+    time.sleep(3 * LATENCY_MS / 1000)
+    during = campaign.creates()
+    time.sleep(1.5)
+    assert campaign.creates() == during < MEMBERS, "members were created while a key was not stored"
+    obstacle.unlink()
+    campaign.hurry()
+    result = run.end()
+
+    assert campaign.outcomes(result, wanted) == {"created": wanted}, result["msg"]
+    count = campaign.count(result, campaign.vault_dir)
+    assert count.holds and count.sealed == MEMBERS, repr(count)
+    print(f"storage: one key held up: {during} begun meanwhile, and then {count}")
+
+
+def test_a_directory_that_stays_read_only_sends_keys_to_the_fallback_place(campaigns):
+    campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
+    fallback = campaign.directory / "elsewhere"
+    wanted = campaign.addresses(MEMBERS)
+    play = campaign.play(wanted, concurrency=CONCURRENCY, vault_fallback_dir=str(fallback))
+
+    run = _begin(campaign, play)
+    mount(campaign.vault_dir, "ro,size=1m")
+    result = _quiet(campaign, run)
+
+    away = _check_fallback(campaign, run, result, wanted, fallback, campaign.vault_dir)
+    unmount(campaign.vault_dir)
+    held = campaign.count(result, campaign.vault_dir, fallback)
+    assert held.holds and not held.lost, repr(held)
+    count = _check_home(campaign, play, wanted, away, campaign.vault_dir, fallback)
+    print(f"storage: read-only to the end: {held.handed_out} made, {len(away)} of them in the fallback place; after the rerun {count}")
+
+
+def test_a_directory_that_is_moved_away_costs_no_key(campaigns):
+    campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
+    wanted = campaign.addresses(MEMBERS)
+    play = campaign.play(wanted, concurrency=CONCURRENCY)
+
+    run = _begin(campaign, play)
+    moved = campaign.directory / "moved"
+    campaign.vault_dir.rename(moved)
+    result = run.end()
+
+    # Where the keys are is for the product to choose, as long as they are somewhere and whole.
+    found = campaign.outcomes(result, wanted)
+    assert set(found) <= {"created", "not_attempted"}, result["msg"]
+    places = [moved, campaign.vault_dir, campaign.fallback]
+    held = campaign.count(result, *places)
+    assert held.holds and not held.lost and held.sealed == len(found["created"]), repr(held)
+    newer = list(campaign.vault_dir.glob("*@*"))
+    for path in newer:
+        path.rename(moved / path.name)
+    if campaign.vault_dir.exists():
+        campaign.vault_dir.rename(campaign.directory / "emptied")
+    moved.rename(campaign.vault_dir)
+    count = _check_again(campaign, play, wanted)
+    assert not campaign.exposed()
+    print(f"storage: moved away: {held.handed_out} made, {len(newer)} of them in a new directory of that name; after the rerun {count}")
+
+
+def test_a_key_with_no_place_left_is_named_with_its_account(campaigns):
+    campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
+    disk = campaign.directory / "disk"
+    mount(disk, "size=4m")
+    campaign.vault_dir, fallback = disk / "host_vars", disk / "fallback"
+    wanted = campaign.addresses(MEMBERS)
+    options = {"vault_dir": str(campaign.vault_dir), "vault_fallback_dir": str(fallback), "concurrency": CONCURRENCY}
+
+    run = _begin(campaign, campaign.play(wanted, **options))
+    ballast = fill(disk)
+    result = _quiet(campaign, run)
+
+    found = campaign.outcomes(result, wanted)
+    assert set(found) == {"created", "not_attempted", "key_lost"}, result["msg"]
+    count = campaign.count(result, campaign.vault_dir, fallback)
+    assert count.holds and 1 <= len(count.lost) <= under_way(CONCURRENCY), repr(count)
+    assert "everything that was created is stored" not in result["msg"], result["msg"]
+    for one in (one for one in result["members"] if one["outcome"] == "key_lost"):
+        for named in (one["email"], one["account_id"], str(campaign.vault_dir), str(fallback), "No space left"):
+            assert named in result["msg"] and (named == one["email"] or named in one["message"]), one
+    ballast.unlink()
+    campaign.hurry()
+    # They stay named, even though the full disk may have kept the journal from saying so.
+    again = campaign.finish(campaign.play(wanted, **options, on_missing_key="warn"))
+    assert campaign.outcomes(again, wanted).get("key_lost") == found["key_lost"], again["msg"]
+    final = campaign.count(again, campaign.vault_dir, fallback)
+    assert final.holds and final.handed_out == MEMBERS, repr(final)
+    unmount(disk)
+    print(f"storage: no place at all: {count}; after the rerun {final}")
+
+
+def test_lost_answers_and_a_full_disk_at_once_are_all_named(campaigns):
+    # So many at once that what the journal has to say about them does not fit into the rest of its last page.
+    many = 32
+    campaign = campaigns(latency_ms_by_operation={CREATE: 1500})
+    campaign.server.faults([{"operation": CREATE, "times": None, "action": {"kind": "cut_after"}}])
+    disk = campaign.directory / "disk"
+    mount(disk, "size=4m")
+    campaign.vault_dir = disk / "host_vars"
+    wanted = campaign.addresses(many)
+    play = campaign.play(wanted, vault_dir=str(campaign.vault_dir), concurrency=many)
+
+    run = campaign.start(play)
+    assert run.watch(lambda: campaign.creates() == many), run.output
+    ballast = fill(disk)
+    result = run.end()
+
+    assert campaign.outcomes(result, wanted) == {"key_lost": wanted}, result["msg"]
+    count = campaign.count(result, campaign.vault_dir, campaign.fallback)
+    assert count.holds and len(count.lost) == many, repr(count)
+    ballast.unlink()
+    campaign.hurry()
+    campaign.server.faults([])
+    again = campaign.finish(play)
+    assert campaign.outcomes(again, wanted) == {"key_lost": wanted}, again["msg"]
+    unmount(disk)
+    print(f"storage: answers lost on a full disk: {count}")
+
+
+@pytest.mark.parametrize("options", ["size=256k", "size=64m,nr_inodes=60"])
+def test_where_there_is_no_room_nothing_is_created(campaigns, options):
+    campaign = campaigns()
+    mount(campaign.vault_dir, options)
+    wanted = campaign.addresses(MEMBERS)
+
+    result = campaign.finish(campaign.play(wanted))
+
+    assert result["failed"] and "no room" in result["msg"] and str(campaign.vault_dir) in result["msg"], result["msg"]
+    assert campaign.creates() == 0 and not campaign.server.ledger()
+    unmount(campaign.vault_dir)
+    print(f"storage: no room to begin with ({options}): 0 creates")

@@ -1,0 +1,237 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Jobs of the real ansible-runner, laid out as users and as AWX lay them out: where no key would stay none is made, and no job event shows one.
+
+What is missing to a job of AWX is its container. Each run has a mount namespace of its own instead, with a root that is made of the machine's
+directories, so that it is told from its mounts and not from those of whatever the tests themselves run in.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import time
+import typing as t
+from types import MappingProxyType
+
+import pytest
+
+from project import KEY, PATIENCE, Project, forms, ledger, serving, standin
+
+#: The machine's directories on a root in memory, without the marks of a container; /runner is a directory of that root itself.
+ROOT = """\
+set -e
+root=$1; shift
+mount -t tmpfs tmpfs "$root"
+for entry in /*; do
+    case $entry in
+        /run | /runner) ;;
+        *) if [ -L "$entry" ]; then cp -P "$entry" "$root$entry"
+           elif [ -d "$entry" ]; then mkdir "$root$entry"; mount --rbind "$entry" "$root$entry"; fi ;;
+    esac
+done
+mkdir "$root/run" "$root/runner"
+# Not every user has its directory among those to look in.
+exec "$(PATH="$PATH:/usr/sbin:/sbin"; command -v chroot)" "$root" sh -c 'cd "$0"; exec "$@"' "$PWD" "$@"
+"""
+#: Goes where bubblewrap would go, and hides nothing. Copying the project and removing the copy is ansible-runner's own work.
+SANDBOX = """\
+#!/bin/sh
+[ "$1" = --version ] && exit 0
+while [ "$1" != ansible-playbook ]; do [ "$1" = --chdir ] && cd "$2"; shift; done
+exec "$@"
+"""
+PROMPT = r"^Vault password \(customers\):\s*?$"
+
+
+class Jobs:
+    """A private data directory of ansible-runner, as its user would have it, and the means to run it."""
+
+    def __init__(self, directory: pathlib.Path, server: standin.Control, private: str) -> None:
+        self.server = server
+        self.directory = directory
+        self.private = directory / private
+        (self.private / "env").mkdir(parents=True)
+        (self.private / "project").mkdir()
+        self.project = Project(directory, server.url)
+        self.vault_dir = self.private / "project" / "host_vars"
+        self.said: list[tuple[str, bytes]] = []
+        self.write("project/provision.yml", [{"name": "Customers", "ansible.builtin.import_playbook": "community.backblaze.provision"}])
+        # ansible-runner writes the environment of a job into its artifacts, so the master key comes out of a vault file.
+        master = self.write("project/master.yml", {"b2_members_application_key": KEY})
+        command = ["ansible-vault", "encrypt", "--encrypt-vault-id", "customers", "--vault-id", f"customers@{directory / 'vault-password'}", master]
+        subprocess.run(command, env=self._environment(), check=True, capture_output=True, timeout=PATIENCE)
+        self.write("env/cmdline", f"--vault-id customers@prompt -e @master.yml -i {shlex.quote('localhost,')}")
+        self.write("env/passwords", {PROMPT: self.project.password})
+
+    def write(self, name: str, content: t.Any) -> str:
+        """Write a file in the private data directory; return its path."""
+        path = self.private / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    def _environment(self, **extra: str) -> dict[str, str]:
+        given = {name: value for name, value in self.project.environment(**extra).items() if not name.startswith(("AWX_", "JOB_ID"))}
+        del given["B2_APPLICATION_KEY"], given["ANSIBLE_VAULT_PASSWORD_FILE"]
+        return given
+
+    def run(
+        self, emails: t.Sequence[str], *arguments: str, command: str = "", environment: t.Mapping[str, str] = MappingProxyType({}), **variables: t.Any
+    ) -> dict[str, t.Any]:
+        """Run a job that provisions; return the result of its task, from the job events.
+
+        command: a shell command instead of ``ansible-runner run``. environment: of the job. variables: of the role.
+        """
+        given = {"group_name": "hosting", "list": emails, "vault_dir": "host_vars", "on_missing_key": "warn", **variables}
+        self.write("env/extravars", {f"b2_members_{name}": value for name, value in given.items()})
+        self.write("env/envvars", dict(environment))
+        events = self.launch(command or shlex.join(["ansible-runner", "run", str(self.private), "-p", "provision.yml", "-vvvv", *arguments]))
+        results = [
+            {**event["event_data"]["res"], "failed": event["event"] == "runner_on_failed"}
+            for event in events
+            if event["event"] in ("runner_on_ok", "runner_on_failed") and event["event_data"]["task_action"] == "community.backblaze.b2_group_members"
+        ]
+        assert len(results) == 1, self.said[-2:]
+        return results[0]
+
+    def launch(self, command: str) -> list[dict[str, t.Any]]:
+        """Run a shell command on the root of a job; return the job events that it left."""
+        known = set(self._events())
+        (self.directory / "root").mkdir(exist_ok=True)
+        namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+        done = subprocess.run(
+            [*namespace, "sh", "-c", ROOT, "root", str(self.directory / "root"), "bash", "-o", "pipefail", "-c", command],
+            cwd=self.directory,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        self.said += [("stdout", done.stdout), ("stderr", done.stderr)]
+        return [json.loads(path.read_bytes()) for path in self._events() if path not in known]
+
+    def _events(self) -> list[pathlib.Path]:
+        return sorted(self.directory.glob("*/artifacts/*/job_events/*.json"))
+
+    def creates(self) -> int:
+        return int(self.server.state()["calls"].get(ledger.CREATE, 0))
+
+    def refused(self, reason: str, emails: t.Sequence[str], *arguments: str, **options: t.Any) -> None:
+        """Run a job that must not make anything, and say why."""
+        before = self.creates()
+        result = self.run(emails, *arguments, **options)
+        assert result["failed"] and not result["changed"], result
+        for said in (reason, "Nothing was changed at Backblaze.", "Mount a directory", "vault_dir_is_durable: true"):
+            assert said in result["msg"], result["msg"]
+        assert self.creates() == before
+
+    def leaks(self) -> list[str]:
+        """Search all artifacts, and what ansible-runner said, for every secret; return what was found where."""
+        secrets = {KEY, self.project.password, *(entry["key"] for entry in self.server.ledger())}
+        needles = set().union(*map(forms, secrets))
+        files = [path for path in self.directory.glob("*/artifacts/**/*") if path.is_file()]
+        # What there was to search, or this search is none.
+        assert {"command", "rc", "status", "stdout"} <= {path.name for path in files} and self._events()
+        heaps = [*self.said, *((str(path), path.read_bytes()) for path in files)]
+        self.searched = f"{len(heaps)} files and outputs, {sum(len(heap) for _name, heap in heaps) / 1e3:.0f} kB, {len(secrets)} secrets"
+        return [f"{name}: {needle[:6]!r}…" for name, heap in heaps for needle in needles if needle in heap]
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """Make jobs in a private data directory of some name."""
+    with serving(tmp_path, "hosting") as server:
+        yield lambda private: Jobs(tmp_path, server, private)
+
+
+def addresses(name: str, count: int = 2) -> list[str]:
+    return [f"{name}{number}@customers.example.com" for number in range(count)]
+
+
+def test_a_users_own_directory_keeps_its_keys(jobs):
+    started = time.monotonic()
+    job = jobs("private")
+    result = job.run(addresses("plain"))
+    assert result["counts"] == {"created": 2}, result["msg"]
+    comparison = ledger.compare(job.server.url, str(job.vault_dir), job.project.password.encode())
+    assert comparison.complete and comparison.sealed == 2, str(comparison)
+    assert not job.leaks()
+    print(f"\nrunner: plain: {comparison}; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+
+
+def test_a_copy_of_the_project_is_no_place_for_keys(jobs, tmp_path):
+    started = time.monotonic()
+    job = jobs("private")
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    sandbox = tmp_path / "bwrap"
+    sandbox.write_text(SANDBOX)
+    sandbox.chmod(0o755)
+    isolated = ["--process-isolation", "--process-isolation-executable", str(sandbox), "--directory-isolation-base-path", str(copies)]
+
+    job.refused("a copy of the project", addresses("isolated"), *isolated)
+    job.refused("a copy of the project", addresses("isolated"), *isolated, "--cmdline", "--check " + (job.private / "env/cmdline").read_text())
+    kept = tmp_path / "kept" / "host_vars"
+    job.refused("vault_fallback_dir", addresses("isolated"), *isolated, vault_dir=str(kept), vault_fallback_dir="fallback")
+    assert not job.creates()
+
+    # The default fallback directory is in the home directory of whoever runs it: here in memory, which is worth a warning and no more.
+    result = job.run(addresses("isolated"), *isolated, environment={"XDG_STATE_HOME": "/runner/state"}, vault_dir=str(kept))
+    assert result["counts"] == {"created": 2}, result["msg"]
+    said = " ".join(job.said[-2][1].decode().split())
+    assert "[WARNING]: vault_fallback_dir is not given" in said and "/runner/state/community.backblaze would be lost" in said, said
+    comparison = ledger.compare(job.server.url, str(kept), job.project.password.encode())
+    assert comparison.complete and comparison.sealed == 2, str(comparison)
+
+    # Whoever says that it is kept is taken at their word; here it is not, and that is what the refusal is for.
+    result = job.run(addresses("vouched"), *isolated, vault_dir_is_durable=True)
+    assert result["counts"] == {"created": 2}, result["msg"]
+    assert not list(copies.iterdir()) and not job.vault_dir.exists()
+    assert not job.leaks()
+    print(f"\nrunner: isolated: refused, then {comparison}; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+
+
+def test_a_job_of_awx_keeps_nothing_but_what_is_elsewhere(jobs, tmp_path):
+    started = time.monotonic()
+    job = jobs("awx_61_ifxztvul")
+    kept = tmp_path / "kept" / "host_vars"
+    # As AWX does for a container group: all that the job needs is sent to a worker, and what comes of it is sent back.
+    awx = {
+        "environment": {"AWX_PRIVATE_DATA_DIR": str(job.private), "AWX_HOST": "https://awx.example.com", "JOB_ID": "61", "INVENTORY_ID": "1"},
+        "command": f"ansible-runner transmit {job.private} -p provision.yml -vvvv --ident {{0}}"
+        f" | ansible-runner worker --private-data-dir=/runner | ansible-runner process {tmp_path}/awx --ident {{0}}",
+    }
+
+    def numbered(number: int) -> dict[str, t.Any]:
+        return {**awx, "command": awx["command"].format(number)}
+
+    job.refused("it is in /runner, the private data directory of the job", addresses("awx"), **numbered(61))
+    assert not job.creates()
+    result = job.run(addresses("awx"), **numbered(62), vault_dir=str(kept), vault_dir_is_durable=True)
+    assert result["counts"] == {"created": 2}, result["msg"]
+    comparison = ledger.compare(job.server.url, str(kept), job.project.password.encode())
+    assert comparison.complete and comparison.sealed == 2, str(comparison)
+    assert not job.leaks()
+    print(f"\nrunner: as AWX: refused, then {comparison}; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+
+
+def test_the_search_finds_a_key_in_a_job_event(jobs):
+    job = jobs("private")
+    key = job.server.add_member("hosting", "planted@customers.example.com")["applicationKey"]
+    # From 2.22 on Ansible hides the vault password by itself, but only as it is.
+    for shown in ("nothing", f"the key {key}.", *(base64.b64encode(f"{secret}:".encode()).decode() for secret in (KEY, job.project.password))):
+        task = {"name": "Show", "ansible.builtin.debug": {"msg": shown}}
+        job.write("project/show.yml", [{"name": "Show", "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}])
+        job.launch(f"ansible-runner run {job.private} -p show.yml")
+        found = job.leaks()
+        assert any("job_events" in leak for leak in found) is any("artifacts" in leak for leak in found) is (shown != "nothing"), found
+        shutil.rmtree(job.private / "artifacts")
+        job.said.clear()

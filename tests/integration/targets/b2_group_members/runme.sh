@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+set -eux -o pipefail
+
+export ANSIBLE_ROLES_PATH=../
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+echo "one password" > "$work/dev"
+echo "another password" > "$work/prod"
+
+ansible-playbook main.yml -i localhost, -c local -e "work=$work" \
+    --vault-id "dev@$work/dev" --vault-id "prod@$work/prod" "$@" 2>&1 | tee "$work/output"
+
+# Releases differ in whether a result keeps its warnings.
+tr -s "\n " " " < "$work/output" | grep -q "WARNING.*foreign@x.example: missing_key"
+tr -s "\n " " " < "$work/output" | grep -q "WARNING.*lost@x.example: key_lost"
+
+# The playbook left every key there was, and the master key: none is on the screen, in a file of the run or in a journal.
+test "$(wc -l < "$work/keys")" -ge 10
+set +x
+if grep -rqFf "$work/keys" "$work/output" "$work/host_vars"; then
+    echo "A key is in the output, or in clear in the vault directory."
+    exit 1
+fi
+set -x
+
+ansible-playbook no_secret.yml -i localhost, -c local -e "work=$work" "$@"
+AWX_PRIVATE_DATA_DIR="$work/private" ansible-playbook job.yml -i localhost, -c local -e "work=$work" --vault-id "dev@$work/dev" "$@"
