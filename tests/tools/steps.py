@@ -1,0 +1,182 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run the named steps, go on after a failure, and close with one verdict.
+
+With --tree-stands first, the caller has made the tree and holds its lock. STEPS_REPORT in the environment is a file for the verdict as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import artifact
+import docs
+import matrix
+import run_ansible_test
+import tree
+
+PYTEST_COUNT = r"^=+ .*?(\d+) passed\b.* in [\d.]+s"
+E2E = "tests/e2e"
+LEAKS = "tests/campaign/test_leaks.py"
+
+
+class Failed(Exception):
+    """A step did not do what it is for."""
+
+
+def stream(command: list[str], cwd: Path, env: dict[str, str], count: str, never: str = r"(?!)") -> int:
+    """Run a command, show its output as it comes and return how many tests it ran.
+
+    count is a pattern: with a group its numbers are added up, without one its matches are counted. never: pattern of what fails the step.
+    """
+    process = subprocess.Popen(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+    )
+    tests, refused = 0, ""
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
+        refused = refused or (plain.strip() if re.search(never, plain) else "")
+        for match in re.finditer(count, plain):
+            tests += int(match[1]) if match.re.groups else 1
+    if process.wait():
+        raise Failed(f"{command[0]} ended with {process.returncode}")
+    if refused:
+        raise Failed(refused)
+    return tests
+
+
+def units() -> int:
+    return stream(run_ansible_test.command("units"), tree.COLLECTION, run_ansible_test.prepared_environment(), PYTEST_COUNT)
+
+
+def sanity() -> int:
+    return stream(run_ansible_test.command("sanity"), tree.COLLECTION, run_ansible_test.prepared_environment(), r'^Running sanity test "')
+
+
+def integration() -> int:
+    return stream(
+        run_ansible_test.command("integration"), tree.COLLECTION, run_ansible_test.prepared_environment(), r"^Running \S+ integration test "
+    )
+
+
+def lint() -> int:
+    """The sessions of noxfile.py that need no container; each is counted once."""
+    # With CI the formatter says what it would change, and changes nothing.
+    env = {**tree.environment(), "CI": "true"}
+    # The tree is made anew each time, the environments are not. Galaxy's importer only warns of much that keeps a collection out of Automation Hub,
+    # and antsibull-nox of a check that finds nothing to look at.
+    return stream(
+        ["nox", "--envdir", str(tree.ROOT / ".nox"), "--reuse-existing-virtualenvs", "--nocolor"],
+        tree.COLLECTION,
+        env,
+        r"^nox > Session (?!lint )\S+ was successful",
+        never=r"^(?:ERROR|WARNING): |^nox > Skipping ",
+    )
+
+
+def molecule() -> int:
+    return stream(
+        ["molecule", "test", "--all"], tree.COLLECTION / "extensions", tree.environment(), r"^(?!INFO).*(?:idempotence|verify): Executed: Successful"
+    )
+
+
+def pytest(*args: str) -> list[str]:
+    # Shown output (-rP): the tests print figures of their own.
+    return ["pytest", "-p", "no:cacheprovider", "-rP", "--durations=5", "--color=no", *args]
+
+
+def artifact_step() -> int:
+    tests = artifact.check()
+    script = tree.ROOT / E2E / "test_artifact.py"
+    if script.exists():
+        # Away from the checkout, where nothing of it is found by accident.
+        tests += stream(pytest(str(script)), artifact.INSTALLED, tree.environment(artifact.INSTALLED), PYTEST_COUNT)
+    return tests
+
+
+def job() -> int:
+    elsewhere = ("test_artifact.py", "test_vault.py")
+    return stream(pytest(*(f"--ignore={E2E}/{name}" for name in elsewhere), E2E), tree.COLLECTION, tree.environment(), PYTEST_COUNT)
+
+
+def campaign(*tests: str) -> int:
+    """Run tests that import the collection themselves."""
+    return stream(pytest(*tests), tree.COLLECTION, {**tree.environment(), "PYTHONPATH": str(tree.TREE)}, PYTEST_COUNT)
+
+
+def faults() -> int:
+    """The campaigns: short, unless CAMPAIGN=long is in the environment."""
+    return campaign(f"--ignore={LEAKS}", "tests/campaign")
+
+
+def vault() -> int:
+    """What keys become and where they show: it is here that releases of ansible-core differ."""
+    return campaign(f"{E2E}/test_vault.py", LEAKS)
+
+
+def docs_step() -> int:
+    return len(docs.build())
+
+
+def examples() -> int:
+    """Every example of every page, by the rules of tests/docs/README.md."""
+    return campaign("-n", "auto", "tests/docs")
+
+
+STEPS: dict[str, Callable[[], int]] = {
+    "units": units,
+    "sanity": sanity,
+    "integration": integration,
+    "lint": lint,
+    "molecule": molecule,
+    "artifact": artifact_step,
+    "job": job,
+    "faults": faults,
+    "docs": docs_step,
+    "examples": examples,
+    "vault": vault,
+    "cores": matrix.ends,
+}
+
+
+def main() -> int:
+    names = sys.argv[1:]
+    if names[:1] == ["--tree-stands"]:
+        del names[0]
+    else:
+        tree.make()
+    rows = []
+    for name in names:
+        print(f"\n===== {name} =====", flush=True)
+        start, tests, problem = time.monotonic(), 0, ""
+        try:
+            tests = STEPS[name]()
+            problem = "" if tests else "ran no test"
+        except (Failed, SystemExit, subprocess.CalledProcessError, OSError) as error:
+            problem = str(error)
+        if problem:
+            print(f"{name}: {problem}", flush=True)
+        rows.append((name, problem, time.monotonic() - start, tests))
+
+    if report := os.environ.get("STEPS_REPORT"):
+        Path(report).write_text(json.dumps([{"step": name, "problem": problem, "tests": tests} for name, problem, _seconds, tests in rows]))
+    failed = sum(bool(problem) for name, problem, seconds, tests in rows)
+    print(f"\n{'step':<12} {'result':<7} {'seconds':>7} {'tests':>6}")
+    for name, problem, seconds, tests in rows:
+        print(f"{name:<12} {'FAILED' if problem else 'passed':<7} {seconds:>7.1f} {tests or '-':>6}  {problem.partition(chr(10))[0]}".rstrip())
+    print(f"\n{len(rows) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
