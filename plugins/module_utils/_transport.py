@@ -82,8 +82,9 @@ def basic_auth(key_id: str, key: str) -> t.Any:
 
 def _credential_of(request: t.Any, auth: t.Any) -> tuple[str, ...]:
     """Return what a request says of its credential: the token, or the key in clear and as HTTP Basic has it."""
-    header = str(request.headers.get("Authorization", "")).split(" ")[-1]
-    return tuple(filter(None, (header, getattr(auth, "password", ""))))
+    # A token stands there alone, Basic's text behind that word.
+    sent = str(request.headers.get("Authorization", "")).rpartition(" ")[2]
+    return tuple(filter(None, (sent, getattr(auth, "password", ""))))
 
 
 def _host(url: str) -> tuple[str, str]:
