@@ -48,6 +48,7 @@ class Verdict(enum.Enum):
     THROTTLED = "throttled"  # nothing was executed, wait
     REFUSED = "refused"  # nothing was executed, and will not be
     UNCLEAR = "unclear"  # it may or may not have been executed
+    REDIRECTED = "redirected"  # the same, and to ask again would end the same
 
 
 def parse(answer: Answer) -> t.Any:
@@ -99,7 +100,7 @@ def judge(answer: Answer) -> Verdict:
     if answer.status == 429:
         return Verdict.THROTTLED
     if 300 <= answer.status < 400:
-        return Verdict.REFUSED
+        return Verdict.REDIRECTED
     # An unknown code in a client error is still a "no"; without any code somebody else than the service may have spoken.
     return Verdict.REFUSED if code and answer.status < 500 and answer.status not in _TRANSIENT_STATUS else Verdict.UNCLEAR
 

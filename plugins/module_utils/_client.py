@@ -241,7 +241,7 @@ class Client:
                 if verdict in (Verdict.REFUSED, Verdict.RENEW):
                     self._note_passed(turn)
                     raise failed
-                throttled = verdict is Verdict.THROTTLED
+                throttled, hopeless = verdict is Verdict.THROTTLED, verdict is Verdict.REDIRECTED
                 asked = _asked(answer)
                 if throttled or asked:
                     self._note_throttled(turn, asked)

@@ -29,9 +29,9 @@ try:
     import requests
     from requests.adapters import HTTPAdapter
     from requests.auth import AuthBase, HTTPBasicAuth
-    from requests.utils import get_environ_proxies
+    from requests.utils import check_header_validity, get_environ_proxies
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
     from urllib3.exceptions import HTTPError as PoolError
-    from urllib3.exceptions import NewConnectionError
 except ImportError:
     REQUESTS_IMPORT_ERROR: t.Optional[str] = traceback.format_exc()
     AuthBase = object  # type: ignore[assignment,misc]  # never used then
@@ -43,6 +43,7 @@ MAX_BODY = 32 * 1024 * 1024
 _CHUNK = 64 * 1024
 # So much of a URL that is refused is shown.
 _SHOWN = 200
+_MOST_DIGITS = 20
 # Connecting is quick or hopeless; an answer may take its time (creating an account is work for the service).
 _MAX_CONNECT_SECONDS = 15.0
 
@@ -149,7 +150,8 @@ def _causes(exc: BaseException) -> list[BaseException]:
     while current is not None and current not in causes:
         causes.append(current)
         nested = [arg for arg in (getattr(current, "reason", None), *current.args) if isinstance(arg, BaseException)]
-        current = nested[0] if nested else current.__cause__ or current.__context__
+        # Not its context, which may be what became of an earlier request.
+        current = nested[0] if nested else current.__cause__
     return causes
 
 
@@ -159,6 +161,16 @@ def _reason(causes: list[BaseException]) -> str:
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
             return str(cause.strerror)
     return type(causes[-1]).__name__
+
+
+def _unreadable(url: str, exc: Exception) -> NetworkError:
+    """Return the error of an answer that came and whose headers no HTTP library takes."""
+    return NetworkError(
+        f"The answer of {urlsplit(url).netloc} is not HTTP as it should be ({type(exc).__name__}).",
+        sent=True,
+        hopeless=True,
+        remedy="Check the realm and the proxy settings of the environment.",
+    )
 
 
 def _decoded(body: bytes, encoding: str) -> bytes:
@@ -220,23 +232,36 @@ class Transport:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
             prepared = self._session.prepare_request(requests.Request(method, url, headers=headers, data=body, auth=auth))
-            # A loopback address is reached directly: a proxy would carry the credential off this machine in clear.
-            proxies = {} if is_loopback(url.partition("?")[0]) else get_environ_proxies(url)
-            response = self._session.send(
+            # What an auth object adds requests does not look at.
+            for header in prepared.headers.items():
+                check_header_validity(header)
+        except (requests.RequestException, ValueError):
+            # A URL or a header that cannot be one: nothing has left.
+            raise NetworkError(
+                "The request could not be made: its URL or a header is not valid.", sent=False, hopeless=True, remedy="Check the credentials."
+            ) from None
+        # A loopback address is reached directly: a proxy would carry the credential off this machine in clear.
+        proxies = {} if is_loopback(url.partition("?")[0]) else get_environ_proxies(url)
+        try:
+            # By the adapter, for the session itself looks at where a redirect leads even where it is not to follow it: it reads the whole
+            # body for that, however long it is, and throws it away.
+            response = self._session.get_adapter(url).send(
                 prepared,
                 timeout=(min(self._timeout, _MAX_CONNECT_SECONDS), self._timeout),
                 verify=self._verify,
                 proxies=proxies,
-                allow_redirects=False,
                 stream=True,
             )
         except requests.RequestException as exc:
             raise self._network_error(url, exc) from None
-        except (OSError, ValueError, UnicodeError) as exc:
-            # An unreadable CA bundle, a header that cannot be encoded: raised before anything leaves.
+        except OSError as exc:
+            # A CA bundle that cannot be read, which is seen before a connection is made.
             raise NetworkError(
-                f"The request could not be made ({type(exc).__name__}).", sent=False, hopeless=True, remedy="Check ca_path and the credentials."
+                f"The request could not be made ({type(exc).__name__}).", sent=False, hopeless=True, remedy="Check ca_path."
             ) from None
+        except ValueError as exc:
+            # What is raised about the answer, whatever its headers hold.
+            raise _unreadable(url, exc) from None
         return dataclasses.replace(self._read(response), asked_with=_credential_of(prepared, auth))
 
     def _read(self, response: t.Any) -> Answer:
@@ -259,7 +284,8 @@ class Transport:
         except (PoolError, HTTPException, OSError, ValueError):
             whole = False
         declared = response.headers.get("Content-Length", "")
-        complete = whole and not (declared.isdecimal() and size < int(declared))
+        # A number of thousands of digits is more than Python reads.
+        complete = whole and not (declared.isdecimal() and size < int(declared[:_MOST_DIGITS]))
         if complete:
             response.raw.release_conn()
         else:
@@ -279,17 +305,24 @@ class Transport:
                 hopeless="CERTIFICATE_VERIFY_FAILED" in repr(exc.args),
                 remedy="Check ca_path, validate_certs and this machine's clock.",
             )
+        # Any error beside these may have come after the request had left, also what is called one of the proxy: urllib3 forgets that a tunnel
+        # stood when that breaks.
+        unsent = any(isinstance(cause, (NewConnectionError, ConnectTimeoutError)) for cause in causes) or any(
+            isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed") for cause in causes
+        )
         if isinstance(exc, requests.exceptions.ProxyError):
             return NetworkError(
-                f"The proxy for {host} does not answer ({reason}).", sent=False, remedy="Check the proxy settings of the environment."
+                f"The proxy for {host} does not answer ({reason}).", sent=not unsent, remedy="Check the proxy settings of the environment."
             )
-        if isinstance(exc, requests.exceptions.ConnectTimeout) or any(isinstance(cause, NewConnectionError) for cause in causes):
+        if unsent:
             return NetworkError(f"{host} cannot be reached ({reason}).", sent=False, remedy="Check the network, the realm and the proxy settings.")
         if isinstance(exc, requests.exceptions.Timeout):
             return NetworkError(f"{host} did not answer within {self._timeout:g} seconds.", sent=True, remedy="Run again, or raise timeout.")
-        if isinstance(exc, ValueError):
-            # InvalidHeader, InvalidURL and their kin are ValueErrors too: raised before anything leaves.
+        if isinstance(exc, requests.exceptions.InvalidURL):
+            # Of the service or of a proxy, and seen before a connection is made.
             return NetworkError(
-                "The request could not be made: its URL or a header is not valid.", sent=False, hopeless=True, remedy="Check the credentials."
+                "The request could not be made: a URL is not valid.", sent=False, hopeless=True, remedy="Check the realm and the proxy settings."
             )
+        if isinstance(exc, ValueError):
+            return _unreadable(url, exc)
         return NetworkError(f"The connection to {host} broke ({reason}).", sent=True, remedy="Run again.")

@@ -64,7 +64,7 @@ patch          body: executed, merged into the true object; null deletes a field
                list "0" or "*" names its items
 redirect       location, status (302)
 delay          seconds, then as usual
-endless        status (200), limit_bytes (256 MiB), rate (bytes/s, null), chunked (true), execute
+endless        status (200), limit_bytes (256 MiB), rate (bytes/s, null), chunked (true), headers ({}), execute
 expire_token   the token of this request expires: 401 expired_auth_token, nothing executed
 =============  =====================================================================================================
 """
@@ -1160,12 +1160,12 @@ async def fault_delay(exchange: Exchange, *, seconds: float) -> None:
 
 
 async def fault_endless(exchange: Exchange, *, status: int = 200, limit_bytes: int = 256 * 1024 * 1024, rate: float | None = None,
-                        chunked: bool = True, execute: bool | None = None) -> None:  # fmt: skip
+                        chunked: bool = True, headers: Mapping[str, str] | None = None, execute: bool | None = None) -> None:  # fmt: skip
     await exchange.execute_if(execute, status)
     exchange.call.status = status
     connection = exchange.connection
     framing = {"Transfer-Encoding": "chunked"} if chunked else {"Connection": "close"}
-    await connection.write(response_head(status, {"Content-Type": JSON_TYPE, **framing}))
+    await connection.write(response_head(status, {"Content-Type": JSON_TYPE, **framing, **(headers or {})}))
     size = 65536 if rate is None else max(1, min(65536, int(rate / 10)))
     piece, sent = b'{"filler":"'[:size], 0  # the beginning of an object that never ends
     while sent < limit_bytes and piece:

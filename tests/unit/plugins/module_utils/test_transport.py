@@ -7,12 +7,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import datetime
 import socket
+import ssl
 import threading
 import time
 import traceback
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import example, given
 from hypothesis import strategies as st
 from urllib3.util import parse_url
@@ -172,6 +178,76 @@ def test_a_loopback_address_is_reached_without_the_proxy(standin, other_standin,
         monkeypatch.delenv(name, raising=False)
     assert authorize(transport, standin).status == 200
     assert other_standin.state()["calls"] == {}
+
+
+FAR = "b2.example.com"
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate of a host that is not on this machine, with its key in one file: only a proxy makes it reachable."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, FAR)])
+    now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(FAR)]), critical=False).sign(key, hashes.SHA256())
+    path = tmp_path / "certificate.pem"
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(private + made.public_bytes(pem))
+    return str(path)
+
+
+@contextlib.contextmanager
+def proxying(monkeypatch, first_answer, certificate=""):
+    """A proxy that gives this answer to CONNECT. With a certificate it then is the far host too: it reads one request and breaks off."""
+
+    def serve(server):
+        with contextlib.suppress(OSError):
+            line, _peer = server.accept()
+            with line:
+                line.recv(65536)
+                line.sendall(first_answer)
+                if certificate:
+                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                    context.load_cert_chain(certificate)
+                    with context.wrap_socket(line, server_side=True) as tunnel:
+                        assert tunnel.recv(65536).startswith(b"GET ")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,), daemon=True)
+        thread.start()
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        yield
+        thread.join(5)
+
+
+def test_a_tunnel_that_breaks_counts_as_sent(certificate, monkeypatch):
+    """urllib3 forgets that a tunnel stood when it breaks, and then speaks of the proxy."""
+    with proxying(monkeypatch, b"HTTP/1.1 200 OK\r\n\r\n", certificate), pytest.raises(NetworkError) as failed:
+        Transport(timeout=5.0, verify=certificate).send("GET", f"https://{FAR}/", auth=basic_auth("a", "b"))
+    assert (failed.value.sent, failed.value.hopeless) == (True, False)
+
+
+def test_a_proxy_that_gives_no_tunnel_has_sent_nothing(monkeypatch):
+    with proxying(monkeypatch, b"HTTP/1.1 403 Forbidden\r\n\r\n"), pytest.raises(NetworkError, match="proxy") as failed:
+        Transport(timeout=5.0, verify=True).send("GET", f"https://{FAR}/", auth=basic_auth("a", "b"))
+    assert not failed.value.sent
+    with pytest.raises(NetworkError, match="proxy") as failed:
+        # Nobody listens there any more.
+        Transport(timeout=5.0, verify=True).send("GET", f"https://{FAR}/", auth=basic_auth("a", "b"))
+    assert not failed.value.sent
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_endless_redirect_ends_at_the_limit(standin, transport, chunked):
+    endless = {"kind": "endless", "status": 302, "chunked": chunked, "headers": {"Location": "https://example.com/"}}
+    standin.faults([{"operation": "*", "action": endless}])
+    answer = authorize(transport, standin)
+    assert not answer.complete
+    assert len(answer.body) <= MAX_BODY + 1024 * 1024
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
