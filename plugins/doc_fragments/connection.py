@@ -138,8 +138,9 @@ options:
       - What to do about an account that this collection made, and whose key never arrived.
       - V(fail) names it. V(recreate) ejects it, which cannot be undone, under the address of O(throwaway_email), and creates the member anew
         under its own address. The ejected account lives on and is billed on its own.
-      - Only accounts that the journal in O(vault_dir) names are ejected. One that a killed run may have made is named first, and replaced by the
-        next run at the earliest.
+      - Only an account of which the journal in O(vault_dir) proves that this collection made it is ejected, which is one that was found right after
+        its create had no answer. One that turns up after a killed run may be somebody else's and is only named; eject that yourself, with
+        M(community.backblaze.b2_group_member), and the next run makes the member anew.
       - Do not use V(recreate) where others create members of the same addresses at the same time. An answer that does not arrive does not tell
         whose account it was.
       - Whether Backblaze frees the old address is not confirmed; if it does not, the task says so.

@@ -46,8 +46,11 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         ),
     ),
     Outcome.KEY_LOST: (
-        "It was made by this collection, but the answer with the key never arrived.",
-        "Sign in as the member, make a new key and adopt it; or let on_key_lost: recreate eject the account and make the member anew.",
+        "It was made by this collection, or most likely was, but the answer with the key never arrived.",
+        (
+            "Sign in as the member, make a new key and adopt it. Or have the member made anew: where the journal proves that this collection made "
+            "the account, on_key_lost: recreate ejects it and does so; else eject it yourself, as the message says, and run again."
+        ),
     ),
     Outcome.CONFLICT: (
         (
@@ -104,14 +107,17 @@ class Stored:
 class KeyState:
     """What is known about the key of one address, where keys are stored at all.
 
-    lost: we made the account and its key never arrived. recreate: it is to be replaced then.
+    lost: the account's key never arrived here; proven: and the journal proves that we made the account. recreate: it is to be replaced then.
+    parked: where an earlier run stored the key, if not in its place.
     stored_opens, given_opens: the account that the stored or the given key opens, empty for none, None where it was not tried.
     given_differs: whether a given key is another than the stored one.
     """
 
     stored: t.Optional[Stored] = None
     lost: bool = False
+    proven: bool = False
     recreate: bool = False
+    parked: str = ""
     stored_opens: t.Optional[str] = None
     given_opens: t.Optional[str] = None
     given_differs: bool = False
@@ -177,20 +183,35 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
         adopted = Step(wanted, Outcome.UNCHANGED, member, "The given key was adopted: it opens this account and is stored.", adopts=True)
         # Without proof nothing is written: a key that was not tried counts as one that opens nothing.
         return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.MISSING_KEY)
+    if keys.parked:
+        message = (
+            f"An earlier run had to store its key in {keys.parked}. Give this run that directory as vault_fallback_dir, and it moves the key home."
+        )
+        return Step(wanted, Outcome.MISSING_KEY, member, message)
     # Where a part of the key could be saved, that is not thrown after the rest.
-    if keys.lost and keys.recreate and stored is None:
+    if keys.lost and keys.proven and keys.recreate and stored is None:
         return Step(wanted, Outcome.CREATED, message=f"Account {member.account_id}, whose key was lost, is ejected before.", replaces=member)
     if keys.lost:
-        message = (
-            f"Account {member.account_id} was created by an earlier run, and its key never arrived. Make a new key as the member and adopt it, "
-            "or let on_key_lost: recreate replace the account."
-        )
-        return Step(wanted, Outcome.KEY_LOST, member, message)
+        return Step(wanted, Outcome.KEY_LOST, member, lost_message(member.account_id, proven=keys.proven))
     return Step(
         wanted,
         Outcome.MISSING_KEY,
         member,
         f"Account {member.account_id} is in the Group, but its key is not stored; Backblaze showed it once, when the account was made.",
+    )
+
+
+def lost_message(account_id: str, *, proven: bool) -> str:
+    """Say how an account came to be without its key; proven: see Open."""
+    if proven:
+        return (
+            f"Account {account_id} was created by an earlier run, and its key never arrived. Make a new key as the member and adopt it, "
+            "or let on_key_lost: recreate replace the account."
+        )
+    return (
+        f"Account {account_id} is there since an earlier run, which was about to create it, ended before it had the key. Most likely that run made "
+        "it, but it may be somebody else's, so on_key_lost: recreate does not replace it. Make a new key as the member and adopt it; or, if nobody "
+        "uses the account, eject it with b2_group_member (state: absent, and new_email to free its address) and run again."
     )
 
 
@@ -222,34 +243,49 @@ def decide_absent(wanted: Wanted, member: t.Optional[Member]) -> Step:
     return Step(wanted, Outcome.EJECTED if member else Outcome.ABSENT, member)
 
 
+class Event(str, enum.Enum):
+    """What the journal says of an address that it has open."""
+
+    PENDING = "pending"  # a create was about to be sent
+    PRESUMED = "presumed"  # and later there was an account, which that run or somebody else has made
+    LOST = "lost"  # a create of ours had no answer, and the look-up that followed found the account
+    EJECTING = "ejecting"  # such an account was about to be ejected
+    PARKED = "parked"  # its key was stored, but not in its place
+
+
 @dataclasses.dataclass(frozen=True)
 class Open:
-    """An address that the journal has open.
-
-    Without an account id a create was about to be sent when the run ended. With one, we made that account and its key never arrived;
-    ``ejecting`` where it was then about to be ejected. at: when, ISO 8601 in UTC.
-    """
+    """An address that the journal has open. path: where its key is parked. at: since when, ISO 8601 in UTC."""
 
     email: str
     group_id: str
+    event: Event = Event.PENDING
     account_id: str = ""
-    ejecting: bool = False
+    path: str = ""
     at: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def proven(self) -> bool:
+        """Whether the journal proves that we made the account and that its key never arrived."""
+        return self.event in (Event.LOST, Event.EJECTING)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
     """What became of an address that an earlier run left open.
 
-    ``created`` and sealed; ``key_lost``; ``ejected``, to be created anew; or ``absent``, nothing made or left since.
+    ``created`` and sealed; ``key_lost``; ``missing_key``, stored in another place; ``ejected``, to be created anew; or ``absent``, nothing made
+    or left since.
 
-    known: whether an earlier run said so already, and the journal names the account.
+    known: whether an earlier run said so already, and the journal names the account. proven: see Open. path: where the key is parked.
     """
 
     email: str
     outcome: Outcome
     account_id: str = ""
     known: bool = False
+    proven: bool = False
+    path: str = ""
 
     def as_dict(self) -> dict[str, t.Any]:
         """Return it as tasks show it."""
@@ -260,10 +296,12 @@ def settle(entry: Open, member: t.Optional[Member], stored: t.Optional[Stored]) 
     """Say what became of an address that the journal has open."""
     if member is None or entry.account_id not in ("", member.account_id):
         # Another account under the address is none of ours.
-        return Settled(entry.email, Outcome.EJECTED if entry.ejecting else Outcome.ABSENT, entry.account_id)
+        return Settled(entry.email, Outcome.EJECTED if entry.event is Event.EJECTING else Outcome.ABSENT, entry.account_id)
     if stored is not None and stored.key_id and stored.account_id in ("", member.account_id):
         return Settled(entry.email, Outcome.CREATED, member.account_id)
-    return Settled(entry.email, Outcome.KEY_LOST, member.account_id, known=bool(entry.account_id))
+    if entry.event is Event.PARKED:
+        return Settled(entry.email, Outcome.MISSING_KEY, member.account_id, known=True, path=entry.path)
+    return Settled(entry.email, Outcome.KEY_LOST, member.account_id, known=bool(entry.account_id), proven=entry.proven)
 
 
 def audit(members: t.Sequence[Member], stored: t.Mapping[str, Stored], opens: t.Mapping[str, str]) -> dict[str, list[dict[str, str]]]:

@@ -256,9 +256,7 @@ class Transport:
             raise self._network_error(url, exc) from None
         except OSError as exc:
             # A CA bundle that cannot be read, which is seen before a connection is made.
-            raise NetworkError(
-                f"The request could not be made ({type(exc).__name__}).", sent=False, hopeless=True, remedy="Check ca_path."
-            ) from None
+            raise NetworkError(f"The request could not be made ({type(exc).__name__}).", sent=False, hopeless=True, remedy="Check ca_path.") from None
         except ValueError as exc:
             # What is raised about the answer, whatever its headers hold.
             raise _unreadable(url, exc) from None

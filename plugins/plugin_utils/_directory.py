@@ -18,7 +18,15 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, explained, nearest, opened, put, temporary_name
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
+    DIRECTORY,
+    explained,
+    make_directory,
+    nearest,
+    opened,
+    put,
+    temporary_name,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
 STATE_NAME = ".b2_members"
@@ -53,7 +61,7 @@ class VaultDir:
         self._sealer.prove()
         with explained("cannot be used", self.path):
             if write:
-                os.makedirs(self.path, mode=0o700, exist_ok=True)
+                make_directory(self.path)
             existing = nearest(self.path)
             if existing == self.path and os.path.islink(self.path):
                 raise StoreError(f"vault_dir {self.path} is a symlink, which is not followed.", remedy="Name the directory itself.")
@@ -97,6 +105,7 @@ class VaultDir:
             for name in (STATE_NAME, name_of(group_id)):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=state)
+                    os.fsync(state)
                 state = stack.enter_context(opened(state, name, DIRECTORY))
             lock = stack.enter_context(opened(state, _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC))
             deadline = time.monotonic() + patience

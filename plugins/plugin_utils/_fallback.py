@@ -12,7 +12,16 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, explained, get, nearest, opened, replace
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
+    DIRECTORY,
+    explained,
+    get,
+    is_temporary,
+    make_directory,
+    nearest,
+    opened,
+    replace,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, key_text, read_key_text
 
 _FALLBACK_SUFFIX = ".b2_vault.yml"
@@ -34,7 +43,7 @@ class FallbackStore:
         name = f"{account}-{secrets.token_hex(6)}{_FALLBACK_SUFFIX}"
         path = os.path.join(self.path, name)
         with explained("cannot be written", path):
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            make_directory(self.path)
             with opened(None, self.path, DIRECTORY) as root:
                 replace(root, name, self._sealer.seal(key_text(new)))
                 os.fsync(root)
@@ -48,7 +57,9 @@ class FallbackStore:
         return f"vault_fallback_dir {self.path} cannot be used: {existing} is no directory that this user can write."
 
     def found(self) -> t.Iterator[tuple[str, dict[str, str]]]:
-        """Yield (path, variables) of every key here; the variables are empty where a file does not decrypt with the secrets of this run.
+        """Yield (path, variables) of every key here, also of one that a killed run had not yet given its name.
+
+        The variables are empty where a file does not decrypt with the secrets of this run. One without its name is left out then: it may be torn.
 
         Raises StoreError where there may be keys that cannot be seen: without one of them an account would count as one that has lost its key.
         """
@@ -59,7 +70,8 @@ class FallbackStore:
                 return
         for name in names:
             path = os.path.join(self.path, name)
-            if name.endswith(_FALLBACK_SUFFIX) and not name.startswith("."):
+            whole = name.endswith(_FALLBACK_SUFFIX) and not name.startswith(".")
+            if whole or is_temporary(name, name[1:].partition(_FALLBACK_SUFFIX)[0] + _FALLBACK_SUFFIX):
                 try:
                     with opened(None, self.path, DIRECTORY) as root:
                         variables = read_key_text(self._sealer.open(get(root, name), path), path)
@@ -68,4 +80,5 @@ class FallbackStore:
                     continue
                 except (OSError, StoreError):
                     variables = {}
-                yield path, variables
+                if whole or variables:
+                    yield path, variables

@@ -55,6 +55,19 @@ def nearest(path: str) -> str:
     return path
 
 
+def make_directory(path: str) -> None:
+    """Make a directory for its owner alone, with those above it that are missing, so that none of them is gone after a power cut."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path) or "."
+    for one in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(one, 0o700)
+        with opened(None, os.path.dirname(one) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as above:
+            os.fsync(above)
+
+
 def prove_place(path: str, name: str) -> None:
     """Show that a directory is one, or can be made, and that a file in it is one, or can be made; else StoreError."""
     for place, fits, what in ((path, stat.S_ISDIR, "a directory"), (os.path.join(path, name), stat.S_ISREG, "a plain file")):

@@ -27,7 +27,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     replace,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._index import Index
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_stored, key_text, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member, as_stored, key_text, read_key_text
 
 FILE_NAME = "b2_vault.yml"
 
@@ -166,28 +166,32 @@ class HostVarsStore:
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that a killed run had written beside its place but not renamed yet; None where there is none.
 
-        What does not decrypt is left alone: it may be whole under another password. write: false to look only.
+        What does not decrypt is left alone and returned with its own path and without a key id: it may be torn, or whole under another
+        password. write: false to look only.
         """
+        unread = None
         with explained("cannot be read", self.file(email)):
             try:
                 with self.directory.root() as root, opened(root, email, DIRECTORY) as directory:
                     if exists(directory, FILE_NAME):
                         return None
-                    for name in os.listdir(directory):
-                        if is_temporary(name, FILE_NAME):
-                            try:
-                                variables = self._checked(get(directory, name), email, name)
-                            except StoreError:
-                                continue
-                            if variables.get("b2_account_id") not in ("", account_id):
-                                continue
-                            if write:
-                                os.rename(name, FILE_NAME, src_dir_fd=directory, dst_dir_fd=directory)
-                                os.fsync(directory)
-                            return as_stored(variables, self.file(email))
+                    for name in sorted(name for name in os.listdir(directory) if is_temporary(name, FILE_NAME)):
+                        try:
+                            variables = self._checked(get(directory, name), email, name)
+                        except StoreError:
+                            unread = Stored("", "", os.path.join(self.directory.path, email, name))
+                            continue
+                        if variables.get("b2_account_id") not in ("", account_id):
+                            continue
+                        if write:
+                            # Written anew: whether all of it ever reached the disk nobody knows.
+                            self.seal(as_new_member(variables))
+                            with contextlib.suppress(OSError):
+                                os.unlink(name, dir_fd=directory)
+                        return as_stored(variables, self.file(email))
             except FileNotFoundError:
                 pass
-        return None
+        return unread
 
     # Small things
 

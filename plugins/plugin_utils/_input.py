@@ -23,6 +23,9 @@ _MEMBER_FIELDS = frozenset({"email", "region", "application_key_id", "applicatio
 
 def plain(value: t.Any) -> t.Any:
     """Return a value without Ansible's tags: those are not for requests, JSON or YAML."""
+    # Up to ansible-core 2.18 a value that is vaulted where it stands is of a class of its own, and no str.
+    if getattr(value, "__ENCRYPTED__", False):
+        return str(value)
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -20,16 +20,12 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Open
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import SharedSync
 
 _NAME = "journal.jsonl"
-_PENDING = "pending"
-_LOST = "lost"
-_EJECTING = "ejecting"
 _CLOSED = "closed"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-_EVENTS = frozenset({_PENDING, _LOST, _EJECTING, _CLOSED})
 
 
 class Journal:
@@ -49,17 +45,30 @@ class Journal:
         with self._lock:
             return [entry for (group, _email), entry in self._entries.items() if group == group_id]
 
+    def note(self, entry: Open) -> None:
+        """Put on disk what is known of an address that is open."""
+        self._append(entry, entry.event.value)
+
     def pending(self, group_id: str, email: str) -> None:
         """Put on disk that a create is about to be sent."""
-        self._append(Open(email, group_id), _PENDING)
+        self.note(Open(email, group_id))
+
+    def presumed(self, group_id: str, email: str, account_id: str) -> None:
+        """Put on disk that an account was found, where a run that is over was about to create one."""
+        self.note(Open(email, group_id, Event.PRESUMED, account_id))
 
     def lost(self, group_id: str, email: str, account_id: str) -> None:
         """Put on disk that we made an account and never got its key."""
-        self._append(Open(email, group_id, account_id), _LOST)
+        self.note(Open(email, group_id, Event.LOST, account_id))
 
     def ejecting(self, group_id: str, email: str, account_id: str) -> None:
         """Put on disk that an account whose key is lost is about to be ejected."""
-        self._append(Open(email, group_id, account_id, ejecting=True), _EJECTING)
+        self.note(Open(email, group_id, Event.EJECTING, account_id))
+
+    def parked(self, group_id: str, email: str, account_id: str, path: str) -> None:
+        """Put on disk where the key of an account is, which its place would not take. If that fails the next run still finds it there."""
+        with contextlib.suppress(StoreError):
+            self.note(Open(email, group_id, Event.PARKED, account_id, path))
 
     def close(self, group_id: str, email: str) -> None:
         """Put on disk that an address is settled. If that fails the next run just settles it again."""
@@ -91,11 +100,11 @@ class Journal:
         for number, line in enumerate(lines[:-1], 1):
             try:
                 record = json.loads(line)
-                event, *texts = (record.get(name, "") for name in ("event", "email", "group_id", "account_id", "at"))
-                email, group_id, account_id, moment = texts
-                entry = Open(email, group_id, account_id, event == _EJECTING, moment)
-                if not all(isinstance(value, str) for value in (event, *texts)) or event not in _EVENTS or unsafe_name(email):
+                event, *texts = (record.get(name, "") for name in ("event", "email", "group_id", "account_id", "path", "at"))
+                email, group_id, account_id, path, moment = texts
+                if not all(isinstance(value, str) for value in (event, *texts)) or unsafe_name(email):
                     raise ValueError("not a line of ours")
+                entry = Open(email, group_id, Event.PENDING if event == _CLOSED else Event(event), account_id, path, moment)
             except (ValueError, AttributeError):
                 raise StoreError(
                     f"Line {number} of the journal {self._path} is damaged.",
@@ -114,7 +123,7 @@ class Journal:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
             try:
                 for entry in self._entries.values():
-                    _write(fd, _line(entry, _EJECTING if entry.ejecting else _LOST if entry.account_id else _PENDING))
+                    _write(fd, _line(entry, entry.event.value))
                 os.fsync(fd)
                 os.rename(temporary, _NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
                 os.fsync(directory_fd)
@@ -171,8 +180,7 @@ def is_recent(entry: Open) -> bool:
 
 def _line(entry: Open, event: str) -> bytes:
     record: dict[str, t.Any] = {"event": event, "email": entry.email, "group_id": entry.group_id}
-    if entry.account_id:
-        record["account_id"] = entry.account_id
+    record.update((name, value) for name, value in (("account_id", entry.account_id), ("path", entry.path)) if value)
     record["at"] = entry.at or datetime.datetime.now(datetime.timezone.utc).strftime(_TIME)
     return json.dumps(record).encode() + b"\n"
 

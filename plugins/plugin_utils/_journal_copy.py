@@ -15,16 +15,20 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._journal impor
 Place = tuple[str, int]
 
 
-def hand_over(source: Place, target: Place, group_ids: t.Collection[str], kept: t.Collection[str]) -> None:
+def hand_over(source: Place, target: Place, group_ids: t.Collection[str], kept: t.Collection[str]) -> list[str]:
     """Take accounts whose key is lost from one journal into another; the caller holds both locks. StoreError where that fails.
+
+    Return the addresses of creates that a killed run was about to send: these stay in the old journal.
 
     kept: addresses that stay as they are. So does a create that a killed run was about to send: its key may be where only a run in the
     old directory finds it.
     """
     read = Journal(source[1], source[0], writable=False)
-    lost = [entry for group_id in group_ids for entry in read.entries(group_id) if entry.account_id and entry.email not in kept]
+    entries = [entry for group_id in group_ids for entry in read.entries(group_id)]
+    lost = [entry for entry in entries if entry.account_id and entry.email not in kept]
+    unsettled = sorted(entry.email for entry in entries if not entry.account_id)
     if not lost:
-        return
+        return unsettled
     with contextlib.ExitStack() as stack:
         here, there = (Journal(state, path) for path, state in (source, target))
         for journal in (here, there):
@@ -33,8 +37,8 @@ def hand_over(source: Place, target: Place, group_ids: t.Collection[str], kept: 
         for entry in lost:
             account = known.get((entry.group_id, entry.email))
             if account is None:
-                note = there.ejecting if entry.ejecting else there.lost
-                note(entry.group_id, entry.email, entry.account_id)
+                there.note(entry)
             # Only now, when it is on disk there. One place has to know it, and not two: each would replace the account once.
             if account in (None, entry.account_id):
                 here.close(entry.group_id, entry.email)
+    return unsettled

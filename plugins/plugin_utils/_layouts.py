@@ -196,7 +196,12 @@ def _move_group(
             # Whose key is here, or may be, is none that was lost, whatever the journal says of earlier runs.
             here = {*variables, *origin.astray(), *(entry.email for entry in (*result.left, *unread()))}
             ids = {group_id, *(one.get("b2_group_id", "") for one in variables.values())}
-            hand_over((source.state_path(group_id), states[0]), (target.directory.state_path(group_id), states[1]), ids, here)
+            unsettled = hand_over((source.state_path(group_id), states[0]), (target.directory.state_path(group_id), states[1]), ids, here)
+            if unsettled:
+                result.notes.append(
+                    f"An earlier run in {move.source} was about to create {', '.join(unsettled)} and did not end well. What became of them only a "
+                    "run of b2_group_members in that directory can say: do that, then move once more."
+                )
         if not fit:
             return
         target.directory.prove_writing()

@@ -21,7 +21,7 @@ from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError, StoppedError
-from ansible_collections.community.backblaze.plugins.module_utils._members import fits
+from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, Wanted, audit, by_email
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import lost_with_job, prove_durable
@@ -118,6 +118,9 @@ def heed_signals(stop: Stop) -> None:
         # What is ignored, as SIGHUP is under nohup, stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, ask)
+    # The task's own keyword timeout, which is over for this task or item only. Ansible would throw away the report of what was made until then.
+    if callable(signal.getsignal(signal.SIGALRM)):
+        signal.signal(signal.SIGALRM, lambda _number, _frame: stop.ask("the timeout of the task is over"))
     if _ended.asked:
         raise StoppedError
 
@@ -226,7 +229,7 @@ def audit_members(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.
     tried: dict[str, tuple[str, str]] = {}
     # One for all Groups, or one for each.
     for store in dict.fromkeys(store_of(group_id) for group_id in group_ids):
-        store.prove_not_elsewhere(there)
+        store.prove_not_elsewhere([email for email in there if not unsafe_name(email)])
         for email, found in store.stored().items():
             # Who has left one Group for another may have a key in both: that of the present one counts.
             left = email in ours and (email not in there or there[email].group_id != found.group_id)

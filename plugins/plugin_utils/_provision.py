@@ -18,7 +18,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoppedError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import KeyState, Open, Outcome, Stored, by_email, decide_present, settle
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Report, Stop, foreseen
@@ -91,7 +91,7 @@ def provision(
         members.update(_not_listed(client, job, members, stored))
         found, notes = _bring_home(store, fallback, entries, members, write)
         stored.update(found)
-        plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency), store.key)
+        plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key)
         store.directory.prove_room(len(plan.changes))
         unfit = fallback.unfit() if plan.changes else ""
         if unfit:
@@ -118,7 +118,8 @@ def make_plan(
     opens: tries keys, see keys_open. key_of: gives the stored key of an address.
     """
     settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
-    lost = {one.email: one.known for one in settled if one.outcome is Outcome.KEY_LOST}
+    lost = {one.email: one for one in settled if one.outcome is Outcome.KEY_LOST}
+    parked = {one.email: one.path for one in settled if one.outcome is Outcome.MISSING_KEY}
     present = [one for one in job.wanted if one.email in members]
     whole = {email for email, found in stored.items() if found.key_id}
     stored_opens = opens({one.email: key_of(one.email) for one in present if job.policy.verify_keys and one.email in whole})
@@ -128,8 +129,10 @@ def make_plan(
         keys = KeyState(
             stored=stored.get(one.email),
             lost=one.email in lost,
-            # Only an account that the journal names: a create that was about to be sent is no proof that we made what is there now.
-            recreate=job.policy.recreate and lost.get(one.email, False),
+            # That a create was about to be sent is no proof that we made what is there now.
+            proven=one.email in lost and lost[one.email].proven,
+            recreate=job.policy.recreate,
+            parked=parked.get(one.email, ""),
             stored_opens=stored_opens.get(one.email),
             given_opens=given_opens.get(one.email),
             given_differs=bool(one.key) and one.email in whole and key_of(one.email) != (one.key_id, one.key),
@@ -138,12 +141,17 @@ def make_plan(
     return Plan(job.group_id, tuple(steps), settled, {email: found.path for email, found in stored.items()})
 
 
-def keys_open(client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int) -> dict[str, str]:
-    """Try keys, many at a time: the account that each opens, empty where Backblaze says that it is no good."""
+def keys_open(client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None) -> dict[str, str]:
+    """Try keys, many at a time: the account that each opens, empty where Backblaze says that it is no good.
+
+    Raises StoppedError where the run was asked to stop, and B2Error where a key could not be tried.
+    """
     if not keys:
         return {}
 
     def opens(email: str) -> str:
+        if stop and stop.asked:
+            raise StoppedError
         try:
             return client.account_of(*keys[email])
         except B2Error as exc:
@@ -173,12 +181,17 @@ def _bring_home(
         recovered = store.recover(entry.email, members[entry.email].account_id, write=write) if entry.email in members else None
         if recovered:
             found[entry.email] = recovered
-            notes.append(f"The key of {entry.email} was written by a run that was killed before it was in its place; it {done} put there.")
+            notes.append(
+                f"The key of {entry.email} was written by a run that was killed before it was in its place; it {done} put there."
+                if recovered.path == store.file(entry.email)
+                else f"{recovered.path} may hold the key of {entry.email}, and does not decrypt with the vault secrets of this run: a run that was "
+                "killed left it there, torn or under another password. It is left alone."
+            )
     accounts = {member.account_id: member for member in members.values()}
     for path, variables in fallback.found():
         if not variables:
             owner = accounts.get(os.path.basename(path).partition("-")[0])
-            if owner and store.read(folded(owner.email)) is None:
+            if owner and not unsafe_name(folded(owner.email)) and store.read(folded(owner.email)) is None:
                 raise StoreError(
                     f"{path} holds the key of {owner.email} and does not decrypt.", remedy="Give the run the vault password of that file."
                 )
@@ -215,6 +228,6 @@ def _close_settled(plan: Plan, journal: Journal) -> None:
     about_to_be_created = {step.wanted.email for step in plan.changes}
     for one in plan.settled:
         if one.outcome is Outcome.KEY_LOST and not one.known:
-            journal.lost(plan.group_id, one.email, one.account_id)
-        elif one.outcome is not Outcome.KEY_LOST and one.email not in about_to_be_created | still_possible:
+            journal.presumed(plan.group_id, one.email, one.account_id)
+        elif one.outcome not in (Outcome.KEY_LOST, Outcome.MISSING_KEY) and one.email not in about_to_be_created | still_possible:
             journal.close(plan.group_id, one.email)

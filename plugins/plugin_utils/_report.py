@@ -9,7 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, diff
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, diff, lost_message
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import WantedGroup
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Plan, Report, Result
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Moved
@@ -82,7 +82,7 @@ def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:
     named = {one.email for one in report.results}
     lines = [f"{one.email}: {one.outcome.value}. {one.message}".strip() for one in report.results if _fails(one, on_missing_key)]
     lines += [
-        f"{one.email}: {one.outcome.value}. Account {one.account_id} was created by an earlier run, and its key never arrived."
+        f"{one.email}: {one.outcome.value}. {lost_message(one.account_id, proven=one.proven)}"
         for one in report.settled
         if one.outcome is Outcome.KEY_LOST and not one.known and one.email not in named
     ]

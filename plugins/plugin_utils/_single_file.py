@@ -72,6 +72,10 @@ class SingleFileStore:
         self._file = threading.RLock()
         # What killed runs left beside it, by name; None where it does not decrypt.
         self._leftovers: dict[str, t.Optional[KeyList]] = {}
+        # What this process put on disk, which somebody else's writing may take away: an editor, or git.
+        self._made: dict[str, NewMember] = {}
+        # As what it was last seen that the file has all of these.
+        self._has_all: t.Optional[_Known] = None
         # Keys that wait to be written, and whether a thread is at it.
         self._turn = threading.Condition()
         self._waiting: list[_Request] = []
@@ -205,13 +209,20 @@ class SingleFileStore:
                 os.mkdir(self._folder, 0o700, dir_fd=root)
             with opened(root, self._folder, DIRECTORY) as directory:
                 known = self._look(directory)
-                keys = _with(known.keys, batch)
+                keys = _with(known.keys, [*self._taken_away(known), *batch])
                 if keys is not known.keys:
                     known = self._replace(directory, known, keys)
                 # Also where nothing is new: what is there may have been put there by a write that failed at this step.
                 os.fsync(directory)
             os.fsync(root)
             self._learn(known)
+            self._made.update((one.new.member.email, one.new) for one in batch if not one.error)
+            self._has_all = known
+
+    def _taken_away(self, known: _Known) -> list[_Request]:
+        """Return the keys of this process that somebody else's writing has taken out of the file."""
+        made = {} if known is self._has_all else self._made
+        return [_Request(new, False) for email, new in made.items() if email not in known.keys.keys]
 
     def _replace(self, directory: int, known: _Known, keys: KeyList) -> _Known:
         """Write the file anew, unless it is not the one any more that the new text comes from; the caller syncs the directory."""
@@ -229,6 +240,7 @@ class SingleFileStore:
             with opened(root, self._folder, DIRECTORY) as directory:
                 known = self._look(directory)
                 going = {email for email, variables in taken.items() if known.keys.keys.get(email) == variables}
+                self._made = {email: new for email, new in self._made.items() if email not in going}
                 keys = known.keys.without(going) if going else known.keys
                 if going and keys.bare:
                     self._prove_same(directory, known)
@@ -249,11 +261,14 @@ class SingleFileStore:
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that is only in what a killed run had written beside the file; None where there is none.
 
-        What does not decrypt is left alone: it may be whole under another password. What holds nothing that the file does not hold goes.
+        What does not decrypt is left alone, and returned with its own path and without a key id where nothing else is found: it may be torn, or
+        whole under another password. What holds nothing that the file does not hold goes.
         """
-        found = None
-        for left in self._left().values():
-            variables = left.keys.get(email, {})
+        left_there = self._left()
+        unread = sorted(name for name, left in left_there.items() if left is None)
+        found = Stored("", "", os.path.join(os.path.dirname(self._path), unread[0])) if unread and not self.read(email) else None
+        for left in left_there.values():
+            variables = left.keys.get(email, {}) if left else {}
             if variables and variables.get("b2_account_id") in ("", account_id) and not self.read(email):
                 if write:
                     self.seal(as_new_member(variables))
@@ -266,10 +281,10 @@ class SingleFileStore:
     def astray(self) -> list[str]:
         """Return whose keys are only in what a killed run had written beside the file."""
         keys = self._refreshed().keys.keys
-        return sorted({email for left in self._left().values() for email in left.keys if email not in keys})
+        return sorted({email for left in self._left().values() if left for email in left.keys if email not in keys})
 
-    def _left(self) -> dict[str, KeyList]:
-        """Return what killed runs had written beside the file, by its name; it is opened once."""
+    def _left(self) -> dict[str, t.Optional[KeyList]]:
+        """Return what killed runs had written beside the file, by its name; None where it does not decrypt. It is opened once."""
         with self._file, explained("cannot be read", self._path):
             try:
                 with self.directory.root() as root, opened(root, self._folder, DIRECTORY) as directory:
@@ -283,14 +298,15 @@ class SingleFileStore:
                                 self._leftovers[name] = None
             except FileNotFoundError:
                 names = []
-        opened_ones = ((name, self._leftovers[name]) for name in names)
-        return {name: keys for name, keys in opened_ones if keys}
+        return {name: self._leftovers[name] for name in names}
 
     def tidy(self) -> None:
         """Remove what killed runs had written beside the file, where the file holds all of it."""
         keys = self._refreshed().keys.keys
         for name, left in self._left().items():
-            if all(keys.get(email, {}).get("b2_application_key") == variables["b2_application_key"] for email, variables in left.keys.items()):
+            if left and all(
+                keys.get(email, {}).get("b2_application_key") == variables["b2_application_key"] for email, variables in left.keys.items()
+            ):
                 with contextlib.suppress(OSError), self.directory.root() as root, opened(root, self._folder, DIRECTORY) as directory:
                     os.unlink(name, dir_fd=directory)
 
@@ -301,10 +317,14 @@ class SingleFileStore:
         return {email: dict(variables) for email, variables in self._refreshed().keys.keys.items()}
 
     def remember(self) -> None:
-        """Let go of the keys: nothing has to be written down, since the file is opened in one go."""
+        """Put back what somebody else's writing has taken away meanwhile, and let go of the keys: the next run opens the file in one go."""
         with self._file:
-            self._known = None
+            if self._made:
+                with contextlib.suppress(StoreError):
+                    self._commit(())
+            self._known = self._has_all = None
             self._leftovers = {}
+            self._made = {}
 
     def remarks(self, email: str) -> bool:
         """Tell whether there is more in the entry of an address than its key, and would be lost with it: other variables, or a comment."""

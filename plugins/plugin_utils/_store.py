@@ -40,7 +40,10 @@ class Store(t.Protocol):
         """
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
-        """Bring home the key of an account that a killed run had written, but not into its place; None where there is none."""
+        """Bring home the key of an account that a killed run had written, but not into its place; None where there is none.
+
+        What may be that key and does not decrypt stays where it is: it is returned with its own path, and without a key id.
+        """
 
     def remember(self) -> None:
         """Write down what spares the next run work, if anything; called at the end of a run, under its lock. Never raises."""

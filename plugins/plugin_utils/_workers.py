@@ -68,15 +68,20 @@ class Workers:
         with concurrent.futures.ThreadPoolExecutor(
             self._job.concurrency + min(self._job.concurrency, _MORE_WORKERS), thread_name_prefix="b2"
         ) as pool:
-            for step in steps:
-                pool.submit(self._do, step).add_done_callback(finished.put)
-            while len(results) < len(steps):
-                with contextlib.suppress(queue.Empty):
-                    result = finished.get(timeout=_POLL_SECONDS).result()
-                    results[result.email] = result
-                if time.monotonic() - last >= PROGRESS_SECONDS:
-                    last = time.monotonic()
-                    progress(len(results), len(steps), last - started)
+            try:
+                for step in steps:
+                    pool.submit(self._do, step).add_done_callback(finished.put)
+                while len(results) < len(steps):
+                    with contextlib.suppress(queue.Empty):
+                        result = finished.get(timeout=_POLL_SECONDS).result()
+                        results[result.email] = result
+                    if time.monotonic() - last >= PROGRESS_SECONDS:
+                        last = time.monotonic()
+                        progress(len(results), len(steps), last - started)
+            except BaseException:
+                # Whoever ends this thread does not mean the others to go on to the end of the list.
+                self._stop.ask("it was ended from outside")
+                raise
         return results
 
     def _do(self, step: Step) -> Result:
@@ -115,11 +120,12 @@ class Workers:
             return self._found_there(step, exc.member)
         except KeyLostError as exc:
             lost = self._not_created(email, exc)
-            # Only what this run asked for itself and got no answer to; and only once.
-            return self._recreate(step, lost.member) if lost.member and self._job.policy.recreate and not replaced else lost
         except B2Error as exc:
             return self._not_created(email, exc)
-        return self._keep(step, new)
+        else:
+            return self._keep(step, new)
+        # Only what this run asked for itself and got no answer to; and only once.
+        return self._recreate(step, lost.member) if lost.member and self._job.policy.recreate and not replaced else lost
 
     def _found_there(self, step: Step, member: Member) -> Result:
         """The address is in the Group, though the listing did not show it: ours if the journal had it open, else somebody else's."""
@@ -130,7 +136,7 @@ class Workers:
         if parked:
             return Result(email, Outcome.MISSING_KEY, f"Its key is in {parked[0]}; the next run moves it home.", member)
         if ours:
-            message = self._note_lost(email, member.account_id)
+            message = self._note(self._journal.presumed, email, member.account_id)
         else:
             self._journal.close(self._plan.group_id, email)
         found = decide_present(step.wanted, member, KeyState(lost=ours))
@@ -144,17 +150,17 @@ class Workers:
         if isinstance(error, KeyLostError):
             if error.account_id:
                 member = Member(error.account_id, email, self._plan.group_id)
-                message += self._note_lost(email, error.account_id)
+                message += self._note(self._journal.lost, email, error.account_id)
         elif not error.may_have_acted and email not in self._open_before:
             # What rests on a look-up only stays open, and the next run looks again; so does what an earlier run left open.
             self._journal.close(self._plan.group_id, email)
         code, status = (error.code, error.status) if isinstance(error, ApiError) else ("", 0)
         return Result(email, outcome_of(error), message, member, code=code, status=status)
 
-    def _note_lost(self, email: str, account_id: str) -> str:
+    def _note(self, note: t.Callable[[str, str, str], None], email: str, account_id: str) -> str:
         """Put in the journal that a key is lost; where that fails, the member's own message says it."""
         try:
-            self._journal.lost(self._plan.group_id, email, account_id)
+            note(self._plan.group_id, email, account_id)
         except StoreError as exc:
             self._stop.ask("the journal cannot be written")
             return f" {exc.happened}"
@@ -182,6 +188,8 @@ class Workers:
 
     def _adopt(self, step: Step) -> Result:
         """Store a key that the user gave and that was shown to open the member's account."""
+        if self._stop.asked:
+            raise StoppedError
         member = dataclasses.replace(t.cast(Member, step.member), email=step.wanted.email)
         try:
             path = self._store.seal(NewMember(member, step.wanted.key_id, step.wanted.key))
@@ -206,16 +214,18 @@ class Workers:
         account = new.member.account_id
         if not path:
             message = f"Account {account} was created, but its key could not be stored anywhere: {' '.join(dict.fromkeys(tried))}"
-            return Result(email, Outcome.KEY_LOST, message + self._note_lost(email, account), new.member)
+            return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, account), new.member)
         message = "" if home else f"Its key was stored in {path}, because: {tried[-1]} The next run moves it home."
         if new.complaint or new.doubtful:
             new, complaint = self._complete(new, home)
             message = f"{message} {complaint}".strip()
         if not new.key_id:
             message = f"The key arrived without its id, without which it opens nothing. {message}"
-            return Result(email, Outcome.KEY_LOST, message + self._note_lost(email, new.member.account_id), new.member, path)
+            return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, new.member.account_id), new.member, path)
         if home:
             self._journal.sealed(self._plan.group_id, email)
+        else:
+            self._journal.parked(self._plan.group_id, email, new.member.account_id, path)
         return Result(email, Outcome.CREATED, message, new.member, path)
 
     def _patiently(self, write: t.Callable[[], T], reason: str) -> T:

@@ -108,6 +108,29 @@ def test_a_signal_ends_a_loop_too(campaigns):
     print(f"signals: in a loop: {len(made)} of {len(wanted)} items done: {count}")
 
 
+def test_the_timeout_of_the_task_ends_the_run_with_its_report(campaigns):
+    """Ansible raises an error in the task's main thread then, with which the names of all that was made would be gone."""
+    campaign = campaigns(latency_ms_by_operation={"b2_create_group_member": LATENCY_MS})
+    wanted = campaign.addresses(MEMBERS)
+    play = campaign.play(wanted, concurrency=1)
+    [only] = json.loads(play.read_text())
+    only["tasks"][0]["timeout"] = 3
+    play.write_text(json.dumps([only]))
+
+    result = campaign.finish(play)
+
+    found = campaign.outcomes(result, wanted)
+    count = campaign.count(result, campaign.vault_dir)
+    assert set(found) == {"created", "not_attempted"} and len(found["created"]) == count.sealed == campaign.creates() < MEMBERS
+    assert count.holds and not count.lost
+    assert result["failed"] and "timeout of the task is over" in result["msg"], result["msg"]
+    campaign.hurry()
+    only["tasks"][0].pop("timeout")
+    play.write_text(json.dumps([only]))
+    assert set(campaign.outcomes(campaign.finish(play), wanted)) == {"created", "unchanged"}
+    print(f"signals: timeout of the task: {count}; {len(found['not_attempted'])} not attempted")
+
+
 def test_siblings_that_fail_take_no_other_with_them(campaigns):
     campaign = campaigns(latency_ms=20)
     wanted = campaign.addresses(24)

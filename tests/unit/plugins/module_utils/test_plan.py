@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, KeyLostError, NetworkError, StoppedError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
+    Event,
     KeyState,
     Open,
     Outcome,
@@ -48,16 +49,19 @@ PRESENT = [
     ({}, THERE, KeyState(stored=OURS), Outcome.UNCHANGED),
     ({"region": "us-west"}, THERE, KeyState(stored=OURS), Outcome.UNCHANGED),
     ({"region": "us-east"}, THERE, KeyState(stored=OURS), Outcome.CONFLICT),
-    ({"region": "us-east"}, THERE, KeyState(lost=True, recreate=True), Outcome.CONFLICT),
+    ({"region": "us-east"}, THERE, KeyState(lost=True, proven=True, recreate=True), Outcome.CONFLICT),
     ({}, THERE, KeyState(), Outcome.MISSING_KEY),
     ({}, THERE, KeyState(recreate=True), Outcome.MISSING_KEY),
     ({}, THERE, KeyState(lost=True), Outcome.KEY_LOST),
-    ({}, THERE, KeyState(lost=True, recreate=True), Outcome.CREATED),
+    ({}, THERE, KeyState(lost=True, proven=True), Outcome.KEY_LOST),
+    ({}, THERE, KeyState(lost=True, recreate=True), Outcome.KEY_LOST),
+    ({}, THERE, KeyState(lost=True, proven=True, recreate=True), Outcome.CREATED),
+    ({}, THERE, KeyState(lost=True, proven=True, recreate=True, parked="/else/where"), Outcome.MISSING_KEY),
     ({}, THERE, KeyState(stored=FOREIGN), Outcome.CONFLICT),
-    ({}, THERE, KeyState(stored=FOREIGN, lost=True, recreate=True), Outcome.CONFLICT),
+    ({}, THERE, KeyState(stored=FOREIGN, lost=True, proven=True, recreate=True), Outcome.CONFLICT),
     ({}, THERE, KeyState(stored=HALF), Outcome.MISSING_KEY),
-    ({}, THERE, KeyState(stored=HALF, lost=True), Outcome.KEY_LOST),
-    ({}, THERE, KeyState(stored=OURS, lost=True, recreate=True), Outcome.UNCHANGED),
+    ({}, THERE, KeyState(stored=HALF, lost=True, proven=True, recreate=True), Outcome.KEY_LOST),
+    ({}, THERE, KeyState(stored=OURS, lost=True, proven=True, recreate=True), Outcome.UNCHANGED),
     ({}, THERE, KeyState(stored=OURS, stored_opens="5f2a1c0b3d4e"), Outcome.UNCHANGED),
     ({}, THERE, KeyState(stored=OURS, stored_opens=""), Outcome.DEAD_KEY),
     ({}, THERE, KeyState(stored=OURS, stored_opens="ffffffffffff"), Outcome.CONFLICT),
@@ -91,7 +95,16 @@ members = st.none() | st.builds(
 )
 stored_keys = st.none() | st.builds(Stored, account_id=st.sampled_from(["", "a", "b"]), key_id=st.sampled_from(["", "k"]), path=st.just("p"))
 opens = st.sampled_from([None, "", "a", "b"])
-key_states = st.none() | st.builds(KeyState, stored=stored_keys, lost=st.booleans(), recreate=st.booleans(), stored_opens=opens, given_opens=opens)
+key_states = st.none() | st.builds(
+    KeyState,
+    stored=stored_keys,
+    lost=st.booleans(),
+    proven=st.booleans(),
+    recreate=st.booleans(),
+    parked=st.sampled_from(["", "/else/where"]),
+    stored_opens=opens,
+    given_opens=opens,
+)
 
 
 @given(st.sampled_from([None, "us-west", "us-east"]), st.sampled_from(["", "K004"]), members, key_states)
@@ -104,7 +117,7 @@ def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region
     stored = keys.stored if keys else None
     # Not over a member, but for the one case that the user asked for and the journal proves; never over a whole key.
     if present.outcome is Outcome.CREATED:
-        assert member is None or (present.replaces is member and keys.lost and keys.recreate)
+        assert member is None or (present.replaces is member and keys.lost and keys.proven and keys.recreate and not keys.parked)
         assert stored is None or not stored.key_id
     if present.adopts:
         assert keys.given_opens == member.account_id
@@ -117,24 +130,29 @@ def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region
 
 
 @pytest.mark.parametrize(
-    "account_id, ejecting, member, stored, outcome, known",
+    "event, account_id, member, stored, outcome, known, proven",
     [
-        ("", False, None, None, Outcome.ABSENT, False),
-        ("5f2a1c0b3d4e", False, None, None, Outcome.ABSENT, False),
-        ("5f2a1c0b3d4e", True, None, None, Outcome.EJECTED, False),
-        ("5f2a1c0b3d4e", True, THERE, None, Outcome.KEY_LOST, True),
-        ("ffffffffffff", False, THERE, None, Outcome.ABSENT, False),
-        ("", False, THERE, OURS, Outcome.CREATED, False),
-        ("5f2a1c0b3d4e", False, THERE, OURS, Outcome.CREATED, False),
-        ("", False, THERE, None, Outcome.KEY_LOST, False),
-        ("5f2a1c0b3d4e", False, THERE, None, Outcome.KEY_LOST, True),
-        ("", False, THERE, FOREIGN, Outcome.KEY_LOST, False),
-        ("", False, THERE, HALF, Outcome.KEY_LOST, False),
+        (Event.PENDING, "", None, None, Outcome.ABSENT, False, False),
+        (Event.LOST, "5f2a1c0b3d4e", None, None, Outcome.ABSENT, False, False),
+        (Event.EJECTING, "5f2a1c0b3d4e", None, None, Outcome.EJECTED, False, False),
+        (Event.EJECTING, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, True, True),
+        (Event.LOST, "ffffffffffff", THERE, None, Outcome.ABSENT, False, False),
+        (Event.PENDING, "", THERE, OURS, Outcome.CREATED, False, False),
+        (Event.LOST, "5f2a1c0b3d4e", THERE, OURS, Outcome.CREATED, False, False),
+        (Event.PENDING, "", THERE, None, Outcome.KEY_LOST, False, False),
+        (Event.PRESUMED, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, True, False),
+        (Event.LOST, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, True, True),
+        (Event.PENDING, "", THERE, FOREIGN, Outcome.KEY_LOST, False, False),
+        (Event.PENDING, "", THERE, HALF, Outcome.KEY_LOST, False, False),
+        (Event.PARKED, "5f2a1c0b3d4e", THERE, None, Outcome.MISSING_KEY, True, False),
+        (Event.PARKED, "5f2a1c0b3d4e", THERE, OURS, Outcome.CREATED, False, False),
+        (Event.PARKED, "ffffffffffff", THERE, None, Outcome.ABSENT, False, False),
     ],
 )
-def test_what_an_earlier_run_left_open_is_settled(account_id, ejecting, member, stored, outcome, known):
-    settled = settle(Open("alice@x.example", "100001", account_id, ejecting), member, stored)
-    assert (settled.outcome, settled.known) == (outcome, known)
+def test_what_an_earlier_run_left_open_is_settled(event, account_id, member, stored, outcome, known, proven):
+    settled = settle(Open("alice@x.example", "100001", event, account_id, "/else/where"), member, stored)
+    assert (settled.outcome, settled.known, settled.proven) == (outcome, known, proven)
+    assert settled.path == ("/else/where" if outcome is Outcome.MISSING_KEY else "")
     if outcome is not Outcome.ABSENT:
         assert settled.as_dict() == {"email": "alice@x.example", "outcome": outcome.value, "account_id": THERE.account_id}
 

@@ -14,7 +14,7 @@ import signal
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Open
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 
 
@@ -47,7 +47,7 @@ def test_what_is_pending_lost_or_closed_is_so_for_the_next_run(directory, journa
     journal.pending("2", "other@x")
     journal.lost("1", "lost@x", "5f2a1c0b3d4e")
     journal.close("1", "done@x")
-    wanted = [Open("open@x", "1"), Open("lost@x", "1", "5f2a1c0b3d4e")]
+    wanted = [Open("open@x", "1"), Open("lost@x", "1", Event.LOST, "5f2a1c0b3d4e")]
     assert journal.entries("1") == wanted
     # Twice: starting a run rewrites the file.
     assert reopened(directory) == wanted
@@ -55,11 +55,18 @@ def test_what_is_pending_lost_or_closed_is_so_for_the_next_run(directory, journa
     assert reopened(directory, writable=False) == wanted
 
 
-def test_an_account_that_is_about_to_be_ejected_is_told_from_one_that_is_lost(directory, journal):
+def test_what_is_known_of_an_account_is_so_for_the_next_run(directory, journal):
     journal.lost("1", "lost@x", "5f2a1c0b3d4e")
     journal.lost("1", "ejecting@x", "0a1b2c3d4e5f")
     journal.ejecting("1", "ejecting@x", "0a1b2c3d4e5f")
-    wanted = [Open("lost@x", "1", "5f2a1c0b3d4e"), Open("ejecting@x", "1", "0a1b2c3d4e5f", ejecting=True)]
+    journal.presumed("1", "presumed@x", "1b2c3d4e5f0a")
+    journal.parked("1", "parked@x", "2c3d4e5f0a1b", "/else/where")
+    wanted = [
+        Open("lost@x", "1", Event.LOST, "5f2a1c0b3d4e"),
+        Open("ejecting@x", "1", Event.EJECTING, "0a1b2c3d4e5f"),
+        Open("presumed@x", "1", Event.PRESUMED, "1b2c3d4e5f0a"),
+        Open("parked@x", "1", Event.PARKED, "2c3d4e5f0a1b", "/else/where"),
+    ]
     assert journal.entries("1") == wanted
     assert reopened(directory) == reopened(directory) == wanted
     # What is created anew is pending again, and no longer the account that was ejected.

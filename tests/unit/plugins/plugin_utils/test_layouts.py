@@ -15,6 +15,7 @@ import yaml
 from ansible.parsing.vault import VaultSecret
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Event
 from ansible_collections.community.backblaze.plugins.plugin_utils import _layouts
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
@@ -502,7 +503,7 @@ def test_what_a_journal_knows_about_lost_keys_goes_along_and_is_known_in_one_pla
     move("single_file")
     there = entries_in(target, sealer)
     assert set(there) == {"lost@x.example", "out@x.example"} and set(entries_in(source, sealer)) == {"open@x.example"}
-    assert there["lost@x.example"].account_id == "aaaaaaaaaaaa" and there["out@x.example"].ejecting
+    assert there["lost@x.example"].account_id == "aaaaaaaaaaaa" and there["out@x.example"].event is Event.EJECTING
 
 
 def test_no_account_is_taken_for_lost_whose_key_may_be_in_the_old_place(move, source, target, sealer, new_member):

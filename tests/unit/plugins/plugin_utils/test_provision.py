@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Wanted
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils import _workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
@@ -45,7 +45,7 @@ def run(standin, make_client, store, fallback, monkeypatch):
     """One run; what it would have slept between tries to store a key is not slept."""
     monkeypatch.setattr(_workers, "STORE_DELAYS", (0.0, 0.0))
 
-    def go(emails=EMAILS, check_mode=False, policy=Policy(), concurrency=4, timeout=1.0, region=None, stop=None, store=store):
+    def go(emails=EMAILS, check_mode=False, policy=Policy(), concurrency=4, timeout=1.0, region=None, stop=None, store=store, fallback=fallback):
         client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
         try:
             wanted = [Wanted(email, region) for email in emails]
@@ -74,6 +74,15 @@ def leave_open(store, group_id, *emails):
         for email in emails:
             journal.pending(group_id, email)
         journal.finish()
+
+
+def lose(standin, run, email):
+    """Let the answer with the key of a new member be lost, and return the member; the journal proves that we made it."""
+    standin.faults([{"operation": CREATE, "email": email, "action": {"kind": "cut_after"}}])
+    (result,) = run([email]).results
+    assert result.outcome is Outcome.KEY_LOST
+    standin.faults([])
+    return result.member
 
 
 def members_named(standin, email):
@@ -239,49 +248,87 @@ def test_what_may_take_effect_only_now_stays_open_until_it_is_created(standin, s
     assert list(still_open(store, group_id)) == EMAILS[:1]
 
 
-def test_only_an_account_that_the_journal_names_is_replaced(standin, store, run):
-    """That a create was about to be sent is no proof that we made what is there now: the run that finds it says so first."""
+def test_an_account_that_turns_up_after_a_killed_run_is_never_replaced(standin, store, run):
+    """That a create was about to be sent is no proof that we made what is there now: somebody may have made it by hand meanwhile."""
     leave_open(store, standin.groups["hosting"], EMAILS[0])
     there = standin.add_member("hosting", EMAILS[0])
-    for check_mode in (True, False):
-        first = run(EMAILS[:1], policy=RECREATE, check_mode=check_mode)
-        assert outcomes(first) == {EMAILS[0]: "key_lost"}
-        assert not first.results[0].known
-        assert members_named(standin, EMAILS[0]) == [there["accountId"]]
-    assert still_open(store, standin.groups["hosting"])[EMAILS[0]].account_id == there["accountId"]
+    for known in (False, True, True):
+        for check_mode in (True, False):
+            report = run(EMAILS[:1], policy=RECREATE, check_mode=check_mode)
+            assert outcomes(report) == {EMAILS[0]: "key_lost"}
+            assert report.results[0].known is known
+            assert "does not replace it" in report.results[0].message
+    assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+    entry = still_open(store, standin.groups["hosting"])[EMAILS[0]]
+    assert (entry.event, entry.account_id) == (Event.PRESUMED, there["accountId"])
     assert "b2_eject_group_member" not in standin.state()["calls"]
+    # The way that the message names.
+    standin.remove_member(EMAILS[0], "thrown-away@x.example")
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "created"}
+    assert still_open(store, standin.groups["hosting"]) == {}
+
+
+def test_an_account_that_was_made_by_hand_after_a_failed_run_is_never_replaced(standin, store, run):
+    standin.faults([{"operation": CREATE, "times": None, "action": {"kind": "error", "status": 420, "code": "method_failure"}}])
+    assert outcomes(run(EMAILS[:1], policy=RECREATE)) == {EMAILS[0]: "refused"}
+    standin.faults([])
+    there = standin.add_member("hosting", EMAILS[0])
+    for _run in range(3):
+        assert outcomes(run(EMAILS[:1], policy=RECREATE)) == {EMAILS[0]: "key_lost"}
+    assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+
+
+def test_an_account_of_which_the_journal_proves_that_we_made_it_is_replaced_when_asked(standin, store, run):
+    lost = lose(standin, run, EMAILS[0])
+    assert still_open(store, standin.groups["hosting"])[EMAILS[0]].event is Event.LOST
     foreseen = run(EMAILS[:1], policy=RECREATE, check_mode=True)
-    second = run(EMAILS[:1], policy=RECREATE)
-    assert outcomes(foreseen) == outcomes(second) == {EMAILS[0]: "created"}
-    assert foreseen.results[0].ejected == second.results[0].ejected == there["accountId"]
-    assert members_named(standin, EMAILS[0]) == [second.results[0].member.account_id] != [there["accountId"]]
+    done = run(EMAILS[:1], policy=RECREATE)
+    assert outcomes(foreseen) == outcomes(done) == {EMAILS[0]: "created"}
+    assert foreseen.results[0].ejected == done.results[0].ejected == lost.account_id
+    assert members_named(standin, EMAILS[0]) == [done.results[0].member.account_id] != [lost.account_id]
+    assert still_open(store, standin.groups["hosting"]) == {}
+
+
+def test_a_key_that_lies_in_another_fallback_place_is_not_lost(standin, store, fallback, run, tmp_path, secrets, monkeypatch):
+    """Least of all is its account replaced: the next run may be somebody else's, or in AWX, and look elsewhere."""
+
+    def failing(new, *, again=False):
+        raise StoreError("The disk is full.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "seal", failing)
+        (parked,) = run(EMAILS[:1]).results
+    elsewhere = FallbackStore(str(tmp_path / "elsewhere"), Sealer(secrets))
+    for check_mode in (True, False, True, False):
+        report = run(EMAILS[:1], policy=RECREATE, fallback=elsewhere, check_mode=check_mode)
+        assert outcomes(report) == {EMAILS[0]: "missing_key"}
+        assert parked.path in report.results[0].message
+    assert members_named(standin, EMAILS[0]) == [parked.member.account_id]
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "unchanged"}
     assert still_open(store, standin.groups["hosting"]) == {}
 
 
 def test_a_lost_account_in_another_region_than_wanted_is_not_replaced(standin, store, run):
-    leave_open(store, standin.groups["hosting"], EMAILS[0])
-    there = standin.add_member("hosting", EMAILS[0], "us-east")
-    run(EMAILS[:1])
+    standin.settings(default_region="us-east")
+    there = lose(standin, run, EMAILS[0])
     for check_mode in (True, False):
         assert outcomes(run(EMAILS[:1], policy=RECREATE, region="eu-central", check_mode=check_mode)) == {EMAILS[0]: "conflict"}
-    assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+    assert members_named(standin, EMAILS[0]) == [there.account_id]
     assert "b2_eject_group_member" not in standin.state()["calls"]
     assert outcomes(run(EMAILS[:1], policy=RECREATE, region="us-east")) == {EMAILS[0]: "created"}
-    assert store.stored()[EMAILS[0]].account_id == members_named(standin, EMAILS[0])[0] != there["accountId"]
+    assert store.stored()[EMAILS[0]].account_id == members_named(standin, EMAILS[0])[0] != there.account_id
 
 
 def test_an_eject_that_stays_unclear_is_told_as_such_and_settled_by_the_next_run(standin, store, run):
-    leave_open(store, standin.groups["hosting"], EMAILS[0])
-    there = standin.add_member("hosting", EMAILS[0])
-    run(EMAILS[:1])
+    there = lose(standin, run, EMAILS[0])
     standin.faults([{"operation": "b2_eject_group_member", "times": None, "action": {"kind": "cut_before"}}])
     (result,) = run(EMAILS[:1], policy=RECREATE).results
     assert result.outcome is Outcome.KEY_LOST
-    assert f"Account {there['accountId']} may have been ejected." in result.message
+    assert f"Account {there.account_id} may have been ejected." in result.message
     assert "Nothing was changed" not in result.message
     assert not result.changed
     entry = still_open(store, standin.groups["hosting"])[EMAILS[0]]
-    assert (entry.account_id, entry.ejecting) == (there["accountId"], True)
+    assert (entry.event, entry.account_id) == (Event.EJECTING, there.account_id)
     # It was: by whoever answers for the lost request.
     standin.faults([])
     standin.remove_member(EMAILS[0], "left@x.example")
@@ -412,15 +459,13 @@ def test_whatever_the_service_does_each_member_has_an_outcome_and_no_key_that_ar
 
 
 def test_an_account_is_not_ejected_after_the_wish_to_stop(standin, store, run, monkeypatch):
-    leave_open(store, standin.groups["hosting"], EMAILS[0])
-    there = standin.add_member("hosting", EMAILS[0])
-    run(EMAILS[:1])
+    there = lose(standin, run, EMAILS[0])
     stop, ejecting = Stop(), Journal.ejecting
     monkeypatch.setattr(Journal, "ejecting", lambda self, *args: [ejecting(self, *args), stop.ask("it was ended by SIGTERM")])
     report = run(EMAILS[:1], policy=RECREATE, stop=stop)
     assert outcomes(report) == {EMAILS[0]: "key_lost"} and not report.results[0].changed
     assert "b2_eject_group_member" not in standin.state()["calls"]
-    assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+    assert members_named(standin, EMAILS[0]) == [there.account_id]
 
 
 def test_a_fallback_place_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(standin, store, fallback, run):

@@ -271,9 +271,9 @@ def test_what_a_human_changes_in_the_last_moment_is_not_overwritten(store, new_m
     with pytest.raises(StoreError, match="changed by somebody else"):
         store.seal(new_member(BOB))
     assert os.listdir(os.path.dirname(path)) == ["b2_vault.yml"]
-    # The next try takes up what is there then.
+    # The next try takes up what is there then, and puts back what is not there any more.
     store.seal(new_member(BOB))
-    assert set(store.stored()) == {BOB}
+    assert set(store.stored()) == {ALICE, BOB}
     assert b"by_hand" in VaultLib(store._sealer._secrets).decrypt(read(path))
 
 
@@ -568,11 +568,37 @@ def test_what_is_torn_foreign_or_of_another_account_is_left_alone(store, make_st
     write(beside(store, ".b2_vault.yml.a.tmp"), read(beside(store, TEMPORARY))[:500])
     SingleFileStore(store.directory.path, Sealer([("default", VaultSecret(b"another"))]), GROUP).seal(new_member(BOB))
     os.rename(store.file(ALICE), beside(store, ".b2_vault.yml.b.tmp"))
-    assert store.recover(BOB, ACCOUNT, write=True) is None
-    assert store.recover(ALICE, "ffffffffffff", write=True) is None
+    for email, account in ((BOB, ACCOUNT), (ALICE, "ffffffffffff")):
+        # It is named, for it may be the key.
+        left = store.recover(email, account, write=True)
+        assert (left.key_id, left.path) == ("", beside(store, ".b2_vault.yml.a.tmp"))
     assert len(os.listdir(os.path.dirname(store.file(ALICE)))) == 3
     assert store.recover(ALICE, ACCOUNT, write=True)
     assert sorted(os.listdir(os.path.dirname(store.file(ALICE)))) == [".b2_vault.yml.a.tmp", ".b2_vault.yml.b.tmp", "b2_vault.yml"]
+
+
+# What somebody else takes away
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["at the end of the run", "with the next key"])
+def test_a_key_that_an_editor_takes_away_is_put_back(store, make_store, new_member, vault, last):
+    """It had the file open before the key came: what it saves is the old text, with a change of its own."""
+    prove(store)
+    store.seal(new_member("old@x.example"))
+    old = vault.decrypt(read(store.file(ALICE)))
+    store.seal(new_member())
+    # A look at the file is not to hide that it changed.
+    write(store.file(ALICE), vault.encrypt(old + b"mine: 1\n"))
+    assert set(store.stored()) == {"old@x.example"}
+    if not last:
+        store.seal(new_member(BOB))
+    store.remember()
+    kept = make_store()
+    assert set(kept.stored()) == {"old@x.example", ALICE, *([] if last else [BOB])}
+    assert kept.key(ALICE)[1] == new_member().key
+    assert b"mine: 1" in vault.decrypt(read(store.file(ALICE)))
+    store.remember()
+    assert set(make_store().stored()) == set(kept.stored())
 
 
 # Keys that leave

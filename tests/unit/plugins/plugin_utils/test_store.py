@@ -238,25 +238,35 @@ def leave_temporary(store, sealed, name=".b2_vault.yml.0123456789ab.tmp"):
         file.write(sealed)
 
 
-def test_a_key_that_was_written_but_not_renamed_comes_home(store, new_member, secrets):
+def test_a_key_that_was_written_but_not_renamed_comes_home(store, new_member, secrets, monkeypatch):
     leave_temporary(store, Sealer(secrets).seal(key_text(new_member())))
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd)))
     assert store.recover(ALICE, ACCOUNT, write=False).account_id == "5f2a1c0b3d4e"
     assert store.read(ALICE) is None
     assert store.recover(ALICE, ACCOUNT, write=True).account_id == "5f2a1c0b3d4e"
     assert store.read(ALICE)["b2_application_key"] == new_member().key
+    # Written anew, so that it is synced as every key is.
+    assert len(synced) >= 3
     assert files_below(store.directory.path) == [f"{ALICE}/b2_vault.yml"]
     assert store.recover(ALICE, ACCOUNT, write=True) is None
 
 
-def test_what_is_torn_or_foreign_is_left_alone(store, new_member, secrets):
+def test_what_is_torn_or_foreign_is_left_alone(store, new_member, secrets, tmp_path):
     sealed = Sealer(secrets).seal(key_text(new_member()))
     leave_temporary(store, sealed[: len(sealed) // 2], ".b2_vault.yml.a.tmp")
     leave_temporary(store, Sealer([("default", VaultSecret(b"another"))]).seal(key_text(new_member())), ".b2_vault.yml.b.tmp")
     leave_temporary(store, Sealer(secrets).seal(key_text(new_member("bob@x.example"))), ".b2_vault.yml.c.tmp")
-    assert store.recover(ALICE, ACCOUNT, write=True) is None
+    before = {name: (tmp_path / "host_vars" / name).read_bytes() for name in files_below(store.directory.path)}
+    for write in (False, True):
+        left = store.recover(ALICE, ACCOUNT, write=write)
+        # It is named, for it may be the key.
+        assert (left.key_id, left.path) == ("", f"{store.directory.path}/{ALICE}/.b2_vault.yml.c.tmp")
+    assert {name: (tmp_path / "host_vars" / name).read_bytes() for name in files_below(store.directory.path)} == before
+    for name in before:
+        (tmp_path / "host_vars" / name).unlink()
     leave_temporary(store, Sealer(secrets).seal(key_text(new_member(account_id="ffffffffffff"))), ".b2_vault.yml.d.tmp")
     assert store.recover(ALICE, ACCOUNT, write=True) is None
-    assert len(files_below(store.directory.path)) == 4
     assert store.recover("nobody@x.example", ACCOUNT, write=True) is None
 
 
@@ -297,6 +307,19 @@ def test_every_key_in_the_fallback_place_has_a_file_of_its_own(fallback, new_mem
     assert {path: variables["b2_application_key"] for path, variables in fallback.found()} == made
     assert {variables["b2_email"] for _path, variables in fallback.found()} == {ALICE}
     assert sorted(files_below(fallback.path)) == sorted(os.path.basename(path) for path in made)
+
+
+def test_a_key_in_the_fallback_place_that_has_not_got_its_name_yet_is_found(fallback, new_member):
+    """A run was killed just before it had; half a file is no key."""
+    path = fallback.seal(new_member())
+    directory, name = os.path.split(path)
+    with open(path, "rb") as file:
+        sealed = file.read()
+    os.rename(path, os.path.join(directory, f".{name}.0123456789ab.tmp"))
+    with open(os.path.join(directory, f".{name}.ba9876543210.tmp"), "wb") as file:
+        file.write(sealed[: len(sealed) // 2])
+    ((found, variables),) = fallback.found()
+    assert (os.path.basename(found), variables["b2_application_key"]) == (f".{name}.0123456789ab.tmp", new_member().key)
 
 
 @pytest.mark.parametrize("account", ["../../evil", "", "a/b", ".", "5f2a\n"])
