@@ -214,7 +214,7 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
     if member.group_id != group_id:
         complaints.append("it names another Group")
     if region and member.region != region:
-        complaints.append(f"it names the region {_printable(member.region)!r}")
+        complaints.append(f"it names the region {_printable(member.region)!r}" if member.region else "it names no region")
     return NewMember(
         # The address is the one asked for: what the service sent is not let near a path or a host name.
         member=dataclasses.replace(member, email=wanted_email, group_id=group_id),

@@ -12,6 +12,7 @@ can never make two accounts.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -76,9 +77,22 @@ _METHOD_FAILURE_TRIES = 2
 # An address that is taken right after an unanswered create is most likely ours, and not listed yet.
 _LATE_LISTING_LOOKS = 3
 
+# How often a call is sent with yet another token, where other threads have used up the last one.
+_MOST_TOKENS = 100
+
 _END = object()
 
+_UNANSWERED = "A create that was sent got no clear answer, and a look-up did not find the account; if it turns up later, its key is lost."
+
 T = t.TypeVar("T")
+
+
+@dataclasses.dataclass
+class Use:
+    """What has become of calls with a token: whether one was taken, and how many have no answer yet."""
+
+    taken: bool = False
+    under_way: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +102,7 @@ class Session:
     account_id: str
     groups_url: str
     token: str = dataclasses.field(repr=False)
+    use: Use = dataclasses.field(default_factory=Use, repr=False, compare=False)
 
 
 class Client:
@@ -120,6 +135,8 @@ class Client:
         # One for all operations: what the service counts is not documented, and it may well be the account.
         self._pace = Pace()
         self._pace_lock = threading.Lock()
+        # By id, as far as they were listed: a listing of members does not always say it.
+        self._group_names: dict[str, str] = {}
         self._calls: collections.Counter[str] = collections.Counter()
         self._calls_lock = threading.Lock()
 
@@ -183,11 +200,20 @@ class Client:
             self._calls[operation] += 1
 
     def _send(self, method: str, operation: str, fields: dict[str, t.Any], gate: t.Callable[[], None]) -> Answer:
-        """Send one call with a valid token, renewing it once; a refused token means that nothing was executed."""
+        """Send one call with a valid token; a refused one means that nothing was executed, and is renewed.
+
+        That is once, unless other threads may have used up the fresh token in the meantime: those few codes do not say why a token is refused.
+        """
 
         def send(session: Session) -> Answer:
             gate()
             self._count(operation)
+            with self._using(session):
+                answer = transmit(session)
+                session.use.taken = session.use.taken or not refuses_token(answer)
+                return answer
+
+        def transmit(session: Session) -> Answer:
             url = f"{session.groups_url}/b2api/{self._version}/{operation}"
             full = {"adminAccountId": session.account_id, **fields}
             if method == "GET":
@@ -196,15 +222,33 @@ class Client:
 
         session = self.authorize()
         answer = send(session)
-        if not refuses_token(answer):
-            return answer
+        for number in range(_MOST_TOKENS):
+            if not refuses_token(answer) or (number and not self._used_by_others(session)):
+                break
+            try:
+                session = self._renew(session)
+            except NetworkError as exc:
+                # Authorize did not come through; the call itself was refused.
+                exc.sent = False
+                raise
+            answer = send(session)
+        return answer
+
+    @contextlib.contextmanager
+    def _using(self, session: Session) -> t.Iterator[None]:
+        """Count a call as under way."""
+        with self._calls_lock:
+            session.use.under_way += 1
         try:
-            renewed = self._renew(session)
-        except NetworkError as exc:
-            # Authorize did not come through; the call itself was refused.
-            exc.sent = False
-            raise
-        return send(renewed)
+            yield
+        finally:
+            with self._calls_lock:
+                session.use.under_way -= 1
+
+    def _used_by_others(self, session: Session) -> bool:
+        """Tell whether a token that was refused to this thread was taken from another, or may be just now."""
+        with self._calls_lock:
+            return session.use.taken or bool(session.use.under_way)
 
     def _repeat(
         self,
@@ -341,6 +385,7 @@ class Client:
             for entry in entries:
                 group = listed_group(entry)
                 found.setdefault(group.group_id, group)
+                self._group_names[group.group_id] = group.group_name
             # A page may be empty where the service filters after it has paged; it is the last one if it leads nowhere new.
             start = as_text(page.get("nextGroupId"))
             if len(found) == before and start in starts:
@@ -380,7 +425,7 @@ class Client:
         """Yield the members of a Group page by page, ``most`` on each."""
         full = {"groupId": group_id, "maxMemberCount": most, **fields}
         for page, entries in self._pages(LIST_MEMBERS, full, "startEmail", "nextEmail", "groupMembers"):
-            name = as_text(page.get("groupName"))
+            name = as_text(page.get("groupName")) or self._group_names.get(group_id, "")
             yield [listed_member(entry, group_id, name) for entry in entries]
 
     def _listing(self, group_id: str) -> t.Iterator[list[Member]]:
@@ -468,7 +513,7 @@ class Client:
             return self._operate("POST", CREATE_MEMBER, fields, accept, settle, gate)
         except B2Error as exc:
             exc.may_have_acted = bool(unanswered)
-            exc.changed = exc.changed or ("A look-up did not find it in the Group." if unanswered else "It was not created.")
+            exc.changed = exc.changed or (_UNANSWERED if unanswered else "It was not created.")
             if isinstance(exc, ApiError) and exc.code == "invalid_email":
                 self._settle_taken(group_id, email, unanswered, exc, ignoring)
             elif unanswered and not isinstance(exc, KeyLostError):
@@ -511,7 +556,7 @@ class Client:
             try:
                 answer = self._operate("POST", EJECT_MEMBER, fields, _accept_object, unanswered.append, gate)
             except ApiError as refusal:
-                if refusal.code != "invalid_member_account_id" or any(member.account_id == account_id for member in self.members(group_id)):
+                if refusal.code != "invalid_member_account_id" or not self._has_left(group_id, account_id, _LATE_LISTING_LOOKS if unanswered else 1):
                     raise
                 # Gone: by our own unanswered call, or by somebody else.
                 return Member(account_id=account_id, email=new_email or "", group_id=group_id) if unanswered else None
@@ -521,6 +566,15 @@ class Client:
                 exc.remedy = "Run again: the next run looks first."
             raise
         return read_member(answer, group_id)
+
+    def _has_left(self, group_id: str, account_id: str, looks: int) -> bool:
+        """Tell whether an account is in no listing of a Group any more; looks: how often it is listed, as that may lag behind."""
+        for look in range(looks):
+            if look:
+                self._wait(_back_off(look))
+            if all(member.account_id != account_id for member in self.members(group_id)):
+                return True
+        return False
 
 
 def _back_off(attempt: int) -> float:

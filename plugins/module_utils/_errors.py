@@ -19,7 +19,7 @@ UNCHANGED = "Nothing was changed at Backblaze."
 REMEDIES: dict[str, tuple[str, str]] = {
     "bad_request": (
         "The request has wrong or missing fields.",
-        "Check the values of this task; if they are right, this is a bug of the collection: please report it.",
+        "Check the values of this task, the realm and api_version; if they are right, this is a bug of the collection: please report it.",
     ),
     "bad_auth_token": (
         "The authorization token was refused, and so was a fresh one.",
@@ -152,7 +152,7 @@ class ApiError(B2Error):
         self.unclear = unclear
         said = f"{code}: {message}" if message else code
         super().__init__(
-            f"Backblaze refused {operation} ({said}). {meaning}",
+            f"Backblaze {'answered' if unclear else 'refused'} {operation} ({said}). {meaning}",
             remedy=known,
             code=code,
             status=status,
@@ -172,7 +172,8 @@ class PatienceError(B2Error):
 class KeyLostError(B2Error):
     """An account was made, or may have been, and its key never arrived: nobody can show that key again.
 
-    ``account_id`` is empty where even a look-up could not confirm that the account exists.
+    ``account_id`` is empty where even a look-up could not confirm that the account exists. What it says to do rests on the journal; where
+    there is none, ``without_journal`` says something else.
     """
 
     def __init__(self, email: str, account_id: str, cause: str) -> None:
@@ -185,6 +186,16 @@ class KeyLostError(B2Error):
             if account_id
             else "Run again: the next run looks first and says what became of it.",
             account_id=account_id,
+        )
+        # In the result of a task, where that is the word for whether anything was changed.
+        self.facts["changed"] = bool(account_id)
+
+    def without_journal(self, email: str) -> None:
+        """Say what to do where no journal remembers the address."""
+        self.remedy = (
+            f"Backblaze shows a key only once, and a later run cannot know of this. See with b2_group_member_info whether {email} is in the Group. "
+            "If it is, make a new key as the member; or eject it, with new_email to free the address, and create it anew. With vault_dir a journal "
+            "remembers such addresses."
         )
 
 

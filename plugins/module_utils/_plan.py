@@ -60,7 +60,10 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         f"Do as the message says; a region cannot be changed, so mend the list. Where a key is in the way, {_TAKE_OUT}: its account may be alive.",
     ),
     Outcome.REFUSED: ("Backblaze said no.", "Look its code up below."),
-    Outcome.NOT_ATTEMPTED: ("The run ended before it was this member's turn.", "Mend what the task's message names, and run again."),
+    Outcome.NOT_ATTEMPTED: (
+        "The run ended before it was this member's turn; or Backblaze gave no answer, and a look-up did not find the member.",
+        "Mend what the task's message names, and run again.",
+    ),
     Outcome.DEAD_KEY: (
         "With verify_keys: its stored key was tried, and Backblaze refuses it: it was deleted or has expired.",
         f"Sign in as the member and make a new key; {_TAKE_OUT}; then adopt the new key.",

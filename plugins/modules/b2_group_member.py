@@ -160,7 +160,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, MemberExistsError, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, KeyLostError, MemberExistsError, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, check_email
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC, VAULT_SPEC
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Step, Wanted, decide_absent, decide_present, diff, outcome_of
@@ -225,6 +225,8 @@ def create(module: AnsibleModule, client: Client, group_id: str, step: Step) -> 
         return decide_present(step.wanted, exc.member), {}
     except B2Error as exc:
         exc.facts["outcome"] = outcome_of(exc).value
+        if isinstance(exc, KeyLostError):
+            exc.without_journal(step.wanted.email)
         raise
     if new.complaint:
         module.warn(new.complaint)

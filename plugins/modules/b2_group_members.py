@@ -21,7 +21,8 @@ description:
   - If a run was interrupted, the next one settles what was open and says what became of it; see RV(settled).
   - Members that are in the Group but not in the list are left alone.
   - C(Ctrl-C) lets creates that are under way finish and be sealed, and starts no more. So does SIGTERM, but C(ansible-playbook) itself then ends at
-    once, and only the process that does the work goes on; leave it a moment before the machine or container goes down.
+    once, and only the process that does the work goes on, as it does to the end of the list where C(ansible-playbook) alone is killed; leave it a
+    moment before the machine or container goes down. The keyword C(timeout) of the task ends it like SIGTERM, with the whole report.
 author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:

@@ -105,8 +105,8 @@ class Plan:
 class Result:
     """What became of one wanted member. Never a key.
 
-    adopted: whether a given key was stored. ejected: an account whose key was lost and that was ejected. known: lost by an earlier run
-    and said then, so no news.
+    made: whether this run made the account. adopted: whether a given key was stored. ejected: an account whose key was lost and that was
+    ejected. known: lost by an earlier run and said then, so no news.
     """
 
     email: str
@@ -116,6 +116,7 @@ class Result:
     path: str = ""
     code: str = ""
     status: int = 0
+    made: bool = False
     adopted: bool = False
     ejected: str = ""
     known: bool = False
@@ -123,7 +124,7 @@ class Result:
     @property
     def changed(self) -> bool:
         """Whether anything was changed, at Backblaze or in the vault."""
-        return self.outcome is Outcome.CREATED or self.adopted or bool(self.ejected)
+        return self.made or self.adopted or bool(self.ejected)
 
     def as_dict(self) -> dict[str, t.Any]:
         """Return the result as tasks show it: what is empty is left out."""
@@ -159,6 +160,7 @@ def foreseen(step: Step, plan: Plan) -> Result:
         message=step.message,
         member=step.member,
         path=plan.paths.get(step.wanted.email, "") if step.outcome is Outcome.UNCHANGED else "",
+        made=step.outcome is Outcome.CREATED,
         adopted=step.adopts,
         ejected=step.replaces.account_id if step.replaces else "",
         known=any(one.email == step.wanted.email and one.known for one in plan.settled),

@@ -21,7 +21,7 @@ _FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outc
 def summary(plan: Plan, report: Report, on_missing_key: str) -> dict[str, t.Any]:
     """Return the result of a task that took care of the members of one Group."""
     result = _summary(report, on_missing_key)
-    made = {one.email for one in report.results if one.outcome is Outcome.CREATED or one.ejected}
+    made = {one.email for one in report.results if one.made or one.ejected}
     if made:
         result["diff"] = diff([step for step in plan.steps if step.wanted.email in made])
     return result

@@ -155,7 +155,7 @@ class Workers:
             # What rests on a look-up only stays open, and the next run looks again; so does what an earlier run left open.
             self._journal.close(self._plan.group_id, email)
         code, status = (error.code, error.status) if isinstance(error, ApiError) else ("", 0)
-        return Result(email, outcome_of(error), message, member, code=code, status=status)
+        return Result(email, outcome_of(error), message, member, code=code, status=status, made=member is not None)
 
     def _note(self, note: t.Callable[[str, str, str], None], email: str, account_id: str) -> str:
         """Put in the journal that a key is lost; where that fails, the member's own message says it."""
@@ -214,19 +214,21 @@ class Workers:
         account = new.member.account_id
         if not path:
             message = f"Account {account} was created, but its key could not be stored anywhere: {' '.join(dict.fromkeys(tried))}"
-            return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, account), new.member)
+            return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, account), new.member, made=True)
         message = "" if home else f"Its key was stored in {path}, because: {tried[-1]} The next run moves it home."
         if new.complaint or new.doubtful:
             new, complaint = self._complete(new, home)
             message = f"{message} {complaint}".strip()
         if not new.key_id:
             message = f"The key arrived without its id, without which it opens nothing. {message}"
-            return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, new.member.account_id), new.member, path)
+            return Result(
+                email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, new.member.account_id), new.member, path, made=True
+            )
         if home:
             self._journal.sealed(self._plan.group_id, email)
         else:
             self._journal.parked(self._plan.group_id, email, new.member.account_id, path)
-        return Result(email, Outcome.CREATED, message, new.member, path)
+        return Result(email, Outcome.CREATED, message, new.member, path, made=True)
 
     def _patiently(self, write: t.Callable[[], T], reason: str) -> T:
         """Write with back-off, while nothing is created; where that is in vain ask the run to stop, and raise the last StoreError."""

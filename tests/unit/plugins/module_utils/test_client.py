@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import gzip
 import json
 import threading
@@ -93,6 +94,53 @@ def test_a_token_that_is_refused_again_and_again_is_not_renewed_for_ever(standin
         client.groups()
     assert failed.value.code == "expired_auth_token"
     assert calls(standin)["b2_authorize_account"] == 2
+
+
+@pytest.mark.parametrize("uses, threads", [(1, 1), (1, 6), (3, 8)])
+def test_a_token_that_other_threads_use_up_is_renewed_again(standin, make_client, group_id, uses, threads):
+    """That it was refused says nothing about the credentials then, and nothing was executed."""
+    standin.settings(token_uses=uses)
+    client = make_client(standin, connections=threads)
+    emails = [f"m{number}@x.example" for number in range(24)]
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        made = list(pool.map(lambda email: client.create_member(group_id, email), emails))
+    assert {new.member.email: new.key for new in made} == {entry["email"]: entry["key"] for entry in standin.ledger()}
+    assert len(made) == len(emails)
+
+
+def test_a_token_that_is_always_refused_is_renewed_once(standin, make_client):
+    standin.faults([{"operation": "b2_list_groups", "times": None, "action": {"kind": "error", "status": 401, "code": "expired_auth_token"}}])
+    client = make_client(standin, connections=4)
+    with pytest.raises(ApiError, match="so did a fresh one"):
+        client.groups()
+    assert calls(standin) == {"b2_authorize_account": 2, "b2_list_groups": 2}
+    # With others that fare the same there is an end to it as well.
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        failed = [pool.submit(client.groups).exception() for _thread in range(8)]
+    assert all(isinstance(one, ApiError) and one.code == "expired_auth_token" for one in failed)
+    assert calls(standin)["b2_authorize_account"] <= 2 + 4 * 8
+
+
+def test_an_eject_whose_answer_was_lost_is_believed_when_the_list_catches_up(standin, client, group_id):
+    member = standin.add_member("hosting", ALICE)
+    left = {"groupId": group_id, "groupName": "hosting", "groupMembers": [{"accountId": member["accountId"], "email": ALICE}], "nextEmail": None}
+    standin.faults(
+        [
+            {"operation": "b2_eject_group_member", "action": {"kind": "cut_after"}},
+            {"operation": LIST, "action": {"kind": "raw", "body": json.dumps(left)}},
+        ]
+    )
+    assert client.eject_member(group_id, member["accountId"]).account_id == member["accountId"]
+    assert client.waits
+
+
+def test_the_name_of_a_group_is_known_from_its_own_listing(standin, client, group_id):
+    standin.add_member("hosting", ALICE)
+    nameless = {"groupMembers": [{"accountId": "5f2a1c0b3d4e", "email": ALICE}], "nextEmail": None}
+    standin.faults([{"operation": LIST, "times": None, "action": {"kind": "raw", "body": json.dumps(nameless)}}])
+    assert [member.group_name for member in client.members(group_id)] == [""]
+    client.groups()
+    assert [member.group_name for member in client.members(group_id)] == ["hosting"]
 
 
 def test_not_the_master_key(standin, make_client):

@@ -375,6 +375,8 @@ def test_a_lost_key_is_told_again_and_replaced_only_when_asked(standin, store, r
     second = run()
     assert outcomes(second) == {EMAILS[0]: "key_lost", **dict.fromkeys(EMAILS[1:], "unchanged")}
     assert second.results[0].known
+    # An account was made by the first run only.
+    assert (first.results[0].changed, second.results[0].changed) == (True, False)
     third = run(policy=RECREATE)
     assert outcomes(third)[EMAILS[0]] == "created"
     assert {account["email"] for account in standin.state()["accounts"]} == {*EMAILS, f"lost-{lost}@x.example"}
