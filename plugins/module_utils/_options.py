@@ -10,6 +10,7 @@ import collections
 import os
 import typing as t
 
+from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._credentials import read_credentials
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
@@ -178,7 +179,7 @@ def connect(
     verify: t.Union[bool, str] = bool(options["validate_certs"])
     if verify and options.get("ca_path"):
         verify = str(options["ca_path"])
-    return Client(
+    caller = Caller(
         Transport(timeout=float(timeout), verify=verify, connections=connections),
         key_id=key_id,
         key=key,
@@ -187,6 +188,7 @@ def connect(
         max_retries=int(retries),
         **({"wait": wait} if wait else {}),
     )
+    return Client(caller)
 
 
 def credentials(options: t.Mapping[str, t.Any], environment: t.Mapping[str, str]) -> dict[str, str]:

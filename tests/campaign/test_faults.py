@@ -30,7 +30,8 @@ import ansible.parsing.vault as ansible_vault
 import pytest
 from ansible.parsing.vault import VaultSecret
 
-from ansible_collections.community.backblaze.plugins.module_utils import _client
+from ansible_collections.community.backblaze.plugins.module_utils import _calls, _client
+from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import REMEDIES, B2Error, remedy_for
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Wanted
@@ -50,7 +51,7 @@ SEED = int(os.environ.get("CAMPAIGN_SEED") or random.SystemRandom().randrange(10
 BOUND = 10.0
 
 AUTHORIZE, LIST_GROUPS, LIST_MEMBERS, CREATE, EJECT = (
-    _client.AUTHORIZE,
+    _calls.AUTHORIZE,
     _client.LIST_GROUPS,
     _client.LIST_MEMBERS,
     _client.CREATE_MEMBER,
@@ -154,7 +155,9 @@ class Lab:
         settings = self.server.partner.settings
         transport = Transport(timeout=timeout, verify=True, connections=connections)
         wait = (stop or NoSleep()).wait
-        return Client(transport, key_id=settings.admin_key_id, key=settings.admin_key, realm=self.server.url, max_retries=max_retries, wait=wait)
+        return Client(
+            Caller(transport, key_id=settings.admin_key_id, key=settings.admin_key, realm=self.server.url, max_retries=max_retries, wait=wait)
+        )
 
     def store(self, name: str = "host_vars") -> HostVarsStore:
         return HostVarsStore(str(self.directory / name), self.sealer)
@@ -172,7 +175,7 @@ class Lab:
         except B2Error as exc:
             error = exc
         finally:
-            client._transport.close()
+            client.close()
         return Run(plan, report, error, client.calls, time.monotonic() - started)
 
     def sealed(self, place: str = "host_vars") -> dict[str, dict[str, str]]:

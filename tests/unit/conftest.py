@@ -9,6 +9,7 @@ from __future__ import annotations
 import hypothesis
 import pytest
 
+from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._transport import Transport
 from ansible_collections.community.backblaze.tests.utils.standin import StandIn
@@ -47,7 +48,7 @@ def make_client():
         transport = Transport(timeout=timeout, verify=True, connections=connections)
         transports.append(transport)
         waits = []
-        client = Client(
+        caller = Caller(
             transport,
             key_id=key_id or settings["admin_key_id"],
             key=key or settings["admin_key"],
@@ -55,6 +56,7 @@ def make_client():
             wait=waits.append,
             **options,
         )
+        client = Client(caller)
         client.waits = waits
         return client
 

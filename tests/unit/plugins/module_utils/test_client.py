@@ -16,7 +16,7 @@ import zlib
 
 import pytest
 
-from ansible_collections.community.backblaze.plugins.module_utils import _client
+from ansible_collections.community.backblaze.plugins.module_utils import _calls
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     AnswerError,
     ApiError,
@@ -175,7 +175,7 @@ def test_an_error_that_repeats_the_credential_does_not_show_it(standin, make_cli
     secret = {
         "key": key,
         "basic": base64.b64encode(f"{standin.settings()['admin_key_id']}:{key}".encode()).decode(),
-        "token": client._session.token if client._session else "",
+        "token": client._caller._session.token if client._caller._session else "",
     }[form]
     bodies = [{"code": secret}, {"code": secret, "message": None}] if place == "code" else [{"code": "access_denied", "message": f"x {secret} y"}]
     for body in bodies:
@@ -516,13 +516,13 @@ def test_many_threads_that_are_throttled_at_once_slow_down_once(standin, make_cl
     standin.faults([{"operation": "b2_list_groups", "times": 8, "action": {"kind": "throttle", "retry_after": 1}}])
     in_threads(8, client.groups)
     assert calls(standin)["b2_list_groups"] == 16
-    assert client._pace._first_era == 1
+    assert client._caller._pace._first_era == 1
 
 
 def test_the_gate_is_asked_after_the_wait_for_a_turn(standin, client, group_id):
     standin.faults([{"operation": CREATE, "action": {"kind": "throttle", "retry_after": 3}}])
     seen = []
-    client._wait = lambda seconds: seen.append("wait")
+    client._caller.wait = lambda seconds: seen.append("wait")
     client.create_member(group_id, ALICE, gate=lambda: seen.append("gate"))
     assert seen[0] == seen[-1] == "gate"
     assert seen.count("gate") == 2
@@ -535,7 +535,7 @@ def test_a_wish_to_stop_ends_the_wait_for_a_turn(standin, client, group_id):
     def stop(seconds):
         raise StoppedError
 
-    client._wait = stop
+    client._caller.wait = stop
     with pytest.raises(StoppedError):
         client.create_member(group_id, ALICE)
     assert CREATE not in calls(standin)
@@ -546,15 +546,15 @@ def test_the_pauses_of_others_use_up_the_patience_of_a_throttled_call(standin, m
     client = make_client(standin, max_retries=1)
     client.authorize()
     now = [100.0]
-    monkeypatch.setattr(_client, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(_calls, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
 
     def wait(seconds):
         now[0] += seconds
         if not client.waits:
-            client._note_throttled(client._pace.turn(now[0]), 40.0)
+            client._caller._note_throttled(client._caller._pace.turn(now[0]), 40.0)
         client.waits.append(seconds)
 
-    client._wait = wait
+    client._caller.wait = wait
     standin.faults([{"operation": "b2_list_groups", "action": {"kind": "throttle", "retry_after": 40}}])
     with pytest.raises(ApiError) as failed:
         client.groups()
@@ -613,7 +613,7 @@ def test_a_wish_to_stop_ends_the_waiting(standin, make_client):
     def stop(seconds):
         raise StoppedError
 
-    client._wait = stop
+    client._caller.wait = stop
     with pytest.raises(StoppedError):
         client.groups()
     assert calls(standin)["b2_list_groups"] == 1

@@ -372,7 +372,7 @@ def test_no_secret_is_in_an_error(standin, make_client, kind):
 
 def test_no_token_is_in_an_error_or_a_repr(standin, make_client):
     client = make_client(standin, timeout=0.2, max_retries=0)
-    session = client.authorize()
+    session = client._caller.authorize()
     standin.faults([{"operation": "*", "times": None, "action": {"kind": "hang_before"}}])
     with pytest.raises(NetworkError) as failed:
         client.groups()

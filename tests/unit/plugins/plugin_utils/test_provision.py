@@ -52,7 +52,7 @@ def run(standin, make_client, store, fallback, monkeypatch):
             job = Job(standin.groups["hosting"], wanted, policy, concurrency, lock_timeout=0.0, check_mode=check_mode)
             return provision(client, job, store, fallback, stop or Stop())[1]
         finally:
-            client._transport.close()
+            client.close()
 
     return go
 
