@@ -14,6 +14,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
+import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
@@ -27,6 +28,9 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._store import 
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import as_new_member
 from ansible_collections.community.backblaze.plugins.plugin_utils._workers import Workers
 
+#: Seconds between looks for a member whose key was stored just now, and how long that is.
+LISTING_DELAYS = (1.0, 2.0, 4.0)
+_NEW_SECONDS = 120
 # The codes by which Backblaze says that a key is no good; any other refusal says nothing about the key.
 _DEAD_KEY_CODES = frozenset({"unauthorized", "bad_auth_token", "expired_auth_token"})
 
@@ -88,7 +92,7 @@ def provision(
         if write:
             stack.callback(store.remember)
         members = by_email(client.members(job.group_id))
-        members.update(_not_listed(client, job, members, stored))
+        members.update(_not_listed(client, job, members, stored, stop))
         found, notes = _bring_home(store, fallback, entries, members, write)
         stored.update(found)
         plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key)
@@ -164,10 +168,28 @@ def keys_open(client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency
         return dict(zip(keys, pool.map(opens, keys), strict=True))
 
 
-def _not_listed(client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored]) -> dict[str, Member]:
-    """Look once more for wanted members whose key is stored and that the listing did not show: lists may lag behind."""
-    looked_up = (client.find_member(job.group_id, one.email) for one in job.wanted if one.email in stored and one.email not in members)
-    return by_email(member for member in looked_up if member)
+def _not_listed(client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored], stop: Stop) -> dict[str, Member]:
+    """Look once more for wanted members whose key is stored and that the listing did not show: lists may lag behind.
+
+    Where a key was stored just now, its member is given some seconds to turn up.
+    """
+    missing = [one.email for one in job.wanted if one.email in stored and one.email not in members]
+    found = by_email(member for email in missing if (member := client.find_member(job.group_id, email)))
+    for delay in LISTING_DELAYS:
+        if not any(_is_new(stored[email]) for email in missing if email not in found):
+            break
+        stop.wait(delay)
+        listed = by_email(client.members(job.group_id))
+        found.update((email, listed[email]) for email in missing if email in listed)
+    return found
+
+
+def _is_new(stored: Stored) -> bool:
+    """Tell whether a key was stored so lately that its member may not be listed yet."""
+    try:
+        return time.time() - os.stat(stored.path).st_mtime < _NEW_SECONDS
+    except OSError:
+        return False
 
 
 def _bring_home(

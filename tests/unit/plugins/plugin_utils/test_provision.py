@@ -19,7 +19,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._client import
 from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Wanted
-from ansible_collections.community.backblaze.plugins.plugin_utils import _workers
+from ansible_collections.community.backblaze.plugins.plugin_utils import _provision, _workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Policy, Stop
@@ -44,6 +44,7 @@ def fallback(tmp_path, secrets):
 def run(standin, make_client, store, fallback, monkeypatch):
     """One run; what it would have slept between tries to store a key is not slept."""
     monkeypatch.setattr(_workers, "STORE_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(_provision, "LISTING_DELAYS", (0.0, 0.0))
 
     def go(emails=EMAILS, check_mode=False, policy=Policy(), concurrency=4, timeout=1.0, region=None, stop=None, store=store, fallback=fallback):
         client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
@@ -365,6 +366,24 @@ def test_a_key_is_dead_only_where_the_service_says_so(standin, make_client, acti
         with pytest.raises(ApiError) as failed:
             keys_open(client, keys, 2)
         assert failed.value.code == code
+
+
+def test_a_member_that_is_not_listed_yet_is_waited_for(standin, store, run, monkeypatch):
+    """The listing may lag behind what was created just now; what left longer ago is not waited for."""
+    waited = []
+    monkeypatch.setattr(Stop, "wait", lambda self, seconds: [waited.append(seconds), time.sleep(0.4)])
+    standin.settings(lag_seconds=0.6)
+    assert outcomes(run()) == dict.fromkeys(EMAILS, "created")
+    assert outcomes(run()) == dict.fromkeys(EMAILS, "unchanged")
+    assert waited
+    waited.clear()
+    standin.remove_member(EMAILS[0])
+    assert outcomes(run())[EMAILS[0]] == "conflict"
+    assert waited == list(_provision.LISTING_DELAYS)
+    waited.clear()
+    os.utime(store.file(EMAILS[0]), (0, 0))
+    assert outcomes(run())[EMAILS[0]] == "conflict"
+    assert waited == []
 
 
 def test_a_lost_key_is_told_again_and_replaced_only_when_asked(standin, store, run):
