@@ -11,6 +11,7 @@ import os
 import pathlib
 import subprocess
 
+import pytest
 import yaml
 
 from project import Project, serving
@@ -44,7 +45,8 @@ def test_an_execution_environment_with_it_gets_what_the_code_imports():
     assert [line.split()[0] for line in yaml.safe_load(process.stdout)["python"]] == ["requests", "urllib3"], process.stdout
 
 
-def test_the_credential_type_for_awx_comes_with_it():
-    shipped = pathlib.Path("playbooks", "files", "awx_credential_type.yml")
+@pytest.mark.parametrize("name", ["awx_setup.yml", "files/awx_credential_type.yml", "tasks/awx_setup.yml"])
+def test_what_awx_is_set_up_with_comes_with_it(name):
+    shipped = pathlib.Path("playbooks", name)
     installed = pathlib.Path(os.environ["ANSIBLE_COLLECTIONS_PATH"], "ansible_collections", "community", "backblaze")
     assert (installed / shipped).read_bytes() == (pathlib.Path(__file__).parents[2] / shipped).read_bytes()

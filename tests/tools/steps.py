@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import artifact
+import awx_collection
 import docs
 import matrix
 import run_ansible_test
@@ -106,7 +107,9 @@ def artifact_step() -> int:
 
 def job() -> int:
     elsewhere = ("test_artifact.py", "test_vault.py")
-    return stream(pytest(*(f"--ignore={E2E}/{name}" for name in elsewhere), E2E), tree.COLLECTION, tree.environment(), PYTEST_COUNT)
+    # Beside our own collection and not within reach of all, as most users have no awx.awx.
+    env = {**tree.environment(), "AWX_COLLECTIONS": str(awx_collection.provide())}
+    return stream(pytest(*(f"--ignore={E2E}/{name}" for name in elsewhere), E2E), tree.COLLECTION, env, PYTEST_COUNT)
 
 
 def campaign(*tests: str) -> int:
