@@ -91,7 +91,8 @@ def test_what_is_wrong_with_the_list_of_groups_is_said_before_anything_is_sent(t
 
 def test_two_slices_of_a_play_over_groups_share_one_vault_directory(tmp_path):
     names = [f"group{number}" for number in range(6)]
-    with serving(tmp_path, *names, latency_ms_by_operation={"b2_create_group_member": 60}) as server:
+    # So long that they are at work together, however late the one starts after the other.
+    with serving(tmp_path, *names, latency_ms_by_operation={"b2_create_group_member": 400}) as server:
         project = Project(tmp_path, server.url)
         hosts = {name: {"b2_members_group_name": name, "b2_members_list": addresses(name)} for name in names}
         inventory = {"b2_groups": {"hosts": hosts, "vars": {"b2_members_vault_dir": str(project.vault_dir), "b2_members_concurrency": 2}}}
