@@ -80,7 +80,6 @@ cache_connection: .cache
 cache_timeout: 600
 """
 
-import functools
 import typing as t
 
 from ansible.errors import AnsibleError, AnsibleParserError
@@ -90,15 +89,13 @@ from ansible.utils.unsafe_proxy import wrap_var
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, may_be_template, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
 
 display = Display()
 
 #: How many Groups are listed at the same time.
 _GROUPS_AT_ONCE = 8
-# Most texts come again and again, as regions and names of Groups do, and marking one takes its time.
-_untrusted = functools.lru_cache(maxsize=256)(wrap_var)
 
 
 def host_variables(member: Member) -> dict[str, t.Any]:
@@ -118,8 +115,11 @@ def host_variables(member: Member) -> dict[str, t.Any]:
 
 
 def marked(variables: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Return host variables whose texts Ansible does not take for templates."""
-    return {name: _untrusted(value) if isinstance(value, str) else value for name, value in variables.items()}
+    """Return host variables whose texts Ansible does not take for templates.
+
+    Only those are marked that could be one: ansible-inventory shows a marked text as a dictionary, and AWX keeps it like that.
+    """
+    return {name: wrap_var(value) if isinstance(value, str) and may_be_template(value) else value for name, value in variables.items()}
 
 
 def list_members(client: Client, group_ids: t.Sequence[str], group_names: t.Sequence[str]) -> t.Iterator[dict[str, t.Any]]:

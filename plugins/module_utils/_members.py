@@ -101,6 +101,11 @@ def check_email(email: t.Any) -> str:
     return address
 
 
+def may_be_template(text: str) -> bool:
+    """Tell whether Ansible could take a text for a template. A first line of "#jinja2:" may redefine what begins one."""
+    return "{" in text or text.startswith("#jinja2:")
+
+
 def unsafe_name(name: str) -> str:
     """Say why a text cannot be the name of a file and of a host; empty where it can."""
     if not name or name.startswith(".") or name.strip() != name:

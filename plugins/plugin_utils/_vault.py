@@ -23,7 +23,7 @@ from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, match_encrypt_secret
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, folded
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, folded, may_be_template
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 
 Secrets = t.Sequence[tuple[str, t.Any]]
@@ -139,9 +139,8 @@ def quoted(value: str) -> str:
 def _scalar(value: str) -> str:
     """Return a value as YAML that Ansible does not take for a template, whatever the service sent."""
     text = quoted(value)
-    # Only where it is needed: on a plain text Ansible would resolve the type anew, and a date or "~" would be text no more. A first line of
-    # "#jinja2:" may redefine what begins a template.
-    return f"!unsafe {text}" if "{" in value or value.startswith("#jinja2:") else text
+    # Only where it is needed: on a plain text Ansible would resolve the type anew, and a date or "~" would be text no more.
+    return f"!unsafe {text}" if may_be_template(value) else text
 
 
 #: What a key is stored with.

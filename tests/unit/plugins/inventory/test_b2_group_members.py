@@ -38,7 +38,15 @@ def test_a_file_has_to_be_there(tmp_path):
     assert not InventoryModule().verify_file(str(tmp_path / "b2_group_members.yml"))
 
 
-@pytest.mark.parametrize("text", ["{{ lookup('pipe', 'id') }}", "{{ 7 * 7 }}", "{% for x in [1] %}x{% endfor %}", "{# gone #}"])
+OTHER_MARKS = "#jinja2: variable_start_string:'[[', variable_end_string:']]'\n[[ 7 * 7 ]]"
+
+
+def test_a_text_that_is_no_template_is_left_as_it_is():
+    variables = {"b2_email": "alice@x.example", "b2_region": "us-west", "b2_group_name": "50 % off #1"}
+    assert {name: type(value) for name, value in marked(variables).items()} == dict.fromkeys(variables, str)
+
+
+@pytest.mark.parametrize("text", ["{{ lookup('pipe', 'id') }}", "{{ 7 * 7 }}", "{% for x in [1] %}x{% endfor %}", "{# gone #}", OTHER_MARKS])
 @pytest.mark.parametrize("sent", [str, trust_as_template], ids=["plain", "trusted"])
 def test_no_text_is_taken_for_a_template(text, sent):
     for _time in range(2):
