@@ -12,7 +12,7 @@ STEPS = units sanity integration lint molecule artifact job vault faults docs ex
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test $(STEPS) campaign matrix bench build errors-page steps release release-check clean
+.PHONY: help setup setup-demo demo test $(STEPS) ee campaign matrix bench build errors-page steps release release-check clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z -]*\):.*## /\1\t/p' Makefile | expand -t 60
@@ -31,6 +31,9 @@ test: setup ## Run every step below, one verdict
 	@$(TOOL)/steps.py $(STEPS)
 
 units sanity integration lint molecule artifact job vault faults docs examples cores: setup ## Run this step alone
+	@$(TOOL)/steps.py $@
+
+ee: setup ## Build an execution environment with podman, and run jobs in it: make ee [BASE=registry.example.com/image]
 	@$(TOOL)/steps.py $@
 
 campaign: setup ## Kill, break and starve runs for long, and count keys
@@ -58,4 +61,6 @@ release-check: setup-demo # For CI, which publishes what a tag names
 	@$(TOOL)/release.py --check "$(VERSION)"
 
 clean: ## Remove .venv, .nox and .build
+	@# Where root did not build it, the files of an image can be removed in the user's namespace only.
+	@if [ -d .build/ee/storage ] && [ "$$(id -u)" != 0 ]; then podman unshare rm -rf .build/ee; fi
 	rm -rf .venv .nox .build

@@ -104,10 +104,8 @@ class Jobs:
     def launch(self, command: str) -> list[dict[str, t.Any]]:
         """Run a shell command on the root of a job; return the job events that it left."""
         known = set(self._events())
-        (self.directory / "root").mkdir(exist_ok=True)
-        namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
         done = subprocess.run(
-            [*namespace, "sh", "-c", ROOT, "root", str(self.directory / "root"), "bash", "-o", "pipefail", "-c", command],
+            self.somewhere(["bash", "-o", "pipefail", "-c", command]),
             cwd=self.directory,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
@@ -117,6 +115,12 @@ class Jobs:
         )
         self.said += [("stdout", done.stdout), ("stderr", done.stderr)]
         return [json.loads(path.read_bytes()) for path in self._events() if path not in known]
+
+    def somewhere(self, command: list[str]) -> list[str]:
+        """Return what runs a command on a root of its own."""
+        (self.directory / "root").mkdir(exist_ok=True)
+        namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+        return [*namespace, "sh", "-c", ROOT, "root", str(self.directory / "root"), *command]
 
     def _events(self) -> list[pathlib.Path]:
         return sorted(self.directory.glob("*/artifacts/*/job_events/*.json"))

@@ -21,6 +21,7 @@ from pathlib import Path
 import artifact
 import awx_collection
 import docs
+import ee
 import matrix
 import run_ansible_test
 import tree
@@ -136,6 +137,12 @@ def examples() -> int:
     return campaign("-n", "auto", "tests/docs")
 
 
+def ee_step() -> int:
+    """A real execution environment, and jobs in it."""
+    with ee.built() as environment:
+        return stream(pytest("tests/ee"), tree.COLLECTION, environment, PYTEST_COUNT)
+
+
 STEPS: dict[str, Callable[[], int]] = {
     "units": units,
     "sanity": sanity,
@@ -149,6 +156,7 @@ STEPS: dict[str, Callable[[], int]] = {
     "examples": examples,
     "vault": vault,
     "cores": matrix.ends,
+    "ee": ee_step,
 }
 
 
