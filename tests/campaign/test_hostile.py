@@ -187,11 +187,9 @@ def play(lab: Lab, operation: str, action: dict[str, t.Any], **options: t.Any) -
     about = {"email": VICTIM} if operation in (CREATE, EJECT) else {}
     lab.server.faults([{"operation": operation, "action": action, **about}])
     run = lab.run(WANTED, policy=policy, **options)
-    if operation == CREATE and action.get("place") == ["applicationKey"]:
-        # The true key was in no answer, and what stood for it is sealed: nobody could know.
-        known |= {entry["account_id"] for entry in lab.created() if entry["email"] == VICTIM and not entry["delivered"]}
-    else:
-        check_invariants(lab, run, WANTED, known, most=2)
+    # Where the true key was in no answer, what stood for it may be sealed: nobody could know.
+    counterfeit = [VICTIM] if operation == CREATE and action.get("place") == ["applicationKey"] else []
+    check_invariants(lab, run, WANTED, known, most=2, counterfeit=counterfeit)
     check_harmless(lab, run)
     lab.server.faults([])
     again = lab.run(WANTED)
