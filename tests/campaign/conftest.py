@@ -230,9 +230,13 @@ class Campaign(project.Project):
         for run in self._runs:
             run.kill()
 
+    def calls(self, operation: str) -> int:
+        """Return how many calls of an operation were begun so far."""
+        return int(self.server.state()["calls"].get(operation, 0))
+
     def creates(self) -> int:
         """Return how many creates were begun so far."""
-        return int(self.server.state()["calls"].get(CREATE, 0))
+        return self.calls(CREATE)
 
     def hurry(self) -> None:
         """Let the stand-in answer at once from now on: what was to happen in slow motion has happened."""

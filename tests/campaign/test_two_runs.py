@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 MEMBERS = 24
 # Nobody is done before the test lets it (Campaign.hurry).
 SLOW = {"b2_create_group_member": 1500}
 
 
-def test_the_second_run_on_a_directory_waits_and_finds_nothing_to_do(campaigns):
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_the_second_run_on_a_directory_waits_and_finds_nothing_to_do(campaigns, layout):
     campaign = campaigns(latency_ms_by_operation=SLOW)
+    campaign.vault_dir = campaign.directory / {"host_vars": "host_vars", "single_file": "group_vars"}[layout]
+    options = {"vault_dir": str(campaign.vault_dir), "layout": layout, "concurrency": 2}
     wanted = campaign.addresses(MEMBERS)
-    first = campaign.start(campaign.play(wanted, "first.yml", concurrency=2))
+    first = campaign.start(campaign.play(wanted, "first.yml", **options))
     assert first.watch(lambda: campaign.creates() > 0), first.output
-    second = campaign.start(campaign.play(wanted, "second.yml", concurrency=2))
-    assert second.watch(lambda: bool(second.worker())), second.output
+    second = campaign.start(campaign.play(wanted, "second.yml", **options))
+    # The Group is looked up before the lock is taken, and its members are listed under it.
+    assert second.watch(lambda: campaign.calls("b2_list_groups") == 2), second.output
+    time.sleep(1)
+    assert first.alive and second.alive and campaign.creates() < MEMBERS, "the first run ended too early to hold anything"
+    assert campaign.calls("b2_authorize_account") == 2 and campaign.calls("b2_list_group_members") == 1, "the second run did not wait"
     campaign.hurry()
 
     assert campaign.outcomes(first.end(), wanted) == {"created": wanted}
@@ -29,7 +38,7 @@ def test_the_second_run_on_a_directory_waits_and_finds_nothing_to_do(campaigns):
     assert "b2_create_group_member" not in result["calls"] and campaign.creates() == MEMBERS
     count = campaign.count(result, campaign.vault_dir)
     assert count.holds and count.sealed == MEMBERS
-    print(f"two runs: one directory, the second waited: {count}")
+    print(f"two runs: one directory, {layout}, the second waited: {count}")
 
 
 def test_a_second_run_that_may_not_wait_names_the_holder_and_creates_nothing(campaigns):
