@@ -20,6 +20,8 @@ USEFUL = {
     *("MANIFEST.json", "FILES.json", "README.md", "CHANGELOG.rst", "LICENSES", "changelogs", "docs", "meta"),
     *("requirements.txt", "plugins", "roles", "playbooks"),
 }
+# What it works with, where requirements.txt is what meta/execution-environment.yml names; all else in it is for people to read.
+NEEDED = {"MANIFEST.json", "FILES.json", "meta", "requirements.txt", "plugins", "roles", "playbooks"}
 # Directories of plugins/ that have no page of their own; an action's page is the module of the same name.
 UNDOCUMENTED = {"action", "doc_fragments", "module_utils", "plugin_utils"}
 
@@ -81,11 +83,25 @@ def documented(collection: Path) -> int:
     return pages
 
 
+def strip(collection: Path) -> None:
+    """Leave of what is installed only what it works with."""
+    for path in collection.iterdir():
+        if path.name in NEEDED:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def check() -> int:
+    """Build, install and look at it; return how many pages it has. What stays installed is only what it works with."""
     collection = install(build())
     if found := strangers(collection):
         raise SystemExit("The artifact holds what it should not (see build_ignore in galaxy.yml):\n  " + "\n  ".join(found))
-    return documented(collection)
+    pages = documented(collection)
+    strip(collection)
+    return pages
 
 
 if __name__ == "__main__":
