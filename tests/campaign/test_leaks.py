@@ -5,7 +5,8 @@
 """The leak hunt: keys, the master key and the vault password may stand in clear nowhere but in decrypted vault files.
 
 Real processes, all the output they can be made to give, and every file that they leave are searched for every secret, in all the
-forms in which it may be written. While they run, the list of processes is searched too. CAMPAIGN=long has every way to run with
+forms in which it may be written. While they run, the list of processes is searched too, and temporary files that are gone before
+the run ends. CAMPAIGN=long has every way to run with
 every way to show.
 """
 
@@ -19,7 +20,9 @@ import os
 import pathlib
 import secrets
 import signal
+import stat
 import subprocess
+import sys
 import threading
 import time
 import typing as t
@@ -50,13 +53,16 @@ class Hunt:
         self.project = Project(directory, server.url)
         self.server = server
         self.home = directory / "home"
-        for name in ("home", "inventory", "cache", "remote"):
+        self.temporary = directory / "temporary"
+        for name in ("home", "inventory", "cache", "remote", "temporary"):
             (directory / name).mkdir()
         self.outputs: list[tuple[str, bytes]] = []
         self.extra: set[str] = set()
         self.processes = 0
         self.samples = 0
         self._seen: dict[bytes, None] = {}
+        # What temporary files held, by what changes when they are written.
+        self._fleeting: dict[tuple[str, int, int, int], bytes] = {}
         self._watching = True
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
@@ -66,8 +72,9 @@ class Hunt:
         self._watcher.join()
 
     def _watch(self) -> None:
-        """Keep every command line that there ever was, as anybody on the machine could."""
+        """Keep every command line that there ever was, as anybody on the machine could, and what temporary files hold meanwhile."""
         while self._watching:
+            self._look_at_temporary_files()
             for process in pathlib.Path("/proc").iterdir():
                 if process.name.isdecimal():
                     with contextlib.suppress(OSError):
@@ -75,11 +82,22 @@ class Hunt:
             self.samples += 1
             time.sleep(0.01)
 
+    def _look_at_temporary_files(self) -> None:
+        for place in (self.temporary, self.project.directory / "tmp"):
+            for path in place.rglob("*"):
+                # It may be gone any moment.
+                with contextlib.suppress(OSError):
+                    found = path.lstat()
+                    version = str(path), found.st_ino, found.st_size, found.st_mtime_ns
+                    if stat.S_ISREG(found.st_mode) and version not in self._fleeting:
+                        self._fleeting[version] = path.read_bytes()
+
     def environment(self, **extra: str) -> dict[str, str]:
         directory = self.project.directory
         return (
             self.project.environment(
                 HOME=str(self.home),
+                TMPDIR=str(self.temporary),
                 ANSIBLE_LOG_PATH=str(directory / "ansible.log"),
                 ANSIBLE_KEEP_REMOTE_FILES="1",
                 ANSIBLE_REMOTE_TEMP=str(self.home / ".ansible" / "tmp"),
@@ -113,13 +131,15 @@ class Hunt:
         return str(path)
 
     def secrets(self) -> set[str]:
-        """Every secret there is: the vault password, the master key, the tokens' key and the keys of all members, made by whomever."""
-        return {MASTER_KEY, self.project.password, *self.extra, *(entry["key"] for entry in self.server.ledger())}
+        """Every secret there is: the vault password, the master key, every token and the keys of all members, made by whomever."""
+        keys = {entry["key"] for entry in self.server.ledger()}
+        return {MASTER_KEY, self.project.password, *self.extra, *keys, *self.server.tokens_handed_out()}
 
     def leaks(self) -> list[str]:
         """Search everything; return what was found where."""
         needles = {form: secret for secret in self.secrets() for form in forms(secret)}
-        heaps = [*self.outputs, *((f"the command line {line[:80]!r}", line) for line in self._seen)]
+        heaps = [*self.outputs, *((f"the command line {line[:80]!r}", line) for line in list(self._seen))]
+        heaps += [(f"{version[0]}, which was there for a while", content) for version, content in list(self._fleeting.items())]
         heaps += [
             (str(path.relative_to(self.project.directory)), path.read_bytes())
             for path in self.project.directory.rglob("*")
@@ -244,6 +264,8 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
         "--flush-cache",
         "-vvvvv",
         B2_APPLICATION_KEY="K004TheWrongMasterKeyOfATest000",
+        # It flushes the facts of localhost as well, and those that were kept before are still to be searched.
+        ANSIBLE_CACHE_PLUGIN_CONNECTION=str(hunt.project.directory / "cache" / "flushed"),
     )
     _killed(hunt, show())
     playbook("after a kill", provision(members=[f"killed{number}@customers.example.com" for number in range(8)]), SHOW)
@@ -299,9 +321,11 @@ def test_no_secret_stands_anywhere_in_clear(hunt, turn):
     started = time.monotonic()
     tour(hunt, ways(turn))
     leaks = hunt.leaks()
-    made = {path.name for path in hunt.project.directory.iterdir()} | {path.parent.name for path in hunt.home.rglob("*")}
-    assert {"ansible.log", "cache", "junit", "host_vars"} <= made, f"something that was to be searched was never made: {made}"
-    assert list((hunt.project.directory / "cache").rglob("*")) and any("AnsiballZ" in path.name for path in hunt.home.rglob("*"))
+    searched = ("ansible.log", "host_vars/*/b2_vault.yml", "junit/*.xml", "trees/*", "cache/facts/*", "cache/inventory/*", "home/**/AnsiballZ_*")
+    for pattern in searched:
+        assert any(path.is_file() for path in hunt.project.directory.glob(pattern)), f"{pattern} was to be searched, and was never made"
+    assert any("/tmp/" in version[0] for version in hunt._fleeting), "no temporary file was seen while it was there"
+    assert any(secret.startswith("4_") for secret in hunt.secrets())
     assert not leaks, "\n".join(leaks)
     print(
         f"\nleaks: {hunt.processes} processes, {hunt.searched} outputs, files and command lines, {hunt.bytes / 1e6:.1f} MB, "
@@ -310,7 +334,7 @@ def test_no_secret_stands_anywhere_in_clear(hunt, turn):
     )
 
 
-@pytest.mark.parametrize("place", ["file", "output", "base64", "url", "json", "command line"])
+@pytest.mark.parametrize("place", ["file", "output", "base64", "url", "json", "command line", "temporary file", "temporary file that is removed"])
 def test_the_hunt_finds_what_was_planted(hunt, place):
     """A hunt that finds nothing has to be able to find."""
     secret = hunt.server.add_member("hosting", "planted@customers.example.com")["applicationKey"]
@@ -327,11 +351,24 @@ def test_the_hunt_finds_what_was_planted(hunt, place):
         hunt.run("echo", "printenv", "PLANTED", PLANTED=secret)
     elif place == "command line":
         subprocess.run(["sh", "-c", "sleep 1; :", secret], check=True)
+    elif place.startswith("temporary file"):
+        # Where any program puts such a file that was not told where.
+        left = "import os, tempfile, time; f = tempfile.NamedTemporaryFile(); f.write(os.environb[b'PLANTED']); f.flush(); time.sleep(0.5)"
+        hunt.run("careless", sys.executable, "-c", left + ("" if place.endswith("removed") else "; os._exit(0)"), PLANTED=secret)
+        assert bool(list(hunt.temporary.iterdir())) is not place.endswith("removed")
     else:
         hidden = hunt.home / ".ansible" / "tmp"
         hidden.mkdir(parents=True)
         (hidden / "planted").write_text(texts[place])
     assert len(hunt.leaks()) >= 1
+
+
+def test_the_hunt_finds_a_token(hunt):
+    hunt.run("provision", "ansible-playbook", hunt.play("provision", [provision(members=MEMBERS[:1])]))
+    assert hunt.leaks() == []
+    [token] = hunt.server.tokens_handed_out()
+    hunt.run("echo", "printenv", "PLANTED", PLANTED=f"Authorization: {token}")
+    assert any("stdout" in leak for leak in hunt.leaks())
 
 
 def test_a_planted_leak_of_a_result_is_found(hunt):

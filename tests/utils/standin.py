@@ -37,7 +37,7 @@ groups     ``{"name", "id"?, "sso_domain"?, "members"?: n}``   the Group (GET: a
 members    ``{"group": id or name, "email", "region"?}``       the member with its key (GET: all members, no keys)
            ``{"remove": email or account id, "email"?: new}``  the member that left
 taken      ``[email, ...]`` replaces the list                  addresses that are accounts elsewhere at Backblaze
-tokens     ``{"action": "expire"}`` or ``"revoke"``            how many tokens were struck
+tokens     ``{"action": "expire"}`` or ``"revoke"``            how many tokens were struck (GET: every token handed out)
 reset      ``{}``                                              as it was at the start, Group ids included
 =========  ==================================================  =====================================================
 
@@ -1301,6 +1301,8 @@ def taken_verb(partner: Partner, payload: Json) -> Json:
 
 
 def tokens_verb(partner: Partner, payload: Json) -> Json:
+    if payload is None:
+        return list(partner.tokens)
     return {"tokens": partner.strike_tokens({"expire": "expired", "revoke": "revoked"}[payload["action"]])}
 
 
@@ -1355,6 +1357,9 @@ class Verbs:
 
     def tokens(self, action: str) -> int:
         return int(self.control("tokens", {"action": action})["tokens"])
+
+    def tokens_handed_out(self) -> list[str]:
+        return list(self.control("tokens"))
 
     def reset(self) -> None:
         self.control("reset", {})
