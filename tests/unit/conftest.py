@@ -6,8 +6,14 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
+
 import hypothesis
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
@@ -63,6 +69,25 @@ def make_client():
     yield make
     for transport in transports:
         transport.close()
+
+
+@pytest.fixture
+def make_certificate(tmp_path):
+    """A factory of certificates that nobody but themselves vouches for, each with its key in one file; it returns the path."""
+
+    def make(host):
+        key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+        now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+        made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+        names = [x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host)]
+        made = made.add_extension(x509.SubjectAlternativeName(names), critical=False).sign(key, hashes.SHA256())
+        path = tmp_path / f"{host}-{len(list(tmp_path.iterdir()))}.pem"
+        pem = serialization.Encoding.PEM
+        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        path.write_bytes(private + made.public_bytes(pem))
+        return str(path)
+
+    return make
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
 import socket
 import ssl
 import threading
@@ -16,9 +15,6 @@ import time
 import traceback
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import example, given
 from hypothesis import strategies as st
 from urllib3.util import parse_url
@@ -184,17 +180,9 @@ FAR = "b2.example.com"
 
 
 @pytest.fixture
-def certificate(tmp_path):
-    """A certificate of a host that is not on this machine, with its key in one file: only a proxy makes it reachable."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, FAR)])
-    now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
-    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(FAR)]), critical=False).sign(key, hashes.SHA256())
-    path = tmp_path / "certificate.pem"
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(private + made.public_bytes(pem))
-    return str(path)
+def certificate(make_certificate):
+    """A certificate of a host that is not on this machine: only a proxy makes it reachable."""
+    return make_certificate(FAR)
 
 
 @contextlib.contextmanager
