@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -46,12 +47,23 @@ def run(standin, make_client, store, fallback, monkeypatch):
     monkeypatch.setattr(_workers, "STORE_DELAYS", (0.0, 0.0))
     monkeypatch.setattr(_provision, "LISTING_DELAYS", (0.0, 0.0))
 
-    def go(emails=EMAILS, check_mode=False, policy=Policy(), concurrency=4, timeout=1.0, region=None, stop=None, store=store, fallback=fallback):
+    def go(
+        emails=EMAILS,
+        check_mode=False,
+        policy=Policy(),
+        concurrency=4,
+        timeout=1.0,
+        region=None,
+        stop=None,
+        store=store,
+        fallback=fallback,
+        progress=lambda done, total, seconds: None,
+    ):
         client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
         try:
             wanted = [Wanted(email, region) for email in emails]
             job = Job(standin.groups["hosting"], wanted, policy, concurrency, lock_timeout=0.0, check_mode=check_mode)
-            return provision(client, job, store, fallback, stop or Stop())[1]
+            return provision(client, job, store, fallback, stop or Stop(), progress)[1]
         finally:
             client.close()
 
@@ -137,6 +149,47 @@ def test_without_a_place_nothing_is_created(standin, store, run):
     with pytest.raises(StoreError):
         run()
     assert standin.state()["calls"] == {}
+
+
+def test_a_directory_in_which_nothing_can_be_renamed_is_found_out_before_the_first_create(standin, store, run, monkeypatch):
+    """A key gets its name by a rename. What can be seen without writing says that all is well."""
+    store.prove(EMAILS, write=True)
+    rename, refused = os.rename, []
+
+    def failing_once(source, *others, **options):
+        # The journal has proven itself: it is written first, in a directory of its own.
+        if not refused and "journal" not in source:
+            refused.append(source)
+            raise OSError(errno.EPERM, "Operation not permitted")
+        rename(source, *others, **options)
+
+    monkeypatch.setattr(os, "rename", failing_once)
+    with pytest.raises(StoreError, match="host_vars cannot be written"):
+        run()
+    assert len(refused) == 1
+    assert CREATE not in standin.state()["calls"] and standin.ledger() == []
+    assert outcomes(run()) == dict.fromkeys(EMAILS, "created")
+    assert [name for name in os.listdir(store.directory.path) if "probe" in name] == []
+
+
+def test_a_long_run_says_how_far_it_is(run, monkeypatch):
+    told = []
+
+    def progress(done, total, seconds):
+        told.append((done, total, seconds))
+
+    run(EMAILS[:1], progress=progress)
+    assert told == [], "a run that is over at once has nothing to say"
+    monkeypatch.setattr(_workers, "PROGRESS_SECONDS", 0.0)
+    run(check_mode=True, progress=progress)
+    assert told == []
+    run(progress=progress)
+    # One is there already. The last line is that of the last one, each comes once, and a moment without news changes no count.
+    counts = [done for done, _total, _seconds in told]
+    assert counts == sorted(counts) and set(counts) - {0} == {1, 2, 3, 4} and counts[-1] == 4
+    assert {total for _done, total, _seconds in told} == {4}
+    seconds = [passed for _done, _total, passed in told]
+    assert seconds == sorted(seconds) and 0 <= seconds[0] and seconds[-1] < 60
 
 
 def test_a_key_that_cannot_be_stored_goes_to_the_fallback_place_and_ends_the_run(standin, store, fallback, run, monkeypatch):
