@@ -69,6 +69,35 @@ def test_one_task_takes_care_of_several_groups_and_none_stops_the_others(tmp_pat
         print(f"\ngroups: 4 in one task, 1 of them unknown, 1 member refused: {result['counts']}; {comparison}")
 
 
+def test_the_role_and_the_playbook_take_several_groups_too(tmp_path):
+    with serving(tmp_path, "hosting", "resale") as server:
+        project = Project(tmp_path, server.url)
+        (tmp_path / "resale.csv").write_text("email,region\n" + "".join(f"{email},us-east\n" for email in addresses("resale")))
+        groups = [
+            {"group_name": "hosting", "members": addresses("hosting")},
+            {"group_id": id_of(server, "resale"), "members_file": "resale.csv"},
+        ]
+        variables = {"b2_members_groups": groups, "b2_members_vault_dir": str(project.vault_dir)}
+        (tmp_path / "groups.yml").write_text(json.dumps(variables))
+        play = [{"name": "Provision", "hosts": "localhost", "gather_facts": False, "roles": [{"role": "community.backblaze.b2_members"}]}]
+        (tmp_path / "role.yml").write_text(json.dumps(play))
+
+        def run(play):
+            command = ["ansible-playbook", play, "-e", "@groups.yml"]
+            done = subprocess.run(command, cwd=tmp_path, env=project.environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        assert f"created: {2 * FEW}" in run("community.backblaze.provision")
+        comparison = project.compare()
+        assert comparison.complete and comparison.sealed == 2 * FEW, str(comparison)
+        of_groups = {group["name"]: group["members"] for group in server.state()["groups"]}
+        assert of_groups == {"hosting": FEW, "resale": FEW}
+        again = run("role.yml")
+        assert f"unchanged: {2 * FEW}" in again and "changed=0" in again and project.compare() == comparison
+        print(f"\ngroups: two of them by the playbook, and again by the role: {comparison}")
+
+
 def test_what_is_wrong_with_the_list_of_groups_is_said_before_anything_is_sent(tmp_path):
     with serving(tmp_path, "hosting", "resale") as server:
         project = Project(tmp_path, server.url)
