@@ -10,6 +10,7 @@ Each test runs in a mount namespace of its own (see conftest.py), so what it mou
 from __future__ import annotations
 
 import pathlib
+import shutil
 import time
 
 import pytest
@@ -211,6 +212,43 @@ def test_a_directory_that_is_moved_away_costs_no_key(campaigns):
     count = _check_again(campaign, play, wanted)
     assert not campaign.exposed()
     print(f"storage: moved away: {held.handed_out} made, {len(newer)} of them in a new directory of that name; after the rerun {count}")
+
+
+def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(campaigns):
+    """Somebody removes the directory with all keys in it, for good, while members are created."""
+    campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
+    wanted = campaign.addresses(MEMBERS)
+    play = campaign.play(wanted, concurrency=CONCURRENCY, on_missing_key="warn")
+
+    run = _begin(campaign, play)
+    # As rm -rf does; what is written meanwhile makes it try again.
+    while campaign.vault_dir.exists():
+        shutil.rmtree(campaign.vault_dir, ignore_errors=True)
+    result = _quiet(campaign, run)
+
+    # What was stored before is gone, and nobody but who removed it could know; every key that came later is kept elsewhere, or named.
+    found = campaign.outcomes(result, wanted)
+    assert set(found) <= {"created", "not_attempted", "key_lost"} and found["not_attempted"], result["msg"]
+    kept = campaign.count(result, campaign.fallback)
+    assert not campaign.vault_dir.exists(), "the directory was made anew, as if all was well"
+    gone = [one["email"] for one in result["members"] if one["outcome"] == "created" and one["path"].startswith(str(campaign.vault_dir))]
+    away = [one["email"] for one in result["members"] if one["outcome"] == "created" and one["path"].startswith(str(campaign.fallback))]
+    assert kept.silent == sorted(gone) and kept.sealed == len(away) and not kept.wrongly_lost, repr(kept)
+    assert 1 <= len(away) + len(kept.lost) <= under_way(CONCURRENCY)
+    assert result["failed"] and all(email in result["msg"] for email in found["not_attempted"])
+
+    # The next run finds the directory missing, makes it, brings home what was kept, and says of the others that their keys are not there.
+    campaign.hurry()
+    again = campaign.finish(play)
+    then = campaign.outcomes(again, wanted)
+    assert set(then.get("missing_key", ())) | set(then.get("key_lost", ())) == set(gone) | set(kept.lost), again["msg"]
+    assert then.get("unchanged", []) == away and then["created"] == found["not_attempted"]
+    said = " ".join([again["msg"], *again.get("warnings", ())])
+    assert all(email in said for email in gone)
+    final = campaign.count({}, campaign.vault_dir, campaign.fallback)
+    assert final.sealed == MEMBERS - len(gone) - len(kept.lost) and not final.invented and not final.doubled, repr(final)
+    assert campaign.creates() == MEMBERS and not campaign.exposed()
+    print(f"storage: removed: {kept.handed_out} made, {len(gone)} of their keys removed with it, {len(away)} kept elsewhere; after the rerun {final}")
 
 
 def test_a_key_with_no_place_left_is_named_with_its_account(campaigns):
