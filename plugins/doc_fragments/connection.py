@@ -12,7 +12,8 @@ class ModuleDocFragment:
 
     DOCUMENTATION = r"""
 requirements:
-  - requests
+  - requests >= 2.30
+  - urllib3 >= 2.2
 options:
   application_key_id:
     description:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 
 import pytest
@@ -37,6 +38,11 @@ def taken(spec):
 )
 def test_options_are_documented_as_they_are(text, spec):
     assert documented(text) == taken(spec)
+
+
+def test_the_libraries_are_documented_as_they_are_required():
+    lines = (pathlib.Path(__file__).parents[4] / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["requirements"] == [line for line in lines if line and not line.startswith("#")]
 
 
 def test_every_variable_of_the_environment_is_documented():
