@@ -105,6 +105,7 @@ def converge(choice: Choice, figures: Figures, clock: Clock) -> None:
         cells = [
             Cell(report.EMPTY_BESIDE, partial(provisioning.empty, place), named=True),
             Cell(report.CONVERGED, converged.run, named=True),
+            Cell(report.COLD, converged.run_without_index),
             Cell(report.LISTING, partial(place.probe, "list", *place.group_ids), named=True),
             Cell(report.EMPTY_TREE, partial(provisioning.empty, place, "tree"), named=True),
             Cell(report.CONVERGED_TREE, partial(converged.run, "tree"), named=True),

@@ -24,6 +24,7 @@ URI_LOOP = "b: uri and encrypt_string"
 MODULE_LOOP = "b: our module for one member"
 EMPTY_BESIDE = "d: empty play"
 CONVERGED = "d: converged run"
+COLD = "d: converged run without its index"
 LISTING = "d: list calls alone"
 EMPTY_TREE = "d: empty play, all processes"
 CONVERGED_TREE = "d: converged run, all processes"
@@ -175,7 +176,7 @@ def provisioning_table(figures: Figures, sizes: t.Sequence[int], concurrency: t.
 def converged_table(figures: Figures) -> Table:
     """Section d."""
     rows = []
-    for cell, whole in ((EMPTY_BESIDE, EMPTY_TREE), (CONVERGED, CONVERGED_TREE), (LISTING, "")):
+    for cell, whole in ((EMPTY_BESIDE, EMPTY_TREE), (CONVERGED, CONVERGED_TREE), (COLD, ""), (LISTING, "")):
         memory = [figures.median(*key) / 2**20 or None for key in ((cell, "peak_bytes"), (whole, "peak_tree_bytes"))]
         rows.append((cell[3:], *_spread(figures, cell), figures.median(cell, "cpu_seconds") or None, *memory))
     beside = figures.median(CONVERGED) - figures.median(EMPTY_BESIDE)

@@ -52,8 +52,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable):  # type: ignore[misc]
         constructs = bool(compose or groups or keyed_groups)
         for name, variables in hosts.items():
             self.inventory.add_host(name)
-            for variable, value in variables.items():
-                self.inventory.set_variable(name, variable, value)
+            # As our own plugin does: set_variable looks at each value again.
+            self.inventory.get_host(name).vars.update(variables)
             if constructs:
                 self._set_composite_vars(compose, variables, name)
                 self._add_host_to_composed_groups(groups, variables, name)
