@@ -117,7 +117,8 @@ def host_variables(member: Member) -> dict[str, t.Any]:
 def marked(variables: dict[str, t.Any]) -> dict[str, t.Any]:
     """Return host variables whose texts Ansible does not take for templates.
 
-    Only those are marked that could be one: ansible-inventory shows a marked text as a dictionary, and AWX keeps it like that.
+    Only those are marked that could be one: up to ansible-core 2.18 ansible-inventory shows a marked text as a dictionary, and AWX keeps it
+    like that. From 2.19 on no text of an inventory is a template, unless somebody says that it is to be trusted.
     """
     return {name: wrap_var(value) if isinstance(value, str) and may_be_template(value) else value for name, value in variables.items()}
 
