@@ -94,7 +94,7 @@ def authorize(server, **given):
 
 
 def check_refused(server, **given):
-    with pytest.raises(NetworkError, match="TLS.*ca_path, validate_certs") as refused:
+    with pytest.raises(NetworkError, match=r"TLS.*ca_path, validate_certs") as refused:
         authorize(server, **given)
     assert refused.value.hopeless
     assert server.asked == [], "a credential was sent to whom nobody vouches for"

@@ -189,7 +189,7 @@ def test_a_long_run_says_how_far_it_is(run, monkeypatch):
     assert counts == sorted(counts) and set(counts) - {0} == {1, 2, 3, 4} and counts[-1] == 4
     assert {total for _done, total, _seconds in told} == {4}
     seconds = [passed for _done, _total, passed in told]
-    assert seconds == sorted(seconds) and 0 <= seconds[0] and seconds[-1] < 60
+    assert seconds == sorted(seconds) and seconds[0] >= 0 and seconds[-1] < 60
 
 
 def test_a_key_that_cannot_be_stored_goes_to_the_fallback_place_and_ends_the_run(standin, store, fallback, run, monkeypatch):
