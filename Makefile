@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# Needs git, make and one Python >= 3.11. Another one: make PYTHON=/path/to/python3.13 test
+# Needs git, make, sshd and one Python >= 3.11. Another one: make PYTHON=/path/to/python3.13 test
 # Once .venv stands it is kept until PYTHON names another version or the requirements change.
 PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
 TOOL = .venv/bin/python tests/tools

@@ -18,19 +18,21 @@ _MODULE = "community.backblaze.b2_group_member"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The action; with vault_dir it never transfers anything to the task's host."""
+    """The action; with vault_dir it transfers nothing to the task's host but what is encrypted, where the keys are to live there."""
 
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""
         super().run(tmp, task_vars)
-        # An empty vault_dir is a mistake that must not end in a key on the screen, so it is not taken for none.
-        if self._task.args.get("vault_dir") is None or self._task.args.get("state") == "absent":
+        # An empty vault_dir is a mistake that must not end in a key on the screen, so it is not taken for none. Nor is a forgotten one.
+        args = self._task.args
+        if (args.get("vault_dir") is None and args.get("vault_location") is None) or args.get("state") == "absent":
             return self._run_module(task_vars)
-        return run_action(self._seal)
+        return run_action(lambda: self._seal(task_vars))
 
-    def _seal(self) -> dict[str, t.Any]:
+    def _seal(self, task_vars: t.Any) -> dict[str, t.Any]:
         options = options_of(self, MEMBER_SPEC, **MEMBER_RULES)
-        result, (one,) = seal_members(self, options, wanted_members([{"email": options["email"], "region": options["region"]}]), concurrency=1)
+        wanted = wanted_members([{"email": options["email"], "region": options["region"]}])
+        result, (one,) = seal_members(self, options, task_vars, wanted, concurrency=1)
         # One member, so what became of it stands at the top.
         del result["members"], result["counts"]
         own = {name: value for name, value in one.as_dict().items() if name in ("outcome", "path", "code", "status", "ejected_account_id")}

@@ -15,7 +15,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The action; with vault_dir it never transfers anything to the task's host."""
+    """The action; with vault_dir it transfers nothing to the task's host but a question for what is encrypted, where the keys live there."""
 
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""
@@ -23,4 +23,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         if self._task.args.get("vault_dir") is None:
             result: dict[str, t.Any] = self._execute_module(module_name="community.backblaze.b2_group_member_info", task_vars=task_vars)
             return result
-        return run_action(lambda: audit_members(self, options_of(self, MEMBER_INFO_SPEC, **MEMBER_INFO_RULES)))
+        return run_action(lambda: audit_members(self, options_of(self, MEMBER_INFO_SPEC, **MEMBER_INFO_RULES), task_vars))

@@ -19,21 +19,19 @@ MOST_WORKERS = 32
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The action; it never transfers anything to the task's host."""
-
-    _requires_connection = False
+    """The action; only where the keys are to live on the task's host it transfers anything there, which is encrypted."""
 
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""
         super().run(tmp, task_vars)
-        return run_action(self._provision)
+        return run_action(lambda: self._provision(task_vars))
 
-    def _provision(self) -> dict[str, t.Any]:
+    def _provision(self, task_vars: t.Any) -> dict[str, t.Any]:
         options = options_of(self, MEMBERS_SPEC, **MEMBERS_RULES)
         if not 1 <= options["concurrency"] <= MOST_WORKERS:
             raise OptionError(f"concurrency is {options['concurrency']}, but has to be 1 to {MOST_WORKERS}.")
         if options["groups"] is not None:
             groups = wanted_groups(options["groups"], lambda path: read_members_file(self, path))
-            return seal_groups(self, options, groups, options["concurrency"])
+            return seal_groups(self, options, task_vars, groups, options["concurrency"])
         entries = options["members"] if options["members_file"] is None else read_members_file(self, options["members_file"])
-        return seal_members(self, options, wanted_members(entries), options["concurrency"])[0]
+        return seal_members(self, options, task_vars, wanted_members(entries), options["concurrency"])[0]

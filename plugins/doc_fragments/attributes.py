@@ -73,11 +73,38 @@ attributes:
     details: It runs on the controller, where the vault secrets are, whatever host it addresses.
 """
 
+    PLACES = r"""
+attributes:
+  async:
+    support: none
+  delegation:
+    support: partial
+    details:
+      - It runs on the controller, where the vault secrets are. The host matters only with O(vault_location=target), which is about its own disk.
+"""
+
+    FILES = r"""
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: partial
+    details: With O(operation=read) it changes nothing.
+  async:
+    support: none
+  delegation:
+    support: full
+"""
+
     EITHER = r"""
 attributes:
   async:
     support: none
   delegation:
     support: partial
-    details: With O(vault_dir) it runs on the controller, where the vault secrets are, whatever host it addresses.
+    details:
+      - With O(vault_dir) it runs on the controller, where the vault secrets are, whatever host it addresses. With O(vault_location=target) the keys
+        are on that host.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """``connection`` for all; ``.group`` names a Group; ``.vault`` is about keys."""
+    """``connection`` for all; ``.group`` names a Group; ``.vault`` is about keys, ``.place`` about where they are."""
 
     DOCUMENTATION = r"""
 requirements:
@@ -84,6 +84,25 @@ options:
     description:
       - Name of the Group. Names are not unique; a name that fits several Groups is an error that lists their ids.
     type: str
+"""
+
+    PLACE = r"""
+options:
+  vault_location:
+    description:
+      - Where O(vault_dir) is.
+      - V(controller) is the machine that runs Ansible.
+      - V(target) is the host that the task addresses, over its own connection and as the user that the task becomes. Keys are encrypted on the
+        controller, and the host sees them encrypted only. O(vault_dir) is an absolute path there. The host needs Python, as for any module.
+      - Elsewhere than on the controller the same holds as there. A member has its result when its encrypted key is in that place for good, and
+        an address is noted in the journal there before its account is made. So a run on any machine can settle what another one left open.
+      - Elsewhere no lock can be held, so each Group has a lease that its run keeps fresh. If a run is killed, its lease is taken over after ten
+        minutes, or at once by a run on the same machine.
+    type: str
+    default: controller
+    choices:
+      - controller
+      - target
 """
 
     VAULT = r"""

@@ -67,9 +67,15 @@ _LIST_SPEC: dict[str, t.Any] = {
     "members_file": {"type": "path"},
 }
 
+#: Where the directory of the keys is.
+PLACE_SPEC: dict[str, t.Any] = {
+    "vault_location": {"type": "str", "default": "controller", "choices": ["controller", "target"]},
+}
+
 #: Where keys are stored, for what seals them (documented in the pages of the two modules that take these).
 VAULT_SPEC: dict[str, t.Any] = {
     "vault_dir": {"type": "path"},
+    **PLACE_SPEC,
     "vault_id": {"type": "str"},
     "layout": {"type": "str", "default": "host_vars", "choices": ["host_vars", "single_file"]},
     "vault_fallback_dir": {"type": "path"},
@@ -116,6 +122,7 @@ MEMBER_INFO_SPEC: dict[str, t.Any] = {
     "region": {"type": "str"},
     "account_id": {"type": "str"},
     "vault_dir": {"type": "path"},
+    **PLACE_SPEC,
     "layout": VAULT_SPEC["layout"],
     "verify_keys": {"type": "bool", "default": True},
 }

@@ -24,6 +24,7 @@ extends_documentation_fragment:
   - community.backblaze.connection
   - community.backblaze.connection.group
   - community.backblaze.connection.vault
+  - community.backblaze.connection.place
   - community.backblaze.attributes
   - community.backblaze.attributes.actiongroup_b2
   - community.backblaze.attributes.change
@@ -62,7 +63,7 @@ options:
   vault_dir:
     description:
       - Directory on the controller in which the key of a new member is stored, as C(<vault_dir>/<email>/b2_vault.yml), encrypted
-        with the vault secret of this run. A C(host_vars) directory is a good choice. See also O(layout).
+        with the vault secret of this run. A C(host_vars) directory is a good choice. See also O(layout) and O(vault_location).
       - With it O(state=present) runs on the controller, whatever host the task addresses. A relative path starts at the playbook's directory; with
         a playbook that is run by its fully qualified name, at the working directory.
     type: path

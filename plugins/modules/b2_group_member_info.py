@@ -18,6 +18,7 @@ author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:
   - community.backblaze.connection
+  - community.backblaze.connection.place
   - community.backblaze.attributes
   - community.backblaze.attributes.actiongroup_b2
   - community.backblaze.attributes.either
@@ -49,7 +50,7 @@ options:
     type: str
   vault_dir:
     description:
-      - Directory on the controller with stored keys, to be compared with the Groups; see RV(audit).
+      - Directory on the controller, or where O(vault_location) says, with stored keys, to be compared with the Groups; see RV(audit).
       - With it the task runs on the controller, whatever host it addresses, and needs the vault secrets of the keys.
     type: path
   layout:

@@ -29,10 +29,11 @@ extends_documentation_fragment:
   - community.backblaze.connection
   - community.backblaze.connection.group
   - community.backblaze.connection.vault
+  - community.backblaze.connection.place
   - community.backblaze.attributes
   - community.backblaze.attributes.actiongroup_b2
   - community.backblaze.attributes.change
-  - community.backblaze.attributes.controller
+  - community.backblaze.attributes.places
 options:
   members:
     description:
@@ -77,6 +78,7 @@ options:
         good choice, since Ansible then loads each key for the inventory host of that name. O(layout=single_file) keeps them in one file a Group.
       - A relative path starts at the playbook's directory; with a playbook that is run by its fully qualified name, at the working directory.
       - It must not be a symlink.
+      - With O(vault_location) it can be elsewhere.
     type: path
     required: true
   concurrency:
@@ -128,6 +130,15 @@ EXAMPLES = r"""
         application_key_id: "{{ cleo_key_id }}"
         application_key: "{{ cleo_key }}"
     vault_dir: host_vars
+
+- name: Keep the keys on another host
+  community.backblaze.b2_group_members:
+    group_name: hosting
+    members:
+      - emil@customers.example.com
+    vault_dir: "{{ store }}/host_vars"
+    vault_location: target
+  delegate_to: "{{ key_host }}"
 """
 
 RETURN = r"""

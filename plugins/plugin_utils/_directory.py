@@ -27,6 +27,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     put,
     temporary_name,
 )
+from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
 STATE_NAME = ".b2_members"
@@ -42,11 +43,13 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class VaultDir:
     """The directory that keys are in, whatever the layout: whether it is fit for them, and who may change it now."""
 
-    def __init__(self, path: str, sealer: Sealer) -> None:
+    def __init__(self, path: str, sealer: Sealer, place: Place = HERE) -> None:
         # Without a last slash, behind which O_NOFOLLOW would follow.
         self.path = os.path.normpath(path)
         #: Bytes of a file that holds all keys and is written anew with each of them; None where each key has a file of its own.
         self.rewritten: t.Optional[int] = None
+        #: Where it is in truth, if what is at this path is a copy.
+        self.place = place
         self._sealer = sealer
 
     def root(self) -> contextlib.AbstractContextManager[int]:
@@ -59,6 +62,7 @@ class VaultDir:
         write: false in check mode, where nothing is made on disk.
         """
         self._sealer.prove()
+        self.place.fetch()
         with explained("cannot be used", self.path):
             if write:
                 make_directory(self.path)
@@ -73,33 +77,43 @@ class VaultDir:
     def prove_room(self, keys: int) -> None:
         """Show that there is room for so many new keys, or raise StoreError."""
         with explained("cannot be used", self.path):
-            room = os.statvfs(nearest(self.path))
+            room, inodes = self.place.room(self.path)
             files, twin = (keys, 0) if self.rewritten is None else (1, self.rewritten)
-            inodes_short = room.f_files > 0 and room.f_favail < files * _INODES_PER_KEY
-            if keys and (room.f_bavail * room.f_frsize < keys * _ROOM_PER_KEY + twin or inodes_short):
+            inodes_short = inodes is not None and inodes < files * _INODES_PER_KEY
+            if keys and (room < keys * _ROOM_PER_KEY + twin or inodes_short):
                 raise StoreError(f"There is no room for {keys} keys in {self.path}.", remedy="Make room, or choose another vault_dir.")
 
     def prove_writing(self) -> None:
         """Write a file as a key is written, and remove it; the caller holds the lock."""
         with explained("cannot be written", self.path), self.root() as root:
             name = temporary_name("probe")
+            probe = self._sealer.seal(b"probe")
             try:
-                put(root, name, self._sealer.seal(b"probe"))
+                put(root, name, probe)
                 os.rename(name, f"{name}.2", src_dir_fd=root, dst_dir_fd=root)
                 os.fsync(root)
             finally:
                 for left in (name, f"{name}.2"):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(left, dir_fd=root)
+        self.place.prove_writing(probe)
 
     # One run at a time for each Group
 
     @contextlib.contextmanager
     def locked(self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[int]:
-        """Hold the lock of a Group in this directory; yield the open directory for its journal.
+        """Hold the lock of a Group in this directory, which is brought up to date then; yield the open directory for its journal.
 
         patience: seconds to wait for another run. Raises StoreError that names the holder.
         """
+        with self.place.held(name_of(group_id), patience, wait):
+            self.place.fetch()
+            with self._locked(group_id, patience, wait) as state:
+                yield state
+
+    @contextlib.contextmanager
+    def _locked(self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[int]:
+        """Hold the lock that the file system has to give."""
         with explained("cannot be locked", self.path), contextlib.ExitStack() as stack:
             state = stack.enter_context(self.root())
             for name in (STATE_NAME, name_of(group_id)):

@@ -27,6 +27,8 @@ _MARKS_OF_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
 # Eight characters are what tempfile appends.
 _PROJECT_COPY = re.compile(r"runner_di_[a-z0-9_]{8}")
 _THROWAWAY = re.compile(r"(?:awx_\d+_|tmp|\.ansible-runner-)[a-z0-9_]{8}")
+#: What else there is, for options that it is there for.
+_WAYS_OUT = {"vault_dir": "Or keep the keys on a host, with vault_location: target. "}
 _LAYERS = frozenset({"overlay", "fuse.fuse-overlayfs"})
 _MEMORY = frozenset({"tmpfs", "ramfs", "rootfs"})
 # Of a pod (emptyDir), and those without a name that engines make for one container: podman's and docker's, then containerd's.
@@ -49,7 +51,7 @@ def prove_durable(option: str, path: str) -> None:
     if reason:
         raise StoreError(
             f"{option} {path} would be lost with this job: {reason}.",
-            remedy=f"Mount a directory that stays into the execution environment, and name it as {option}. "
+            remedy=f"Mount a directory that stays into the execution environment, and name it as {option}. {_WAYS_OUT.get(option, '')}"
             "If this place is kept in another way, set vault_dir_is_durable: true.",
         )
 

@@ -11,6 +11,7 @@ following symlinks and files by descriptor, so that nothing lands elsewhere.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import os
 import secrets
@@ -161,32 +162,35 @@ def identity(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
-class SharedSync:
-    """fsync of one file or directory that many threads write: one is under way at a time, for all who came before it began."""
+class Shared:
+    """Work that many threads ask for, such as to sync what they have written: one round is under way at a time, for all who came before it began.
+
+    A round that fails has failed for all of these, and no later one makes up for it: what was not written then may never be.
+    """
 
     def __init__(self) -> None:
         self._counting = threading.Lock()
-        self._syncing = threading.Lock()
+        self._working = threading.Lock()
         self._asked = 0
         self._done = 0
-        # (after, up to, error): a failure is told once by the kernel, and what was not written then is not written later either.
-        self._failed: list[tuple[int, int, OSError]] = []
+        # (after, up to, error): the kernel tells of a failed sync once only.
+        self._failed: list[tuple[int, int, Exception]] = []
 
-    def __call__(self, fd: int) -> None:
-        """Return when all that this thread has written is on disk; OSError where it may not be."""
+    def __call__(self, work: t.Callable[[], None]) -> None:
+        """Return when a round is done that began after this was called; OSError or StoreError where it failed."""
         with self._counting:
             self._asked += 1
             mine = self._asked
-        with self._syncing:
+        with self._working:
             for after, upto, error in self._failed:
                 if after < mine <= upto:
-                    raise OSError(error.errno, error.strerror)
+                    raise copy.copy(error)
             if mine <= self._done:
                 return
             upto = self._asked
             try:
-                os.fsync(fd)
-            except OSError as exc:
+                work()
+            except (OSError, StoreError) as exc:
                 self._failed.append((self._done, upto, exc))
                 raise
             self._done = upto

@@ -14,10 +14,10 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
-from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir, is_reserved
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, VaultDir, is_reserved
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
     DIRECTORY,
-    SharedSync,
+    Shared,
     exists,
     explained,
     get,
@@ -26,7 +26,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     prove_place,
     replace,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._index import Index
+from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME, Index
+from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member, as_stored, key_text, read_key_text
 
 FILE_NAME = "b2_vault.yml"
@@ -35,14 +36,16 @@ FILE_NAME = "b2_vault.yml"
 class HostVarsStore:
     """One vault file a member. Safe to use from many threads, for different members."""
 
-    def __init__(self, path: str, sealer: Sealer, elsewhere: t.Callable[[t.Collection[str]], None] = lambda missing: None) -> None:
-        self.directory = VaultDir(path, sealer)
+    def __init__(
+        self, path: str, sealer: Sealer, elsewhere: t.Callable[[t.Collection[str]], None] = lambda missing: None, place: Place = HERE
+    ) -> None:
+        self.directory = VaultDir(path, sealer, place)
         # Raises StoreError where one of these keys is kept in another layout.
         self._prove_not_elsewhere = elsewhere
         self._sealer = sealer
         self._index = Index(sealer)
         # By what the path leads to, which may be another directory later on.
-        self._root_syncs: dict[tuple[int, int], SharedSync] = {}
+        self._root_syncs: dict[tuple[int, int], Shared] = {}
 
     def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
         """Show that the directory, and in it the place of every wanted address, is fit for keys, or raise StoreError; see VaultDir."""
@@ -112,6 +115,7 @@ class HostVarsStore:
         """Write down which files are known, so that the next run need not decrypt them; the caller holds a lock of the directory."""
         with contextlib.suppress(OSError, StoreError), self.directory.root() as root:
             self._index.save(root)
+            self.directory.place.later(os.path.join(self.directory.path, STATE_NAME, INDEX_NAME))
 
     def read(self, email: str) -> t.Optional[dict[str, str]]:
         """Return the variables stored for an address, the key among them; None where there is no file."""
@@ -157,11 +161,12 @@ class HostVarsStore:
                     self._index.put(email, sealed, Stored(new.member.account_id, new.key_id, group_id=new.member.group_id))
                 os.fsync(directory)
             self._sync_root(root)
+        self.directory.place.publish(path)
         return path
 
     def _sync_root(self, root: int) -> None:
         there = os.fstat(root)
-        self._root_syncs.setdefault((there.st_dev, there.st_ino), SharedSync())(root)
+        self._root_syncs.setdefault((there.st_dev, there.st_ino), Shared())(lambda: os.fsync(root))
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that a killed run had written beside its place but not renamed yet; None where there is none.
@@ -188,6 +193,7 @@ class HostVarsStore:
                             self.seal(as_new_member(variables))
                             with contextlib.suppress(OSError):
                                 os.unlink(name, dir_fd=directory)
+                                self.directory.place.later(os.path.join(self.directory.path, email, name))
                         return as_stored(variables, self.file(email))
             except FileNotFoundError:
                 pass

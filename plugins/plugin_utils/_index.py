@@ -22,8 +22,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._directory imp
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, get, opened, replace
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
-# With a dot, which no Group's directory begins with.
-_NAME = ".index"
+#: With a dot, which no Group's directory begins with.
+INDEX_NAME = ".index"
 _DIGEST_BYTES = 16
 
 
@@ -51,7 +51,7 @@ class Index:
             return
         try:
             with opened(root, STATE_NAME, DIRECTORY) as state:
-                entries = json.loads(self._sealer.open(get(state, _NAME), _NAME, alone=True))
+                entries = json.loads(self._sealer.open(get(state, INDEX_NAME), INDEX_NAME, alone=True))
             self._saved = {email: Known(*(str(field) for field in entry)) for email, entry in entries.items()}
         except (OSError, StoreError, ValueError, TypeError, AttributeError):
             self._saved = {}
@@ -76,7 +76,7 @@ class Index:
         if self._known == self._saved:
             return
         with opened(root, STATE_NAME, DIRECTORY) as state:
-            replace(state, _NAME, self._sealer.seal(json.dumps(self._known).encode()))
+            replace(state, INDEX_NAME, self._sealer.seal(json.dumps(self._known).encode()))
             os.fsync(state)
         self._saved = dict(self._known)
 

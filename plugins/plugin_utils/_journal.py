@@ -21,9 +21,10 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import SharedSync
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import Shared
+from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 
-_NAME = "journal.jsonl"
+JOURNAL_NAME = "journal.jsonl"
 _CLOSED = "closed"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -31,14 +32,16 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 class Journal:
     """The journal in an open directory; the caller holds the lock of the vault directory. Safe to use from many threads."""
 
-    def __init__(self, directory_fd: int, path: str, *, writable: bool = True) -> None:
-        self._path = os.path.join(path, _NAME)
+    def __init__(self, directory_fd: int, path: str, *, writable: bool = True, place: Place = HERE) -> None:
+        self._path = os.path.join(path, JOURNAL_NAME)
         self._lock = threading.Lock()
-        self._sync = SharedSync()
+        self._sync = Shared()
+        self._place = place
+        self._directory_fd = directory_fd
         self._entries = self._load(directory_fd) if directory_fd >= 0 else {}
         self._fd = -1
         if writable:
-            self._rewrite(directory_fd)
+            self._rewrite()
 
     def entries(self, group_id: str) -> list[Open]:
         """Return what is open in a Group."""
@@ -83,12 +86,23 @@ class Journal:
     def finish(self) -> None:
         """Close the file."""
         if self._fd >= 0:
+            self._leave()
+        if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
+    def _leave(self) -> None:
+        """Elsewhere leave only what is open, so that a next run with nothing to do has nothing to bring there."""
+        if self._place is not HERE:
+            os.close(self._fd)
+            self._fd = -1
+            with contextlib.suppress(StoreError):
+                self._rewrite()
+                self._place.later(self._path)
+
     def _load(self, directory_fd: int) -> dict[tuple[str, str], Open]:
         try:
-            fd = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory_fd)
+            fd = os.open(JOURNAL_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory_fd)
         except FileNotFoundError:
             return {}
         except OSError as exc:
@@ -116,20 +130,20 @@ class Journal:
                 entries[entry.group_id, entry.email] = entry
         return entries
 
-    def _rewrite(self, directory_fd: int) -> None:
+    def _rewrite(self) -> None:
         """Start the run with a journal of only what is open, and keep it open for appending."""
-        temporary = f".{_NAME}.tmp"
+        temporary, directory_fd = f".{JOURNAL_NAME}.tmp", self._directory_fd
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
             try:
                 for entry in self._entries.values():
                     _write(fd, _line(entry, entry.event.value))
                 os.fsync(fd)
-                os.rename(temporary, _NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+                os.rename(temporary, JOURNAL_NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
                 os.fsync(directory_fd)
             finally:
                 os.close(fd)
-            self._fd = os.open(_NAME, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, dir_fd=directory_fd)
+            self._fd = os.open(JOURNAL_NAME, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, dir_fd=directory_fd)
         except OSError as exc:
             raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
 
@@ -151,10 +165,11 @@ class Journal:
                 self._entries[entry.group_id, entry.email] = entry
         if sync:
             try:
-                self._sync(self._fd)
+                self._sync(lambda: os.fsync(self._fd))
             except OSError as exc:
                 # The line stays: that an address is open which is not costs the next run a look.
                 raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
+            self._place.publish(self._path)
 
     def _prove_in_place(self) -> None:
         """Show that what is written here can be found by the next run: the directory may have been moved or removed under us."""

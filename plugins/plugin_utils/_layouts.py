@@ -24,6 +24,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal_copy import hand_over
 from ansible_collections.community.backblaze.plugins.plugin_utils._key_files import Entry, KeyFiles, KeyFilesOf, Variables, each
+from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._single_file import SingleFileStore, kept_elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member
@@ -38,13 +39,13 @@ _ASTRAY = (
 )
 
 
-def open_stores(layout: str, path: str, sealer: Sealer) -> t.Callable[[str], Store]:
+def open_stores(layout: str, path: str, sealer: Sealer, place: Place = HERE) -> t.Callable[[str], Store]:
     """Return what gives the place for the keys of a Group, by its id: the same for all Groups in the layout ``host_vars``.
 
     Each, when it is proven, raises StoreError where the key of a wanted member is kept in this directory in the other layout.
     """
     if layout == SINGLE_FILE:
-        return lambda group_id: SingleFileStore(path, sealer, group_id)
+        return lambda group_id: SingleFileStore(path, sealer, group_id, place)
     singles: dict[str, SingleFileStore] = {}
 
     def prove_not_elsewhere(missing: t.Collection[str]) -> None:
@@ -55,7 +56,7 @@ def open_stores(layout: str, path: str, sealer: Sealer) -> t.Callable[[str], Sto
             if elsewhere:
                 raise kept_elsewhere(elsewhere, single.file(""), SINGLE_FILE, HOST_VARS)
 
-    shared = HostVarsStore(path, sealer, prove_not_elsewhere)
+    shared = HostVarsStore(path, sealer, prove_not_elsewhere, place)
     return lambda group_id: shared
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -29,6 +30,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._fallback impo
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import WantedGroup, plain, policy_of, read_members
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Plan, Report, Result, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_stores
+from ansible_collections.community.backblaze.plugins.plugin_utils._location import elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, provision_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary, summary_of_groups, summary_of_move
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
@@ -40,15 +43,30 @@ _AUDIT_WORKERS = 8
 _FALLBACK = "community.backblaze"
 # Whether a signal has ended the work of this process.
 _ended = Stop()
+# What stands in results and messages for the paths of copies that are thrown away.
+_names: dict[str, str] = {}
 _COLLECTION_PLAYBOOKS = re.compile(r"/ansible_collections/[^/]+/[^/]+/playbooks/?$")
 
 
 def run_action(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
     """Return what ``work`` returns, or the failed result of the error that it raised, before it had changed anything."""
     try:
-        return work()
+        result = work()
     except B2Error as exc:
-        return {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
+        result = {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
+    return t.cast("dict[str, t.Any]", _as_named(result))
+
+
+def _as_named(value: t.Any) -> t.Any:
+    """Return a result in which every path of a copy is that of the place itself."""
+    if isinstance(value, dict):
+        return {key: _as_named(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_named(item) for item in value]
+    if isinstance(value, str):
+        for path, name in _names.items():
+            value = value.replace(path, name)
+    return value
 
 
 def options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any) -> dict[str, t.Any]:
@@ -134,6 +152,22 @@ def show_progress(done: int, total: int, seconds: float) -> None:
         display.display(f"b2_group_members: {done} of {total} members, {rate:.1f} a second{left}")
 
 
+@contextlib.contextmanager
+def vault_place(
+    action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], lost: t.Callable[[str], None] = lambda reason: None
+) -> t.Iterator[tuple[str, Place]]:
+    """Give the path of the vault directory on the controller, which may be that of a copy, and its place.
+
+    lost: is told why, if another run takes over what this one is at. Raises StoreError where the place would not outlive this job.
+    """
+    if options["vault_location"] == "controller":
+        yield controller_path(action, options["vault_dir"]), HERE
+        return
+    with elsewhere(action, options, task_vars, lost) as place:
+        _names[place.copy] = place.name
+        yield place.copy, place
+
+
 def vault_directory(action: ActionBase, path: str) -> str:
     """Return the path of a vault directory that has to be there already."""
     path = controller_path(action, path)
@@ -149,34 +183,45 @@ def default_fallback_dir() -> str:
 
 
 def seal_members(
-    action: ActionBase, options: dict[str, t.Any], wanted: t.Sequence[Wanted], concurrency: int
+    action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], wanted: t.Sequence[Wanted], concurrency: int
 ) -> tuple[dict[str, t.Any], tuple[Result, ...]]:
     """Run the provisioner for the members of one Group; return the task's result and what it was made from."""
-    client, [done] = _provisioned(action, options, [WantedGroup(options["group_id"] or "", options["group_name"] or "", wanted)], concurrency)
+    group = WantedGroup(options["group_id"] or "", options["group_name"] or "", wanted)
+    client, [done], notes = _provisioned(action, options, task_vars, [group], concurrency)
     if isinstance(done, B2Error):
         raise done
     plan, report = done
+    report = dataclasses.replace(report, notes=(*notes, *report.notes))
     return {**summary(plan, report, options["on_missing_key"]), "calls": client.calls}, report.results
 
 
-def seal_groups(action: ActionBase, options: dict[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int) -> dict[str, t.Any]:
+def seal_groups(
+    action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int
+) -> dict[str, t.Any]:
     """Run the provisioner for the members of several Groups; return the task's result."""
-    client, done = _provisioned(action, options, groups, concurrency)
-    return {**summary_of_groups(groups, done, options["on_missing_key"]), "calls": client.calls}
+    client, done, notes = _provisioned(action, options, task_vars, groups, concurrency)
+    result = {**summary_of_groups(groups, done, options["on_missing_key"]), "calls": client.calls}
+    return {**result, "warnings": [*notes, *result.get("warnings", ())]} if notes else result
 
 
 def _provisioned(
-    action: ActionBase, options: dict[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int
+    action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int
+) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]], list[str]]:
+    """Run the provisioner; return for each Group what came of it, see provision_groups, and what is to be said of the place."""
+    stop = Stop()
+    with vault_place(action, options, task_vars, stop.ask) as (path, place):
+        return *_provisioned_in(action, options, path, place, groups, concurrency, stop), place.notes
+
+
+def _provisioned_in(
+    action: ActionBase, options: dict[str, t.Any], path: str, place: Place, groups: t.Sequence[WantedGroup], concurrency: int, stop: Stop
 ) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]]]:
-    """Run the provisioner; return for each Group what came of it, see provision_groups."""
     sealer = Sealer(vault_secrets(action), options["vault_id"])
-    path = controller_path(action, options["vault_dir"])
-    if not options["vault_dir_is_durable"]:
+    if place is HERE and not options["vault_dir_is_durable"]:
         prove_durable("vault_dir", path)
-    store_of = open_stores(options["layout"], path, sealer)
+    store_of = open_stores(options["layout"], path, sealer, place)
     fallback = _fallback(action, options, sealer)
     policy = policy_of(options)
-    stop = Stop()
     client = connect(options, connections=concurrency, wait=stop.wait)
     heed_signals(stop)
     # What is wrong with the credentials is wrong for every Group, and said once.
@@ -217,9 +262,18 @@ def move_vault(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any
     return summary_of_move(move_keys(move, Sealer(vault_secrets(action), options["vault_id"])))
 
 
-def audit_members(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any]:
+def audit_members(action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """List members and compare their Groups with a vault directory; return the task's result."""
-    path = vault_directory(action, options["vault_dir"])
+    with vault_place(action, options, task_vars) as (path, place):
+        place.fetch()
+        if place is HERE:
+            vault_directory(action, options["vault_dir"])
+        elif not place.exists:
+            raise OptionError(f"vault_dir {path} is not there.")
+        return _audited(action, options, path)
+
+
+def _audited(action: ActionBase, options: dict[str, t.Any], path: str) -> dict[str, t.Any]:
     store_of = open_stores(options["layout"], path, Sealer(vault_secrets(action)))
     client = connect(options, connections=_AUDIT_WORKERS)
     group_ids = client.resolve_groups(options["group_id"], options["group_name"])

@@ -82,7 +82,7 @@ def provision(
         state = stack.enter_context(
             store.directory.locked(job.group_id, job.lock_timeout, stop.wait) if write else store.directory.state(job.group_id)
         )
-        journal = Journal(state, store.directory.state_path(job.group_id), writable=write)
+        journal = Journal(state, store.directory.state_path(job.group_id), writable=write, place=store.directory.place)
         stack.callback(journal.finish)
         entries = journal.entries(job.group_id)
         concerned = {*(one.email for one in job.wanted), *(one.email for one in entries)}

@@ -32,6 +32,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._key_list import KeyList, new_text, read_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import FIELDS, Sealer, as_new_member, as_stored, key_variables
 
 
@@ -61,8 +62,8 @@ class _Request:
 class SingleFileStore:
     """One vault file for all members of a Group. Safe to use from many threads."""
 
-    def __init__(self, path: str, sealer: Sealer, group_id: str) -> None:
-        self.directory = VaultDir(path, sealer)
+    def __init__(self, path: str, sealer: Sealer, group_id: str, place: Place = HERE) -> None:
+        self.directory = VaultDir(path, sealer, place)
         self._sealer = sealer
         self._folder = group_directory(group_id)
         self._path = os.path.join(self.directory.path, self._folder, FILE_NAME)
@@ -191,6 +192,7 @@ class SingleFileStore:
         failed: t.Optional[StoreError] = StoreError(f"{self._path} cannot be written (something unexpected came up).")
         try:
             self._commit(batch)
+            self.directory.place.publish(self._path)
             failed = None
         except StoreError as exc:
             failed = exc
@@ -309,6 +311,7 @@ class SingleFileStore:
             ):
                 with contextlib.suppress(OSError), self.directory.root() as root, opened(root, self._folder, DIRECTORY) as directory:
                     os.unlink(name, dir_fd=directory)
+                self.directory.place.later(os.path.join(os.path.dirname(self._path), name))
 
     # Small things
 

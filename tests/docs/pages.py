@@ -26,7 +26,9 @@ def members(story: Story) -> None:
     story.write("customers.csv", CUSTOMERS)
     story.write("hosting.csv", CUSTOMERS)
     cleo = story.server.add_member("hosting", "cleo@customers.example.com")
-    story.variables = {"cleo_key_id": cleo["applicationKeyId"], "cleo_key": cleo["applicationKey"]}
+    # Who else has a host, has it by ssh.
+    host = {"key_host": "localhost", "store": str(story.scratch / "store")}
+    story.variables = {"cleo_key_id": cleo["applicationKeyId"], "cleo_key": cleo["applicationKey"], **host}
 
 
 def layout(story: Story) -> None:

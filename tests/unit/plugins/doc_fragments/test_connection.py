@@ -13,7 +13,14 @@ import pytest
 import yaml
 
 from ansible_collections.community.backblaze.plugins.doc_fragments.connection import ModuleDocFragment
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, CREDENTIALS, ENVIRONMENT, GROUP_SPEC, VAULT_SPEC
+from ansible_collections.community.backblaze.plugins.module_utils._options import (
+    CONNECTION_SPEC,
+    CREDENTIALS,
+    ENVIRONMENT,
+    GROUP_SPEC,
+    PLACE_SPEC,
+    VAULT_SPEC,
+)
 
 
 def documented(text):
@@ -33,7 +40,8 @@ def taken(spec):
         (ModuleDocFragment.DOCUMENTATION, CONNECTION_SPEC),
         (ModuleDocFragment.GROUP, GROUP_SPEC),
         # vault_dir is documented by each module, which differ in it.
-        (ModuleDocFragment.VAULT, {name: option for name, option in VAULT_SPEC.items() if name != "vault_dir"}),
+        (ModuleDocFragment.VAULT, {name: option for name, option in VAULT_SPEC.items() if name not in {"vault_dir", *PLACE_SPEC}}),
+        (ModuleDocFragment.PLACE, PLACE_SPEC),
     ],
 )
 def test_options_are_documented_as_they_are(text, spec):

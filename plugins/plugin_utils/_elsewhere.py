@@ -1,0 +1,303 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A vault directory that is not on the controller: a copy of it is, private and thrown away at the end, and a depot takes what is written there.
+
+The copy holds what is encrypted and what is no secret. A file counts as written when the depot says that it is in its place for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import threading
+import time
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, Shared, explained, get, is_temporary, opened
+from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
+from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME
+from ansible_collections.community.backblaze.plugins.plugin_utils._journal import JOURNAL_NAME
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, Claim, Heartbeat, Lease, new_lease
+
+INDEX = f"{STATE_NAME}/{INDEX_NAME}"
+
+_POLL_SECONDS = 2.0
+# So long a round waits for those who are about to ask for one: each is a message, which costs more.
+_GATHER_SECONDS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a depot holds, by path within the vault directory.
+
+    files: those that are not as known, with what is in them. paths: of all files. odd: what is no plain file where one could be, or no
+    directory, and what it is: ``symlink``, ``file`` or ``directory``. exists: whether the vault directory does.
+    """
+
+    files: t.Mapping[str, bytes]
+    paths: frozenset[str]
+    odd: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    exists: bool = True
+    room: tuple[int, t.Optional[int]] = (2**63, None)
+
+
+class Change(t.NamedTuple):
+    """A file to be written. replaces: digest of what is there now as far as we know, empty for nothing; anything else is not replaced."""
+
+    data: bytes
+    replaces: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What came of writing. refused: the files that were not, and why. holder: who has taken our lease over, if anybody has."""
+
+    refused: t.Mapping[str, str]
+    holder: t.Optional[Lease] = None
+
+
+class Depot(t.Protocol):
+    """Where the files are. One thread at a time uses it; every method raises StoreError where it did not do what it is for."""
+
+    #: What stands in results and messages for the directory of the copy.
+    name: str
+    #: Whether it takes the index as well, which is of use to the next run only, and changes with each.
+    takes_index: bool
+
+    def read(self, known: t.Mapping[str, str]) -> Contents:
+        """Return what there is, without the content of files whose digest is known."""
+
+    def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
+        """Put files in their place, each whole or not at all and all for good; remove others. What is kept about a Group needs its lease."""
+
+    def prove_writing(self, probe: bytes) -> None:
+        """Show that files can be written, as far as that can be seen beforehand."""
+
+    def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
+        """Ask for the lease of a Group. A stale one is taken over, and so is that with the id ``instead_of``."""
+
+    def refresh(self) -> t.Optional[Lease]:
+        """Say that the holder is still there; return whose the lease is if it is not ours any more."""
+
+    def release(self) -> None:
+        """Give the lease up."""
+
+
+class Elsewhere:
+    """The place of a vault directory that a depot holds. Safe to use from many threads.
+
+    copy: path of the directory that the copy is in. lost: is told why, if another run has taken over what this one is at.
+    """
+
+    def __init__(self, copy: str, depot: Depot, lost: t.Callable[[str], None] = lambda reason: None) -> None:
+        self.copy = copy
+        #: What stands in results and messages for the path of the copy.
+        self.name = depot.name
+        self.exists = False
+        self.notes: list[str] = []
+        self._depot = depot
+        self._tell = lost
+        self._room: tuple[int, t.Optional[int]] = (0, None)
+        self._digests: dict[str, str] = {}
+        self._odd: dict[str, str] = {}
+        # Held by whoever talks with the depot.
+        self._talking = threading.Lock()
+        # What was written here and is not in its place, with the lock for it; and why, where the depot has refused it.
+        self._noting = threading.Lock()
+        self._unplaced: set[str] = set()
+        self._refused: t.Mapping[str, str] = {}
+        self._round = Shared()
+        # Why the lease is not ours any more.
+        self._lost = ""
+
+    # Reading
+
+    def fetch(self) -> None:
+        """Make the copy what the depot holds, but for what is not in its place yet."""
+        with self._talking, explained("cannot be written", self.copy):
+            found = self._depot.read(self._digests)
+            os.makedirs(self.copy, mode=0o700, exist_ok=True)
+            for path in [path for path in self._digests if path not in found.paths]:
+                del self._digests[path]
+                if path not in self._unplaced:
+                    os.unlink(os.path.join(self.copy, path))
+            self._mirror(found.odd)
+            for path, data in found.files.items():
+                self._digests[path] = digest(data)
+                if path not in self._unplaced:
+                    self._lay(path, data)
+            self.exists, self._room = found.exists, found.room
+
+    def _lay(self, path: str, data: bytes) -> None:
+        """Write a file of the copy. Not synced: it is in its own place already."""
+        target = os.path.join(self.copy, path)
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        with open(target, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)) as file:
+            file.write(data)
+
+    def _mirror(self, odd: t.Mapping[str, str]) -> None:
+        """Put something of the same kind in the way of a store that is in its way elsewhere, so that it says the same of it."""
+        for path in self._odd:
+            target = os.path.join(self.copy, path)
+            (os.rmdir if self._odd[path] == "directory" else os.unlink)(target)
+        self._odd = dict(odd)
+        for path, kind in odd.items():
+            target = os.path.join(self.copy, path)
+            if kind == "directory":
+                os.makedirs(target, mode=0o700)
+                continue
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            if kind == "symlink":
+                os.symlink("/nonexistent", target)
+            else:
+                self._lay(path, b"")
+
+    # Writing
+
+    def room(self, path: str) -> tuple[int, t.Optional[int]]:
+        """Return what the depot said of itself when it was read last."""
+        return self._room
+
+    def prove_writing(self, probe: bytes) -> None:
+        """Ask the depot."""
+        with self._talking:
+            self._depot.prove_writing(probe)
+
+    def later(self, path: str) -> None:
+        """Note that a file was written that goes with the next ones."""
+        relative = os.path.relpath(path, self.copy)
+        if relative != INDEX or self._depot.takes_index:
+            with self._noting:
+                self._unplaced.add(relative)
+
+    def publish(self, *paths: str) -> None:
+        """Put all in its place that was written; StoreError where one of these files is not in it."""
+        for path in paths:
+            self.later(path)
+        self._round(self._send)
+        refused = self._refused
+        for path in paths:
+            reason = refused.get(os.path.relpath(path, self.copy))
+            if reason:
+                raise StoreError(f"{path} cannot be written ({reason}).", remedy="Run again.")
+
+    def _send(self) -> None:
+        time.sleep(_GATHER_SECONDS)
+        with self._noting:
+            # What is written anew from now on is for the next round.
+            due, self._unplaced = self._unplaced, set()
+        left = due
+        try:
+            self._refused = self._send_all(due)
+            left = set(self._refused)
+        finally:
+            with self._noting:
+                # It is tried again with whatever comes next.
+                self._unplaced |= left
+
+    def _send_all(self, due: t.Collection[str]) -> dict[str, str]:
+        """Hand over what is not in its place; return the files that were refused, and why."""
+        refused = self._withheld(due)
+        changes: dict[str, Change] = {}
+        gone: list[str] = []
+        for path in sorted(set(due) - refused.keys()):
+            data = self._data(path)
+            if data is None:
+                gone += [path] * (path in self._digests)
+            # An empty file that is not there yet has nothing to say.
+            elif digest(data) != self._digests.get(path) and (data or path in self._digests):
+                changes[path] = Change(data, self._digests.get(path, ""))
+        if changes or gone:
+            with self._talking:
+                written = self._depot.write(changes, gone)
+            self._take_note(written.holder)
+            refused.update({**written.refused, **self._withheld(changes)})
+            for path in changes.keys() - refused.keys():
+                self._digests[path] = digest(changes[path].data)
+            for path in gone:
+                self._digests.pop(path, None)
+        return refused
+
+    def _withheld(self, paths: t.Iterable[str]) -> dict[str, str]:
+        """Return what is not ours to write any more, and why: all that is not a key, after another run has taken over."""
+        return {path: self._lost for path in paths if self._lost and path.startswith(f"{STATE_NAME}/")}
+
+    def _data(self, path: str) -> t.Optional[bytes]:
+        """Return what is in a file of the copy; None where there is none."""
+        target = os.path.join(self.copy, path)
+        with explained("cannot be read", target):
+            try:
+                with opened(None, os.path.dirname(target), DIRECTORY) as directory:
+                    return get(directory, os.path.basename(target))
+            except FileNotFoundError:
+                return None
+
+    # One run at a time for each Group
+
+    @contextlib.contextmanager
+    def held(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[None]:
+        """Hold the lease of a Group, and keep it fresh; see Place."""
+        lease = new_lease()
+        deadline = time.monotonic() + patience
+        instead_of = ""
+        while True:
+            with self._talking:
+                claim = self._depot.claim(group, lease, instead_of)
+            if claim.ours:
+                break
+            if claim.other and claim.other.dead and claim.other.id != instead_of:
+                instead_of = claim.other.id
+                continue
+            if time.monotonic() >= deadline:
+                raise StoreError(
+                    f"Another run is at Group {group} in {self.copy}: {claim.other or 'it did not leave its name'}.",
+                    remedy="Wait for it to end, then run again, or raise lock_timeout. If it was killed on another machine, its lease is taken over "
+                    f"after {STALE_SECONDS / 60:.0f} minutes.",
+                )
+            wait(_POLL_SECONDS)
+        if claim.other:
+            why = "is not there any more" if claim.other.dead else f"had not said for {STALE_SECONDS / 60:.0f} minutes that it is still there"
+            self.notes.append(f"The lease of Group {group} in {self.copy} was taken over from {claim.other}, which {why}.")
+        self._lost = ""
+        try:
+            with Heartbeat(self._refresh):
+                yield
+        finally:
+            # Whatever this costs, the next run settles it.
+            with contextlib.suppress(StoreError):
+                self.publish()
+            if not self._lost:
+                with contextlib.suppress(StoreError), self._talking:
+                    self._depot.release()
+
+    def _refresh(self) -> None:
+        with self._talking:
+            holder = self._depot.refresh() if not self._lost else None
+        self._take_note(holder)
+
+    def _take_note(self, holder: t.Optional[Lease]) -> None:
+        """Note that another run has taken over, if so: keys go on to their places, but nothing else does, and nothing new is created."""
+        if holder and not self._lost:
+            self._lost = f"another run has taken over, {holder}"
+            self._tell(self._lost)
+
+
+def is_kept(path: str) -> bool:
+    """Tell whether a path within a vault directory is one that a place holds for us: a key file, one on its way, or what is kept about a Group."""
+    folder, _slash, name = path.rpartition("/")
+    if path == INDEX:
+        return True
+    if folder.startswith(f"{STATE_NAME}/"):
+        return folder.count("/") == 1 and name == JOURNAL_NAME
+    return bool(folder) and "/" not in folder and folder != STATE_NAME and (name == FILE_NAME or is_temporary(name, FILE_NAME))
+
+
+def digest(data: bytes) -> str:
+    """Return what tells the content of one file from that of another."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,113 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who is at a Group in a place where no lock can be held over the wire: a record that its holder keeps fresh, and that others may replace
+once it is stale."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+
+#: Seconds between two times that a holder says that it is still there, and after how many of silence its lease is anybody's.
+REFRESH_SECONDS = 60.0
+STALE_SECONDS = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Lease:
+    """Whose it is. process: by what the holder can be found on the machine that it runs on, empty where that cannot be told."""
+
+    id: str
+    pid: int
+    host: str
+    since: str
+    process: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+    def as_text(self) -> str:
+        """Return it on one line."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @property
+    def dead(self) -> bool:
+        """Whether its holder ran where this runs, and is gone for certain: then nobody has to wait for the lease to get stale."""
+        ours, _space, started = self.process.rpartition(" ")
+        return bool(started) and ours == _machine() and _started(self.pid) != started
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What came of asking for a lease: whether it is ours now, and whose it is, or was until we took it over."""
+
+    ours: bool
+    other: t.Optional[Lease] = None
+
+
+def new_lease() -> Lease:
+    """Return one for this process."""
+    pid = os.getpid()
+    started = _started(pid)
+    return Lease(secrets.token_hex(8), pid, socket.gethostname(), time.strftime("%Y-%m-%dT%H:%M:%S%z"), f"{_machine()} {started}" if started else "")
+
+
+def read_lease(text: str) -> Lease:
+    """Return the lease that as_text wrote; one of nobody where it is damaged, which gets stale like any other."""
+    try:
+        record = json.loads(text)
+        return Lease(str(record["id"]), int(record["pid"]), str(record["host"]), str(record["since"]), str(record["process"]))
+    except (ValueError, LookupError, TypeError):
+        return Lease("", 0, "a machine that did not leave its name", "nobody knows when")
+
+
+class Heartbeat:
+    """Keeps a lease fresh from a thread of its own, while it is entered."""
+
+    def __init__(self, refresh: t.Callable[[], None]) -> None:
+        self._refresh = refresh
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="b2-lease", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_why: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._end.wait(REFRESH_SECONDS):
+            # A place that cannot be reached for a moment is tried again in time; whether the lease is still ours shows then.
+            with contextlib.suppress(StoreError):
+                self._refresh()
+
+
+def _machine() -> str:
+    """Return what numbers of processes mean the same in: this boot of this machine, and this container; empty where that cannot be told."""
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, in ticks of the kernel; empty where there is none, or that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return ""
+    # A zombie holds nothing.
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")

@@ -1,0 +1,99 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The depot on the task's target host: each message is one run of the module ``b2_vault_files`` there, over the task's own connection."""
+
+from __future__ import annotations
+
+import base64
+import contextvars
+import json
+import typing as t
+import zlib
+
+from ansible.errors import AnsibleError
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Written
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, Claim, Lease, read_lease
+
+MODULE = "community.backblaze.b2_vault_files"
+
+#: Runs the module on the target with these arguments and returns its result.
+Execute = t.Callable[[dict[str, t.Any]], t.Mapping[str, t.Any]]
+
+
+class Target:
+    """A vault directory on a host. host: its name for messages. path: absolute."""
+
+    takes_index = True
+
+    def __init__(self, host: str, path: str, execute: Execute) -> None:
+        self.name = f"{host}:{path}"
+        self._host = host
+        self._path = path
+        self._execute = execute
+        # What ansible-core keeps for the task is in variables of the context, and messages are sent from threads that have none of it.
+        self._context = contextvars.copy_context()
+        self._lease: dict[str, t.Any] = {}
+
+    def read(self, known: t.Mapping[str, str]) -> Contents:
+        """Return what there is on the host; see Depot."""
+        found = _unpacked(self._run("read", bundle=_packed(known)))
+        return Contents(
+            files={path: text.encode("latin-1") for path, text in found["files"].items()},
+            paths=frozenset(found["paths"]),
+            odd=found["odd"],
+            exists=found["exists"],
+            room=(found["room"][0], found["room"][1]),
+        )
+
+    def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
+        """Put files in their place on the host; see Depot."""
+        files = {path: {"data": change.data.decode("latin-1"), "replaces": change.replaces} for path, change in changes.items()}
+        result = self._run("write", bundle=_packed({"files": files, "gone": list(gone)}), **self._lease)
+        return Written(_unpacked(result), _holder(result))
+
+    def prove_writing(self, probe: bytes) -> None:
+        """Write a file there as a key is written, and remove it."""
+        self._run("write", bundle=_packed({"probe": True}))
+
+    def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
+        """Ask for the lease of a Group; see Depot."""
+        self._lease = {"group": group, "lease": lease.as_text()}
+        result = self._run("claim", **self._lease, instead_of=instead_of, stale_after=STALE_SECONDS)
+        return Claim(bool(result["ours"]), _holder(result))
+
+    def refresh(self) -> t.Optional[Lease]:
+        """Say that the holder is still there; see Depot."""
+        return _holder(self._run("refresh", **self._lease))
+
+    def release(self) -> None:
+        """Give the lease up."""
+        lease, self._lease = self._lease, {}
+        self._run("release", **lease)
+
+    def _run(self, operation: str, **arguments: t.Any) -> t.Mapping[str, t.Any]:
+        whole = {"path": self._path, "operation": operation, **arguments}
+        try:
+            # A context can be entered once at a time.
+            result = self._context.copy().run(self._execute, whole)
+        except AnsibleError as exc:
+            raise StoreError(f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Mend that, then run again.") from exc
+        if result.get("failed") or result.get("unreachable"):
+            raise StoreError(f"On {self._host}: {str(result.get('msg') or 'it failed without a word').strip()}", remedy="Mend that, then run again.")
+        return result
+
+
+def _packed(content: t.Any) -> str:
+    return base64.b64encode(zlib.compress(json.dumps(content).encode())).decode()
+
+
+def _unpacked(result: t.Mapping[str, t.Any]) -> t.Any:
+    return json.loads(zlib.decompress(base64.b64decode(str(result["bundle"]))))
+
+
+def _holder(result: t.Mapping[str, t.Any]) -> t.Optional[Lease]:
+    text = result.get("holder")
+    return None if text is None else read_lease(str(text))

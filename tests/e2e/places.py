@@ -1,0 +1,191 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Places for keys that are not on the controller, each real: a host behind a real sshd, on loopback."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import getpass
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import typing as t
+import zipfile
+import zlib
+
+HOST = "srv1"
+
+
+class Host:
+    """A host that plays reach by ssh: a server on a free port of loopback with keys and configuration of its own. Its disk is ours."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        # Where the keys are to be, on that host.
+        self.keys = directory / "srv" / "keys"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        for name in ("host_key", "user_key"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True)
+        shutil.copy(directory / "user_key.pub", directory / "authorized_keys")
+        (directory / "known_hosts").write_text(f"[127.0.0.1]:{self._port} {(directory / 'host_key.pub').read_text()}")
+        (directory / "sshd_config").write_text(
+            f"ListenAddress 127.0.0.1:{self._port}\nHostKey {directory}/host_key\nAuthorizedKeysFile {directory}/authorized_keys\n"
+            "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
+            "Subsystem sftp internal-sftp\nMaxStartups 100\n"
+        )
+
+    @contextlib.contextmanager
+    def up(self) -> t.Iterator[Host]:
+        """Run the server."""
+        command = [sshd(), "-D", "-e", "-f", str(self.directory / "sshd_config")]
+        with open(self.directory / "sshd.log", "wb") as log, subprocess.Popen(command, stderr=log) as process:
+            try:
+                deadline = time.monotonic() + 20
+                while True:
+                    assert process.poll() is None and time.monotonic() < deadline, (self.directory / "sshd.log").read_text()
+                    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
+                        break
+                    time.sleep(0.05)
+                yield self
+            finally:
+                process.send_signal(signal.SIGTERM)
+
+    def _python(self) -> pathlib.Path:
+        """Return a Python that keeps what it is given to run: a module with its arguments, as it came."""
+        path, sent = self.directory / "python", self.directory / "sent"
+        sent.mkdir()
+        path.write_text(f'#!/bin/sh\ncase "$1" in */AnsiballZ_*) cp "$1" {sent}/$(date +%s%N).py;; esac\nexec {sys.executable} "$@"\n')
+        path.chmod(0o755)
+        return path
+
+    def place(self, directory: pathlib.Path) -> HostPlace:
+        """Return this host as a place for the keys of a project."""
+        return HostPlace(self, self.inventory(directory / "inventory.json"))
+
+    def inventory(self, path: pathlib.Path, **variables: t.Any) -> pathlib.Path:
+        """Write an inventory in which this is a host."""
+        known = {
+            "ansible_connection": "ssh",
+            "ansible_host": "127.0.0.1",
+            "ansible_port": self._port,
+            "ansible_user": getpass.getuser(),
+            "ansible_ssh_private_key_file": str(self.directory / "user_key"),
+            # A connection that outlives the run for long would look like a run that does not end.
+            "ansible_ssh_args": "-o ControlMaster=auto -o ControlPersist=2s -F none",
+            "ansible_ssh_extra_args": f"-o UserKnownHostsFile={self.directory}/known_hosts -o IdentitiesOnly=yes",
+            "ansible_python_interpreter": str(self._python()),
+            "ansible_remote_tmp": str(self.directory / "tmp"),
+            **variables,
+        }
+        path.write_text(json.dumps({"all": {"hosts": {HOST: known}}}))
+        return path
+
+
+class HostPlace:
+    """A directory on a host, as a task names it and as one sees it there."""
+
+    kind = "target"
+    hosts = HOST
+
+    def __init__(self, host: Host, inventory: pathlib.Path) -> None:
+        self.host = host
+        self.arguments = ("-i", str(inventory))
+        self.options = {"vault_location": "target", "vault_dir": str(host.keys)}
+        self.name = f"{HOST}:{host.keys}"
+
+    def keys(self) -> t.ContextManager[pathlib.Path]:
+        """Give the directory of the keys, as it is now."""
+        return contextlib.nullcontext(self.host.keys)
+
+    @contextlib.contextmanager
+    def changing(self) -> t.Iterator[pathlib.Path]:
+        """Give the directory of the keys, for somebody else to change it."""
+        self.host.keys.mkdir(parents=True, exist_ok=True)
+        yield self.host.keys
+
+    def sealed(self) -> int:
+        """Return how many keys are there."""
+        return len(list(self.host.keys.glob("*@*/b2_vault.yml")))
+
+    def state(self) -> dict[str, int]:
+        """Return what a run that changes nothing leaves as it is."""
+        return {str(path): path.stat().st_ino for path in self.host.keys.rglob("*") if path.is_file()}
+
+    def fail(self) -> None:
+        """Let nothing be written from now on."""
+        self.host.keys.rename(self.host.keys.with_name("away"))
+
+    def mend(self) -> None:
+        """Let it be written again."""
+        self.host.keys.with_name("away").rename(self.host.keys)
+
+    def traces(self) -> list[pathlib.Path]:
+        """Return where a run leaves anything but in the project."""
+        return [self.host.directory]
+
+    def opened(self) -> dict[str, bytes]:
+        """Return what a run has sent in a form that has to be opened first: modules, and in their arguments the bundles of files."""
+        found = {}
+        for path in (self.host.directory / "sent").iterdir():
+            packed = re.findall(rb"(?:ZIPDATA = |zip_data=)[\"']+([A-Za-z0-9+/=]+)", path.read_bytes())
+            for number, text in enumerate(packed):
+                with zipfile.ZipFile(io.BytesIO(base64.b64decode(text))) as archive:
+                    found.update({f"{path} {number} {name}": archive.read(name) for name in archive.namelist()})
+            for bundle in re.findall(rb'bundle[\\"]+: [\\"]+([A-Za-z0-9+/=]+)', path.read_bytes()):
+                found[f"{path} bundle"] = zlib.decompress(base64.b64decode(bundle))
+        return found
+
+
+def sshd() -> str:
+    """Return the path of the server's program, and give it what it needs."""
+    found = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
+    assert found, "this test needs a program sshd: install the package openssh-server (make setup does where it is root and has apt-get)"
+    if os.geteuid() == 0:
+        # Compiled in, and made by whatever starts it as a service.
+        os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
+    return found
+
+
+def play(
+    project: t.Any,
+    members: t.Sequence[t.Any],
+    name: str = "play.yml",
+    hosts: str = "localhost",
+    keywords: t.Optional[t.Mapping[str, t.Any]] = None,
+    **options: t.Any,
+) -> pathlib.Path:
+    """Write a play with one task that provisions into a place, and keeps its result beside it as JSON."""
+    path = project.directory / name
+    result = path.with_name(f"{path.stem}-result.json")
+    here = {"delegate_to": "localhost", "connection": "local", "vars": {"ansible_python_interpreter": sys.executable}, "become": False}
+    tasks = [
+        {
+            "name": "Provision",
+            "community.backblaze.b2_group_members": {"group_name": "hosting", "members": list(members), **options},
+            "register": "provisioned",
+            "ignore_errors": True,
+            **(keywords or {}),
+        },
+        {
+            "name": "Keep the result for the test",
+            "ansible.builtin.copy": {"content": "{{ provisioned | to_json }}", "dest": str(result), "mode": "0600"},
+            "check_mode": False,
+            "diff": False,
+            **here,
+        },
+    ]
+    path.write_text(json.dumps([{"name": "Provision", "hosts": hosts, "gather_facts": False, "tasks": tasks}]))
+    return path

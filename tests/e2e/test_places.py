@@ -1,0 +1,227 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Keys that live elsewhere than on the controller, as users have them there: on the task's host, behind a real sshd."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+
+import pytest
+
+from project import Project, forms, ledger, serving  # first: it makes what follows importable
+
+import places  # isort: skip
+
+MEMBERS = [f"customer{number:03}@customers.example.com" for number in range(50)]
+FEW = MEMBERS[:3]
+CREATE = "b2_create_group_member"
+
+
+class Scene:
+    """A project, the stand-in it works against, and the place for its keys."""
+
+    def __init__(self, directory, server, place):
+        self.server = server
+        self.place = place
+        self.project = Project(directory, server.url)
+
+    def run(self, members, *arguments, keywords=None, environment=None, **options):
+        """Provision; return all that was said and the task's result."""
+        play = places.play(self.project, members, hosts=self.place.hosts, keywords=keywords, **{**self.place.options, **options})
+        result = play.with_name("play-result.json")
+        result.unlink(missing_ok=True)
+        process, _none = self.project.run(play, *self.place.arguments, *arguments, **(environment or {}))
+        said = process.stdout + process.stderr
+        assert result.exists(), said
+        return said, json.loads(result.read_text())
+
+    def tasks(self, *tasks, **variables):
+        """Run tasks that may fail; return all that was said and whether it went well."""
+        path = self.project.directory / "tasks.yml"
+        path.write_text(json.dumps([{"hosts": self.place.hosts, "gather_facts": False, "vars": variables, "tasks": list(tasks)}]))
+        process, _none = self.project.run(path, *self.place.arguments)
+        return process.stdout + process.stderr, process.returncode == 0
+
+    def compare(self):
+        """Hold the ledger against what is in the place."""
+        with self.place.keys() as directory:
+            return ledger.compare(self.server.url, str(directory), self.project.password.encode())
+
+    def leftovers(self):
+        """Return copies that a run has left on the controller."""
+        return list((self.project.directory / "tmp").rglob("b2_vault_*"))
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "server").mkdir()
+    with serving(tmp_path / "server", "hosting") as running:
+        yield running
+
+
+@pytest.fixture
+def host(tmp_path):
+    with places.Host(tmp_path / "host").up() as running:
+        yield running
+
+
+@pytest.fixture(params=["target"])
+def scene(request, tmp_path, server):
+    directory = tmp_path / "project"
+    directory.mkdir()
+    return Scene(directory, server, request.getfixturevalue("host").place(directory))
+
+
+def test_fifty_members_and_a_second_run_that_changes_nothing(scene):
+    started = time.monotonic()
+    said, result = scene.run(MEMBERS, concurrency=16)
+    first = time.monotonic() - started
+    assert result["counts"] == {"created": 50} and result["changed"], said
+    assert {one["path"] for one in result["members"]} == {f"{scene.place.name}/{email}/b2_vault.yml" for email in MEMBERS}
+    found = scene.compare()
+    assert found.complete and found.sealed == 50, str(found)
+    before = scene.place.state()
+
+    said, again = scene.run(MEMBERS, concurrency=16)
+
+    assert again["counts"] == {"unchanged": 50} and not again["changed"] and "warnings" not in again, said
+    assert scene.place.state() == before and scene.leftovers() == []
+    assert CREATE not in again["calls"]
+    print(f"\n{scene.place.kind}: 50 created in {first:.0f} s; second run 50 unchanged; {found}")
+
+
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_check_mode_and_audit_look_into_the_place_and_write_nothing(scene, layout):
+    _said, foreseen = scene.run(FEW, "--check", layout=layout)
+    assert foreseen["counts"] == {"created": 3} and foreseen["changed"], foreseen
+    assert not scene.place.state()
+    _said, result = scene.run(FEW[:2], layout=layout)
+    assert result["counts"] == {"created": 2}, result
+    before = scene.place.state()
+    _said, foreseen = scene.run(FEW, "--check", layout=layout)
+    assert foreseen["counts"] == {"unchanged": 2, "created": 1} and scene.place.state() == before
+
+    scene.server.add_member("hosting", "else@customers.example.com")
+    audit = {"community.backblaze.b2_group_member_info": {"group_name": "hosting", "layout": layout, **scene.place.options}, "register": "found"}
+    said, fine = scene.tasks(audit, {"ansible.builtin.debug": {"msg": "AMISS {{ found.audit.values() | flatten | map(attribute='email') | join }}."}})
+    assert fine and "AMISS else@customers.example.com." in said, said
+
+
+def test_one_member(scene):
+    task = {"community.backblaze.b2_group_member": {"group_name": "hosting", "email": FEW[0], **scene.place.options}, "register": "made"}
+    said, fine = scene.tasks(task, {"ansible.builtin.debug": {"msg": "IN {{ made.path }}, {{ made.changed }}"}})
+    assert fine and f"IN {scene.place.name}/{FEW[0]}/b2_vault.yml, True" in said, said
+    found = scene.compare()
+    assert found.complete and found.sealed == 1
+    # The place without a directory is a mistake, and no reason to show the key.
+    args = {"group_name": "hosting", "email": FEW[1], **scene.place.options}
+    del args["vault_dir"]
+    said, fine = scene.tasks({"community.backblaze.b2_group_member": args})
+    assert not fine and "vault_dir is empty" in said and len(scene.server.ledger()) == 1, said
+
+
+def test_the_role_keeps_keys_on_the_host_that_it_is_told(scene):
+    variables = {"b2_members_group_name": "hosting", "b2_members_list": FEW, "b2_members_vault_host": places.HOST}
+    variables.update({f"b2_members_{name}": value for name, value in scene.place.options.items()})
+    (scene.project.directory / "customers.json").write_text(json.dumps(variables))
+    for counted in ("created: 3", "unchanged: 3"):
+        process, _none = scene.project.run(pathlib.Path("community.backblaze.provision"), *scene.place.arguments, "-e", "@customers.json")
+        assert process.returncode == 0 and counted in process.stdout, process.stdout + process.stderr
+    found = scene.compare()
+    assert found.complete and found.sealed == 3
+
+
+def test_nothing_in_clear_leaves_the_controller_or_is_shown(scene):
+    environment = {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_DEBUG": "1", "ANSIBLE_LOG_PATH": str(scene.project.directory / "ansible.log")}
+    said, result = scene.run(FEW, "-vvvv", "--diff", environment=environment)
+    assert result["counts"] == {"created": 3}, said
+    needles = {form for secret in scene.project.needles() for form in forms(secret)}
+    roots = [scene.project.directory, *scene.place.traces()]
+    heaps = {"output": said.encode()}
+    for root in roots:
+        heaps.update({str(path): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "vault-password"})
+    heaps.update(scene.place.opened())
+    assert sum(b"$ANSIBLE_VAULT;1." in heap for heap in scene.place.opened().values()) >= 1, "what was sent was not seen"
+    leaks = [name for name, heap in heaps.items() for needle in needles if needle in heap]
+    assert not leaks and scene.compare().complete, leaks
+    print(f"\n{scene.place.kind}: {len(heaps)} outputs, files and objects searched for {len(needles)} forms: 0 leaks")
+
+
+def test_what_is_in_the_way_there_is_named_and_nothing_is_created(scene):
+    with scene.place.changing() as keys:
+        (keys / "elsewhere").mkdir(parents=True)
+        (keys / FEW[0]).symlink_to("elsewhere")
+    said, result = scene.run(FEW)
+    assert result["failed"] and f"{scene.place.name}/{FEW[0]} is not a directory but a symlink" in result["msg"], said
+    with scene.place.changing() as keys:
+        (keys / FEW[0]).unlink()
+        (keys / FEW[0]).mkdir()
+        (keys / FEW[0] / "b2_vault.yml").write_text("b2_application_key: plain\n")
+    said, result = scene.run(FEW)
+    assert result["failed"] and f"{scene.place.name}/{FEW[0]}/b2_vault.yml is not an Ansible Vault file" in result["msg"], said
+    assert not scene.server.ledger()
+    with scene.place.changing() as keys:
+        (keys / FEW[0] / "b2_vault.yml").unlink()
+        (keys / "group_notes.yml").write_text("a: b\n")
+    said, result = scene.run(FEW)
+    assert result["counts"] == {"created": 3} and scene.compare().complete, said
+
+
+def test_a_vault_directory_that_is_a_symlink_is_refused(scene):
+    with scene.place.changing() as keys:
+        keys.rmdir()
+        (keys.parent / "real").mkdir()
+        (keys.parent / "real" / "file").write_text("")
+        keys.symlink_to("real")
+    said, result = scene.run(FEW)
+    assert result["failed"] and "is a symlink, which is not followed" in result["msg"], said
+    assert not scene.server.ledger() and scene.leftovers() == []
+
+
+# What only a host has
+
+
+def test_keys_belong_to_the_user_that_the_task_becomes(scene):
+    """With become, and with a way to become that leaves a trace."""
+    become = scene.project.directory / "become"
+    become.write_text(f'#!/bin/sh\necho "$@" >> {scene.project.directory}/became\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n')
+    become.chmod(0o755)
+    keywords = {"become": True, "vars": {"ansible_become_exe": str(become)}}
+    said, result = scene.run(FEW, keywords=keywords, environment={"ANSIBLE_BECOME_ALLOW_SAME_USER": "1"})
+    assert result["counts"] == {"created": 3}, said
+    assert (scene.project.directory / "became").read_text().count("root") > 3 and scene.compare().complete
+    modes = {oct(path.stat().st_mode & 0o777) for path in scene.place.host.keys.rglob("*") if path.is_file()}
+    assert modes == {"0o600"}
+
+
+@pytest.mark.parametrize("path", ["keys", "~/keys", "/srv/../keys"])
+def test_a_path_that_is_none_on_the_host_is_refused(scene, path):
+    said, result = scene.run(FEW, vault_dir=path)
+    assert result["failed"] and "is not an absolute path" in result["msg"] and not scene.server.ledger(), said
+
+
+def test_in_a_job_the_target_must_not_be_the_job_itself(scene):
+    """With a local connection the target is where Ansible runs, and what is thrown away there is so for every vault_location."""
+    copy = scene.project.directory / "runner_di_ab12cd34" / "keys"
+    environment = {"AWX_ISOLATED_DATA_DIR": str(scene.project.directory / "artifacts" / "1")}
+    keywords = {"connection": "local", "vars": {"ansible_connection": "local"}}
+    said, result = scene.run(FEW, environment=environment, keywords=keywords, vault_dir=str(copy))
+    assert result["failed"] and "would be lost with this job" in result["msg"] and not scene.server.ledger(), said
+    # Over a connection it is not for this machine to judge.
+    said, result = scene.run(FEW, environment=environment)
+    assert result["counts"] == {"created": 3}, said
+
+
+def test_a_host_that_cannot_be_reached_costs_nothing(scene, tmp_path):
+    inventory = json.loads((scene.project.directory / "inventory.json").read_text())
+    inventory["all"]["hosts"][places.HOST]["ansible_port"] = 1
+    (scene.project.directory / "inventory.json").write_text(json.dumps(inventory))
+    said, result = scene.run(FEW)
+    assert result["failed"] and f"{scene.place.name} cannot be reached" in result["msg"], said
+    assert "Nothing was changed at Backblaze" in result["msg"] and not scene.server.ledger()
+    assert not os.path.exists(scene.place.host.keys)

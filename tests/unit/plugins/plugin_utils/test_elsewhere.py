@@ -1,0 +1,342 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A vault directory that is elsewhere: what counts as written, and who may write. The depot is the module that runs on hosts, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+
+import pytest
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
+from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Elsewhere, is_kept
+from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Lease, new_lease, read_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._single_file import SingleFileStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._target import Target
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+
+OPTIONS = {"bundle": None, "group": None, "lease": None, "instead_of": None, "stale_after": 600.0}
+GROUP = "100001"
+
+
+class Wire:
+    """Runs the module, and counts what it was asked; ``broken`` is what it answers instead."""
+
+    def __init__(self):
+        self.asked = []
+        self.broken = None
+
+    def __call__(self, arguments):
+        self.asked.append(arguments["operation"])
+        if self.broken:
+            return {"failed": True, "msg": self.broken}
+        try:
+            return b2_vault_files.run({**OPTIONS, **arguments})
+        except b2_vault_files.Refused as exc:
+            return {"failed": True, "msg": str(exc)}
+
+
+class Run:
+    """What one run has of a place: its copy, its way there, and its wish to stop."""
+
+    def __init__(self, directory, there, sealer, layout="host_vars"):
+        self.wire = Wire()
+        self.stopped = []
+        self.place = Elsewhere(str(directory / f"copy{os.urandom(4).hex()}"), Target("srv1", str(there), self.wire), self.stopped.append)
+        path = self.place.copy
+        self.store = HostVarsStore(path, sealer, place=self.place) if layout == "host_vars" else SingleFileStore(path, sealer, GROUP, self.place)
+
+    def held(self, patience=0.0):
+        return self.store.directory.locked(GROUP, patience, time.sleep)
+
+    def journal(self, state):
+        return Journal(state, self.store.directory.state_path(GROUP), place=self.place)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(_elsewhere, "_GATHER_SECONDS", 0.001)
+    monkeypatch.setattr(_elsewhere, "_POLL_SECONDS", 0.01)
+
+
+@pytest.fixture
+def there(tmp_path):
+    return tmp_path / "there" / "keys"
+
+
+@pytest.fixture
+def run(tmp_path, there, secrets):
+    return lambda **options: Run(tmp_path, there, Sealer(secrets), **options)
+
+
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_a_key_that_is_sealed_is_there_and_the_next_run_finds_it(run, there, secrets, new_member, layout):
+    first = run(layout=layout)
+    with first.held():
+        first.store.seal(new_member())
+        sealer = Sealer(secrets)
+        local = HostVarsStore(str(there), sealer) if layout == "host_vars" else SingleFileStore(str(there), sealer, GROUP)
+        assert local.key("alice@x.example") == (new_member().key_id, new_member().key)
+        first.store.remember()
+    second = run(layout=layout)
+    second.store.prove(["alice@x.example"], write=True)
+    with second.held():
+        assert set(second.store.stored()) == {"alice@x.example"}
+        second.store.remember()
+    assert "write" not in second.wire.asked
+
+
+def test_what_is_pending_is_there_before_the_call_returns_and_only_what_is_open_is_left(run, there):
+    one = run()
+    file = there / ".b2_members" / GROUP / "journal.jsonl"
+    with one.held() as state:
+        journal = one.journal(state)
+        assert not file.exists(), "an empty journal is nothing to send"
+        journal.pending(GROUP, "ada@x.example")
+        assert b"pending" in file.read_bytes()
+        journal.sealed(GROUP, "ada@x.example")
+        journal.pending(GROUP, "ben@x.example")
+        journal.finish()
+    assert file.read_text().count("\n") == 1 and "ben@x.example" in file.read_text()
+
+
+def test_a_place_that_takes_nothing_is_a_key_that_is_not_sealed_until_it_does(run, there, new_member):
+    one = run()
+    with one.held() as state:
+        journal = one.journal(state)
+        one.wire.broken = "no room"
+        with pytest.raises(StoreError, match="On srv1: no room"):
+            one.store.seal(new_member())
+        with pytest.raises(StoreError, match="no room"):
+            journal.pending(GROUP, "ben@x.example")
+        one.wire.broken = None
+        # The very same key once more, as a worker does.
+        path = one.store.seal(new_member())
+        assert path.startswith(one.place.copy) and (there / "alice@x.example" / "b2_vault.yml").exists()
+        journal.finish()
+
+
+def test_those_who_come_together_share_a_message(run, new_member):
+    one = run()
+    with one.held():
+        before = one.wire.asked.count("write")
+        _elsewhere._GATHER_SECONDS = 0.2
+        threads = [threading.Thread(target=one.store.seal, args=(new_member(f"m{number}@x.example"),)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 1 <= one.wire.asked.count("write") - before <= 4
+
+
+def test_a_file_that_somebody_else_changed_is_not_replaced_and_holds_up_no_other(run, there, new_member):
+    one = run()
+    with one.held():
+        (there / "alice@x.example").mkdir()
+        (there / "alice@x.example" / "b2_vault.yml").write_text("of somebody else")
+        with pytest.raises(StoreError, match=r"alice@x.example/b2_vault.yml cannot be written .somebody else has changed it"):
+            one.store.seal(new_member())
+        one.store.seal(new_member("bob@x.example"))
+    assert (there / "alice@x.example" / "b2_vault.yml").read_text() == "of somebody else"
+    assert (there / "bob@x.example" / "b2_vault.yml").exists()
+
+
+def test_a_key_beside_its_place_is_brought_home_and_what_it_was_in_goes(run, there, new_member):
+    first = run()
+    with first.held():
+        first.store.seal(new_member())
+    place = there / "alice@x.example"
+    (place / "b2_vault.yml").rename(place / ".b2_vault.yml.0a1b2c.tmp")
+    second = run()
+    with second.held():
+        assert second.store.recover("alice@x.example", "5f2a1c0b3d4e", write=True)
+    assert [path.name for path in place.iterdir()] == ["b2_vault.yml"]
+
+
+# Leases
+
+
+def test_a_second_run_waits_and_then_names_the_holder(run):
+    first, second = run(), run()
+    said = f"Another run is at Group {GROUP} in .*: process {os.getpid()} on "
+    with first.held(), pytest.raises(StoreError, match=said), second.held(patience=0.05):
+        pass
+    with second.held():
+        pass
+    assert not second.place.notes and not first.stopped
+
+
+@pytest.mark.parametrize("how", ["stale", "dead"])
+def test_a_lease_of_nobody_is_taken_over_with_a_note(run, monkeypatch, how):
+    first, second = run(), run()
+    gone = new_lease()
+    if how == "dead":
+        # Another process has that number now.
+        gone = dataclasses.replace(gone, process=f"{gone.process}1")
+    first.place._depot.claim(GROUP, gone, "")
+    if how == "stale":
+        monkeypatch.setattr(b2_vault_files.time, "time", lambda now=time.time: now() + 601)
+    with second.held():
+        pass
+    assert len(second.place.notes) == 1 and f"was taken over from process {os.getpid()}" in second.place.notes[0]
+
+
+def test_who_was_taken_over_keeps_its_keys_safe_and_makes_no_more(run, there, new_member):
+    first = run()
+    with first.held() as state:
+        journal = first.journal(state)
+        journal.pending(GROUP, "ada@x.example")
+        other = run()
+        assert other.place._depot.claim(GROUP, dataclasses.replace(new_lease(), pid=4711, host="other"), _id_of(there)).ours
+        before = (there / ".b2_members" / GROUP / "journal.jsonl").read_bytes()
+        with pytest.raises(StoreError, match="another run has taken over, process 4711 on other"):
+            journal.pending(GROUP, "ben@x.example")
+        assert len(first.stopped) == 1 and "process 4711 on other" in first.stopped[0]
+        first.store.seal(new_member())
+        assert (there / "alice@x.example" / "b2_vault.yml").exists()
+        assert (there / ".b2_members" / GROUP / "journal.jsonl").read_bytes() == before
+        journal.finish()
+    assert _id_of(there) and "4711" in (there / ".b2_members" / GROUP / "lease").read_text(), "the lease of another run was given up"
+
+
+def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
+    monkeypatch.setattr(_lease, "REFRESH_SECONDS", 0.02)
+    first, other = run(), run()
+    with first.held():
+        _wait_for(lambda: first.wire.asked.count("refresh") > 2)
+        other.place._depot.claim(GROUP, dataclasses.replace(new_lease(), pid=4711), _id_of(there))
+        _wait_for(lambda: first.stopped)
+
+
+def _wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _id_of(there):
+    return b2_vault_files.id_of(b2_vault_files.json.loads((there / ".b2_members" / GROUP / "lease").read_text())["lease"])
+
+
+def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys():
+    lease = new_lease()
+    assert read_lease(lease.as_text()) == lease and not lease.dead
+    assert dataclasses.replace(lease, pid=2**22 + 1).dead
+    # On another machine, or where that cannot be told, nobody is dead for certain.
+    assert not dataclasses.replace(lease, pid=2**22 + 1, process="").dead
+    assert not dataclasses.replace(lease, pid=2**22 + 1, process="boot pid:[1] 5").dead
+    for text in ("", "{}", "[]", "null", '{"id": 1}'):
+        assert isinstance(read_lease(text), Lease) and not read_lease(text).dead
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a@x/b2_vault.yml", "b2_group_1/b2_vault.yml", "a@x/.b2_vault.yml.0a1b2c.tmp", ".b2_members/.index", ".b2_members/1/journal.jsonl"],
+)
+def test_what_is_ours_is_so_on_both_sides(path):
+    assert is_kept(path) and b2_vault_files.parts_of(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("b2_vault.yml", "a/b/b2_vault.yml", "a@x/vars.yml"),
+        *(".b2_members/b2_vault.yml", ".b2_members/1/lock", ".b2_members/1/lease", ".b2_members/a/b/journal.jsonl"),
+    ],
+)
+def test_what_is_not_ours_is_not_on_both_sides(path):
+    assert not is_kept(path)
+    with pytest.raises(b2_vault_files.Refused):
+        b2_vault_files.parts_of(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../b2_vault.yml", "a/../b2_vault.yml", "/etc/b2_vault.yml", "./b2_vault.yml", "a//b2_vault.yml", "a\0/b2_vault.yml", ""),
+        ".b2_members/../journal.jsonl",
+    ],
+)
+def test_no_path_leads_out_of_the_directory(there, path):
+    there.mkdir(parents=True)
+    refused, _holder = b2_vault_files.write(str(there), {"files": {path: {"data": "x", "replaces": ""}}}, None, None)
+    assert list(refused) == [path] and not list(there.iterdir()) and sorted(there.parent.iterdir()) == [there]
+
+
+@pytest.mark.parametrize("where", ["folder", "file", "state", "root", "lease"])
+def test_no_symlink_is_followed_there(run, there, tmp_path, new_member, where):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("")
+    one = run()
+    if where == "root":
+        there.parent.mkdir()
+        there.symlink_to(outside)
+    elif where == "state":
+        there.mkdir(parents=True)
+        (there / ".b2_members").symlink_to(outside)
+    elif where == "lease":
+        (there / ".b2_members" / GROUP).mkdir(parents=True)
+        (there / ".b2_members" / GROUP / "lease").symlink_to(outside / "file")
+    if where in ("root", "state", "lease"):
+        with pytest.raises((StoreError, OSError)), one.held():
+            pass
+    else:
+        with one.held():
+            folder = there / "alice@x.example"
+            if where == "folder":
+                folder.symlink_to(outside)
+            else:
+                folder.mkdir()
+                (folder / "b2_vault.yml").symlink_to(outside / "file")
+            with pytest.raises(StoreError, match="a symlink or a plain file is in the way"):
+                one.store.seal(new_member())
+    assert [path.name for path in outside.iterdir()] == ["file"] and not (outside / "file").read_text()
+
+
+def test_what_is_odd_there_is_as_odd_in_the_copy(run, there):
+    (there / "dir@x" / "b2_vault.yml").mkdir(parents=True)
+    (there / "plain@x").write_text("")
+    (there / "link@x").symlink_to("plain@x")
+    (there / "odd@x").mkdir()
+    os.mkfifo(there / "odd@x" / "b2_vault.yml")
+    one = run()
+    for email, said in (("dir@x", "not a plain file"), ("plain@x", "not a directory"), ("link@x", "not a directory but a symlink")):
+        with pytest.raises(StoreError, match=f"{email}.* is {said}"):
+            one.store.prove([email], write=False)
+    one.store.prove(["fine@x"], write=False)
+    for path in (there / "link@x", there / "plain@x"):
+        path.unlink()
+    (there / "dir@x" / "b2_vault.yml").rmdir()
+    one.store.prove(["dir@x", "plain@x", "link@x"], write=False)
+
+
+def test_the_room_is_that_of_the_place(run, monkeypatch):
+    one = run()
+    one.store.prove([], write=True)
+    one.store.directory.prove_room(5)
+    monkeypatch.setattr(b2_vault_files.os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 10, 10, 10, 100, 2, 2, 0, 255)))
+    one.store.prove([], write=True)
+    with pytest.raises(StoreError, match="no room for 5 keys"):
+        one.store.directory.prove_room(5)
+
+
+def test_here_is_a_place_too(tmp_path, secrets):
+    directory = VaultDir(str(tmp_path), Sealer(secrets))
+    with directory.locked(GROUP, 0, time.sleep):
+        directory.prove_room(1)
+        directory.prove_writing()
