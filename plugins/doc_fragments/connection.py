@@ -94,15 +94,29 @@ options:
       - V(controller) is the machine that runs Ansible.
       - V(target) is the host that the task addresses, over its own connection and as the user that the task becomes. Keys are encrypted on the
         controller, and the host sees them encrypted only. O(vault_dir) is an absolute path there. The host needs Python, as for any module.
+      - V(git) is a repository, O(vault_git_repo), which O(vault_dir) is a path in. Keys that arrive together are one commit, and what counts is that
+        its push was accepted. If somebody else was faster, it is made anew on what they have pushed. The controller needs the command C(git).
       - Elsewhere than on the controller the same holds as there. A member has its result when its encrypted key is in that place for good, and
         an address is noted in the journal there before its account is made. So a run on any machine can settle what another one left open.
       - Elsewhere no lock can be held, so each Group has a lease that its run keeps fresh. If a run is killed, its lease is taken over after ten
-        minutes, or at once by a run on the same machine.
+        minutes, or at once by a run on the same machine. With V(git) the lease is a branch C(b2-members-lock/<group_id>), and the clocks of all
+        controllers have to agree to within some minutes.
     type: str
     default: controller
     choices:
       - controller
       - target
+      - git
+  vault_git_repo:
+    description:
+      - URL or path of the repository for the keys, required with O(vault_location=git). A relative path starts where that of O(vault_dir) does.
+      - How to log in is git's own affair, such as an ssh key or a credential helper; it is never asked on a terminal. A password in the URL is
+        shown in no output, but on the command lines of git's own helpers, where other users of the controller may see it.
+    type: str
+  vault_git_branch:
+    description:
+      - Branch for the keys. It has to be there, unless the repository is empty. By default it is the repository's own default branch.
+    type: str
 """
 
     VAULT = r"""

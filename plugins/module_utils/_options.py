@@ -69,7 +69,9 @@ _LIST_SPEC: dict[str, t.Any] = {
 
 #: Where the directory of the keys is.
 PLACE_SPEC: dict[str, t.Any] = {
-    "vault_location": {"type": "str", "default": "controller", "choices": ["controller", "target"]},
+    "vault_location": {"type": "str", "default": "controller", "choices": ["controller", "target", "git"]},
+    "vault_git_repo": {"type": "str"},
+    "vault_git_branch": {"type": "str"},
 }
 
 #: Where keys are stored, for what seals them (documented in the pages of the two modules that take these).
@@ -138,19 +140,23 @@ VAULT_LAYOUT_SPEC: dict[str, t.Any] = {
     "lock_timeout": VAULT_SPEC["lock_timeout"],
 }
 
+_PLACE_RULES: dict[str, t.Any] = {"required_if": [("vault_location", "git", ("vault_git_repo",))]}
+
 #: At most one way to name the Group.
-MEMBER_INFO_RULES: dict[str, t.Any] = {"mutually_exclusive": [("group_id", "group_name")]}
+MEMBER_INFO_RULES: dict[str, t.Any] = {"mutually_exclusive": [("group_id", "group_name")], **_PLACE_RULES}
 
 #: Exactly one way to name the Group.
 MEMBER_RULES: dict[str, t.Any] = {
     "mutually_exclusive": [("group_id", "group_name")],
     "required_one_of": [("group_id", "group_name")],
+    **_PLACE_RULES,
 }
 
 #: Exactly one way to name the Group and one to give its members, or a list of Groups that each have both.
 MEMBERS_RULES: dict[str, t.Any] = {
     "mutually_exclusive": [("group_id", "group_name", "groups"), ("members", "members_file", "groups")],
     "required_one_of": [("group_id", "group_name", "groups"), ("members", "members_file", "groups")],
+    **_PLACE_RULES,
 }
 
 _LONGEST_TIMEOUT = 3600

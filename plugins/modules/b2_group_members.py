@@ -139,6 +139,15 @@ EXAMPLES = r"""
     vault_dir: "{{ store }}/host_vars"
     vault_location: target
   delegate_to: "{{ key_host }}"
+
+- name: Keep the keys in a Git repository, and push them before their members count as made
+  community.backblaze.b2_group_members:
+    group_name: hosting
+    members:
+      - fia@customers.example.com
+    vault_dir: inventory/host_vars
+    vault_location: git
+    vault_git_repo: "{{ key_repository }}"
 """
 
 RETURN = r"""

@@ -28,7 +28,7 @@ _MARKS_OF_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
 _PROJECT_COPY = re.compile(r"runner_di_[a-z0-9_]{8}")
 _THROWAWAY = re.compile(r"(?:awx_\d+_|tmp|\.ansible-runner-)[a-z0-9_]{8}")
 #: What else there is, for options that it is there for.
-_WAYS_OUT = {"vault_dir": "Or keep the keys on a host, with vault_location: target. "}
+_WAYS_OUT = {"vault_dir": "Or keep the keys on a host, with vault_location: target, or in a Git repository, with vault_location: git. "}
 _LAYERS = frozenset({"overlay", "fuse.fuse-overlayfs"})
 _MEMORY = frozenset({"tmpfs", "ramfs", "rootfs"})
 # Of a pod (emptyDir), and those without a name that engines make for one container: podman's and docker's, then containerd's.

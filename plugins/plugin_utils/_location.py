@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import typing as t
@@ -19,11 +20,28 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Depot, Elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import plain
+from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._target import MODULE, Target
 
 _COPY = "vault"
+_COLLECTION_PLAYBOOKS = re.compile(r"/ansible_collections/[^/]+/[^/]+/playbooks/?$")
+# What git itself takes for the address of another machine, and not for a path.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
+_LOCAL_SCHEME = "file://"
 
 TaskVars = t.Mapping[str, t.Any]
+
+
+def controller_path(action: ActionBase, path: str) -> str:
+    """Return a path on the controller.
+
+    A relative one starts at the playbook's directory, as everywhere in Ansible; a playbook inside a collection is nobody's place to
+    write to, so with one of those it starts at the working directory.
+    """
+    base = str(action._loader.get_basedir())
+    if _COLLECTION_PLAYBOOKS.search(os.path.abspath(base)):
+        base = os.getcwd()
+    return os.path.normpath(os.path.join(base, os.path.expanduser(path)))
 
 
 @contextlib.contextmanager
@@ -35,7 +53,11 @@ def elsewhere(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: Tas
     # As it was written: what the option's type makes of ~ and $ holds on the controller.
     vault_dir = str(plain(action._task.args["vault_dir"]))
     with private_directory() as directory:
-        yield Elsewhere(os.path.join(directory, _COPY), _target(action, options, task_vars, vault_dir), lost)
+        if options["vault_location"] == "git":
+            depot: Depot = _repository(action, options, directory, vault_dir)
+        else:
+            depot = _target(action, options, task_vars, vault_dir)
+        yield Elsewhere(os.path.join(directory, _COPY), depot, lost)
 
 
 @contextlib.contextmanager
@@ -65,3 +87,20 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
         return result
 
     return Target(str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"), path, execute)
+
+
+def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: str, vault_dir: str) -> Depot:
+    folder = os.path.normpath(vault_dir)
+    if vault_dir.startswith("/") or folder.startswith("..") or ".git" in folder.split("/"):
+        raise OptionError(f"vault_dir {vault_dir} is not a path within a repository, which it has to be with vault_location: git.")
+    repository = options["vault_git_repo"] or ""
+    if not repository:
+        raise OptionError("vault_git_repo is missing.", remedy="Name the repository for the keys.")
+    if not repository.isprintable() or repository.startswith("-"):
+        raise OptionError("vault_git_repo is not an address that git could take.")
+    if repository.startswith(_LOCAL_SCHEME) or not _ADDRESS.match(repository):
+        path = controller_path(action, repository.removeprefix(_LOCAL_SCHEME))
+        if not options.get("vault_dir_is_durable"):
+            prove_durable("vault_git_repo", path)
+        repository = path
+    return Repository(directory, repository, options["vault_git_branch"] or "", "" if folder == "." else folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import signal
 import threading
 import typing as t
@@ -30,7 +29,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._fallback impo
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import WantedGroup, plain, policy_of, read_members
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Plan, Report, Result, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_stores
-from ansible_collections.community.backblaze.plugins.plugin_utils._location import elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._location import controller_path, elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, provision_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary, summary_of_groups, summary_of_move
@@ -45,7 +44,6 @@ _FALLBACK = "community.backblaze"
 _ended = Stop()
 # What stands in results and messages for the paths of copies that are thrown away.
 _names: dict[str, str] = {}
-_COLLECTION_PLAYBOOKS = re.compile(r"/ansible_collections/[^/]+/[^/]+/playbooks/?$")
 
 
 def run_action(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
@@ -82,19 +80,9 @@ def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any)
     options = t.cast("dict[str, t.Any]", plain(validated.validated_parameters))
     if not options["vault_dir"]:
         raise OptionError("vault_dir is empty.", remedy="Name the directory for the keys, or leave the option out.")
+    if options.get("vault_location") != "git" and (options.get("vault_git_repo") or options.get("vault_git_branch")):
+        raise OptionError("vault_git_repo and vault_git_branch are for vault_location: git.")
     return options
-
-
-def controller_path(action: ActionBase, path: str) -> str:
-    """Return a path on the controller.
-
-    A relative one starts at the playbook's directory, as everywhere in Ansible; a playbook inside a collection is nobody's place to
-    write to, so with one of those it starts at the working directory.
-    """
-    base = str(action._loader.get_basedir())
-    if _COLLECTION_PLAYBOOKS.search(os.path.abspath(base)):
-        base = os.getcwd()
-    return os.path.normpath(os.path.join(base, os.path.expanduser(path)))
 
 
 def vault_secrets(action: ActionBase) -> t.Sequence[t.Any]:

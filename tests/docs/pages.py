@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import subprocess
 import typing as t
 
 from blocks import Block
@@ -26,9 +27,11 @@ def members(story: Story) -> None:
     story.write("customers.csv", CUSTOMERS)
     story.write("hosting.csv", CUSTOMERS)
     cleo = story.server.add_member("hosting", "cleo@customers.example.com")
-    # Who else has a host, has it by ssh.
-    host = {"key_host": "localhost", "store": str(story.scratch / "store")}
-    story.variables = {"cleo_key_id": cleo["applicationKeyId"], "cleo_key": cleo["applicationKey"], **host}
+    # Who else has these, has them by ssh.
+    repository = story.scratch / "keys.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True)
+    places = {"key_host": "localhost", "store": str(story.scratch / "store"), "key_repository": str(repository)}
+    story.variables = {"cleo_key_id": cleo["applicationKeyId"], "cleo_key": cleo["applicationKey"], **places}
 
 
 def layout(story: Story) -> None:

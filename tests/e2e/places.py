@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Places for keys that are not on the controller, each real: a host behind a real sshd, on loopback."""
+"""Places for keys that are not on the controller, each real: a host behind a real sshd on loopback, and a bare repository."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import base64
 import contextlib
 import getpass
 import io
+import itertools
 import json
 import os
 import pathlib
+import random
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -132,6 +135,13 @@ class HostPlace:
         """Let it be written again."""
         self.host.keys.with_name("away").rename(self.host.keys)
 
+    def from_elsewhere(self, age: float) -> None:
+        """Make the lease that is there one of another machine, and so many seconds old."""
+        (file,) = self.host.keys.glob(".b2_members/*/lease")
+        record = json.loads(file.read_text())
+        lease = {**json.loads(record["lease"]), "process": "elsewhere pid:[1] 1"}
+        file.write_text(json.dumps({"lease": json.dumps(lease), "refreshed": time.time() - age}))
+
     def traces(self) -> list[pathlib.Path]:
         """Return where a run leaves anything but in the project."""
         return [self.host.directory]
@@ -147,6 +157,94 @@ class HostPlace:
             for bundle in re.findall(rb'bundle[\\"]+: [\\"]+([A-Za-z0-9+/=]+)', path.read_bytes()):
                 found[f"{path} bundle"] = zlib.decompress(base64.b64decode(bundle))
         return found
+
+
+class GitPlace:
+    """A directory on a branch of a bare repository, as a task names it and as one sees it in a fresh clone."""
+
+    kind = "git"
+    hosts = "localhost"
+
+    def __init__(self, directory: pathlib.Path, folder: str = "inventory/host_vars") -> None:
+        self.repository = directory / "keys.git"
+        self.folder = folder
+        self._clones = directory / "clones"
+        self._clones.mkdir()
+        self.arguments = ("-e", f"ansible_python_interpreter={sys.executable}")
+        self.options = {"vault_location": "git", "vault_git_repo": str(self.repository), "vault_dir": folder}
+        self.name = f"{self.repository}:{folder}"
+        self.git("init", "--quiet", "--bare", "--initial-branch=trunk", str(self.repository))
+
+    def git(self, *arguments: str, cwd: t.Optional[pathlib.Path] = None, **environment: str) -> str:
+        """Run git, as anybody."""
+        who = {f"GIT_{role}_{what}": "somebody@else" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        env = {**kept, **who, **environment}
+        return subprocess.run(["git", *arguments], cwd=cwd, env=env, check=True, capture_output=True, text=True, errors="replace").stdout
+
+    def clone(self) -> pathlib.Path:
+        """Return a fresh clone."""
+        path = self._clones / secrets.token_hex(4)
+        self.git("clone", "--quiet", str(self.repository), str(path))
+        return path
+
+    @contextlib.contextmanager
+    def keys(self) -> t.Iterator[pathlib.Path]:
+        """Give the directory of the keys in a fresh clone."""
+        yield self.clone() / self.folder
+
+    @contextlib.contextmanager
+    def changing(self) -> t.Iterator[pathlib.Path]:
+        """Give the directory of the keys, for somebody else to change it and push that."""
+        clone = self.clone()
+        (clone / self.folder).mkdir(parents=True, exist_ok=True)
+        yield clone / self.folder
+        self.git("add", "--all", cwd=clone)
+        self.git("commit", "--quiet", "--message", "Something else", cwd=clone)
+        self.git("push", "--quiet", "origin", "HEAD:trunk", cwd=clone)
+
+    def log(self) -> list[str]:
+        """Return the subjects of all commits, the newest first."""
+        return self.git("log", "--format=%s", "trunk", cwd=self.repository).splitlines()
+
+    def sealed(self) -> int:
+        """Return how many keys are there."""
+        if "refs/heads/trunk" not in self.state():
+            return 0
+        return self.git("ls-tree", "-r", "--name-only", "trunk", cwd=self.repository).count("@customers.example.com/b2_vault.yml")
+
+    def state(self) -> str:
+        """Return what a run that changes nothing leaves as it is."""
+        return self.git("for-each-ref", cwd=self.repository)
+
+    def fail(self) -> None:
+        """Let nothing be pushed from now on."""
+        hook = self.repository / "hooks" / "pre-receive"
+        hook.write_text("#!/bin/sh\necho Closed for today.\nexit 1\n")
+        hook.chmod(0o755)
+
+    def mend(self) -> None:
+        """Let it be pushed again."""
+        (self.repository / "hooks" / "pre-receive").unlink()
+
+    def from_elsewhere(self, age: float) -> None:
+        """Make the lease that is there one of another machine, and so many seconds old."""
+        (ref,) = self.git("for-each-ref", "--format=%(refname)", "refs/heads/b2-members-lock", cwd=self.repository).split()
+        subject, _blank, text = self.git("log", "-1", "--format=%B", ref, cwd=self.repository).strip().splitlines()
+        lease = {**json.loads(text), "process": "elsewhere pid:[1] 1"}
+        message = f"{subject}\n\n{json.dumps(lease)}"
+        dated = {"GIT_COMMITTER_DATE": f"@{int(time.time() - age)} +0000"}
+        commit = self.git("commit-tree", f"{ref}^{{tree}}", "-m", message, cwd=self.repository, **dated).strip()
+        self.git("update-ref", ref, commit, cwd=self.repository)
+
+    def traces(self) -> list[pathlib.Path]:
+        """Return where a run leaves anything but in the project."""
+        return [self.repository]
+
+    def opened(self) -> dict[str, bytes]:
+        """Return what a run leaves in a form that has to be opened first: every object of the repository, reachable or not."""
+        names = self.git("cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)", cwd=self.repository).splitlines()
+        return {name: self.git("cat-file", *name.split(), cwd=self.repository).encode() for name in names}
 
 
 def sshd() -> str:
@@ -189,3 +287,20 @@ def play(
     ]
     path.write_text(json.dumps([{"name": "Provision", "hosts": hosts, "gather_facts": False, "tasks": tasks}]))
     return path
+
+
+def push(repository: str, clone: str) -> None:
+    """Push one commit after the other to a repository, each to a file of its own, several a second, to the end of this process."""
+    run = ["git", "-C", clone, "-c", "user.name=Somebody", "-c", "user.email=somebody@else"]
+    subprocess.run(["git", "clone", "--quiet", repository, clone], check=True)
+    for number in itertools.count(1):
+        time.sleep(random.uniform(0, 0.3))
+        pathlib.Path(clone, f"note{number}").write_text(str(number))
+        subprocess.run([*run, "add", "--all"], check=True)
+        subprocess.run([*run, "commit", "--quiet", "--message", f"Push {number}"], check=True)
+        while subprocess.run([*run, "push", "--quiet"], stderr=subprocess.DEVNULL, check=False).returncode:
+            subprocess.run([*run, "pull", "--quiet", "--rebase"], check=True)
+
+
+if __name__ == "__main__":
+    push(*sys.argv[2:])

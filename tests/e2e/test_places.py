@@ -2,13 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys that live elsewhere than on the controller, as users have them there: on the task's host, behind a real sshd."""
+"""Keys that live elsewhere than on the controller, as users have them there: on the task's host, behind a real sshd, and in a Git repository."""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
+import subprocess
+import sys
 import time
 
 import pytest
@@ -70,11 +72,26 @@ def host(tmp_path):
         yield running
 
 
-@pytest.fixture(params=["target"])
-def scene(request, tmp_path, server):
+@pytest.fixture
+def project(tmp_path):
     directory = tmp_path / "project"
     directory.mkdir()
-    return Scene(directory, server, request.getfixturevalue("host").place(directory))
+    return directory
+
+
+@pytest.fixture
+def on_host(project, server, host):
+    return Scene(project, server, host.place(project))
+
+
+@pytest.fixture
+def in_git(project, server, tmp_path):
+    return Scene(project, server, places.GitPlace(tmp_path))
+
+
+@pytest.fixture(params=["on_host", "in_git"])
+def scene(request):
+    return request.getfixturevalue(request.param)
 
 
 def test_fifty_members_and_a_second_run_that_changes_nothing(scene):
@@ -125,8 +142,10 @@ def test_one_member(scene):
     assert not fine and "vault_dir is empty" in said and len(scene.server.ledger()) == 1, said
 
 
-def test_the_role_keeps_keys_on_the_host_that_it_is_told(scene):
-    variables = {"b2_members_group_name": "hosting", "b2_members_list": FEW, "b2_members_vault_host": places.HOST}
+def test_the_role_keeps_keys_where_it_is_told(scene):
+    variables = {"b2_members_group_name": "hosting", "b2_members_list": FEW}
+    if scene.place.kind == "target":
+        variables["b2_members_vault_host"] = places.HOST
     variables.update({f"b2_members_{name}": value for name, value in scene.place.options.items()})
     (scene.project.directory / "customers.json").write_text(json.dumps(variables))
     for counted in ("created: 3", "unchanged: 3"):
@@ -186,42 +205,117 @@ def test_a_vault_directory_that_is_a_symlink_is_refused(scene):
 # What only a host has
 
 
-def test_keys_belong_to_the_user_that_the_task_becomes(scene):
+def test_keys_belong_to_the_user_that_the_task_becomes(on_host):
     """With become, and with a way to become that leaves a trace."""
-    become = scene.project.directory / "become"
-    become.write_text(f'#!/bin/sh\necho "$@" >> {scene.project.directory}/became\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n')
+    become = on_host.project.directory / "become"
+    become.write_text(f'#!/bin/sh\necho "$@" >> {on_host.project.directory}/became\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n')
     become.chmod(0o755)
     keywords = {"become": True, "vars": {"ansible_become_exe": str(become)}}
-    said, result = scene.run(FEW, keywords=keywords, environment={"ANSIBLE_BECOME_ALLOW_SAME_USER": "1"})
+    said, result = on_host.run(FEW, keywords=keywords, environment={"ANSIBLE_BECOME_ALLOW_SAME_USER": "1"})
     assert result["counts"] == {"created": 3}, said
-    assert (scene.project.directory / "became").read_text().count("root") > 3 and scene.compare().complete
-    modes = {oct(path.stat().st_mode & 0o777) for path in scene.place.host.keys.rglob("*") if path.is_file()}
+    assert (on_host.project.directory / "became").read_text().count("root") > 3 and on_host.compare().complete
+    modes = {oct(path.stat().st_mode & 0o777) for path in on_host.place.host.keys.rglob("*") if path.is_file()}
     assert modes == {"0o600"}
 
 
 @pytest.mark.parametrize("path", ["keys", "~/keys", "/srv/../keys"])
-def test_a_path_that_is_none_on_the_host_is_refused(scene, path):
-    said, result = scene.run(FEW, vault_dir=path)
-    assert result["failed"] and "is not an absolute path" in result["msg"] and not scene.server.ledger(), said
+def test_a_path_that_is_none_on_the_host_is_refused(on_host, path):
+    said, result = on_host.run(FEW, vault_dir=path)
+    assert result["failed"] and "is not an absolute path" in result["msg"] and not on_host.server.ledger(), said
 
 
-def test_in_a_job_the_target_must_not_be_the_job_itself(scene):
+def test_in_a_job_the_target_must_not_be_the_job_itself(on_host):
     """With a local connection the target is where Ansible runs, and what is thrown away there is so for every vault_location."""
-    copy = scene.project.directory / "runner_di_ab12cd34" / "keys"
-    environment = {"AWX_ISOLATED_DATA_DIR": str(scene.project.directory / "artifacts" / "1")}
+    copy = on_host.project.directory / "runner_di_ab12cd34" / "keys"
+    environment = {"AWX_ISOLATED_DATA_DIR": str(on_host.project.directory / "artifacts" / "1")}
     keywords = {"connection": "local", "vars": {"ansible_connection": "local"}}
-    said, result = scene.run(FEW, environment=environment, keywords=keywords, vault_dir=str(copy))
-    assert result["failed"] and "would be lost with this job" in result["msg"] and not scene.server.ledger(), said
+    said, result = on_host.run(FEW, environment=environment, keywords=keywords, vault_dir=str(copy))
+    assert result["failed"] and "would be lost with this job" in result["msg"] and not on_host.server.ledger(), said
     # Over a connection it is not for this machine to judge.
-    said, result = scene.run(FEW, environment=environment)
+    said, result = on_host.run(FEW, environment=environment)
     assert result["counts"] == {"created": 3}, said
 
 
-def test_a_host_that_cannot_be_reached_costs_nothing(scene, tmp_path):
-    inventory = json.loads((scene.project.directory / "inventory.json").read_text())
+def test_a_host_that_cannot_be_reached_costs_nothing(on_host, tmp_path):
+    inventory = json.loads((on_host.project.directory / "inventory.json").read_text())
     inventory["all"]["hosts"][places.HOST]["ansible_port"] = 1
-    (scene.project.directory / "inventory.json").write_text(json.dumps(inventory))
-    said, result = scene.run(FEW)
-    assert result["failed"] and f"{scene.place.name} cannot be reached" in result["msg"], said
-    assert "Nothing was changed at Backblaze" in result["msg"] and not scene.server.ledger()
-    assert not os.path.exists(scene.place.host.keys)
+    (on_host.project.directory / "inventory.json").write_text(json.dumps(inventory))
+    said, result = on_host.run(FEW)
+    assert result["failed"] and f"{on_host.place.name} cannot be reached" in result["msg"], said
+    assert "Nothing was changed at Backblaze" in result["msg"] and not on_host.server.ledger()
+    assert not os.path.exists(on_host.place.host.keys)
+
+
+# What only a repository has
+
+
+def test_every_key_is_pushed_while_somebody_else_pushes(in_git, tmp_path):
+    """Another process pushes to the same branch all the time; nothing of either is lost."""
+    place = in_git.place
+    with place.changing() as keys:
+        (keys / "readme").write_text("")
+    pusher = subprocess.Popen([sys.executable, str(places.__file__), "push", str(place.repository), str(tmp_path / "pusher")])
+    try:
+        deadline = time.monotonic() + 30
+        while "Push 1" not in place.log():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        before = len(place.log())
+        said, result = in_git.run(MEMBERS, concurrency=16)
+    finally:
+        pusher.terminate()
+        pusher.wait()
+    log = place.log()
+    assert result["counts"] == {"created": 50}, said
+    found = in_git.compare()
+    assert found.complete and found.sealed == 50, str(found)
+    pushed = [subject for subject in log if subject.startswith("Push ")]
+    assert pushed == [f"Push {number}" for number in range(len(pushed), 0, -1)], "a commit of somebody else is gone"
+    between = log[: len(log) - before].index(next(subject for subject in log if subject.startswith("Seal")))
+    said, again = in_git.run(MEMBERS, concurrency=16)
+    assert again["counts"] == {"unchanged": 50} and place.log() == log, said
+    ours = sum(subject.startswith(("Seal", "Note")) for subject in log)
+    assert between >= 0 and ours < 50, "keys that come together are to share a commit"
+    print(f"\ngit: {found}; {ours} commits of ours among {len(pushed)} of somebody else")
+
+
+def test_a_repository_has_one_branch_for_the_keys(in_git):
+    place = in_git.place
+    # Empty, so that any branch is as good.
+    said, result = in_git.run(FEW[:1], vault_git_branch="vault", vault_dir=".")
+    assert result["counts"] == {"created": 1} and result["members"][0]["path"] == f"{place.repository}:./{FEW[0]}/b2_vault.yml", said
+    assert [line.split()[2] for line in place.state().splitlines()] == ["refs/heads/vault"]
+    for options, error in (({}, "has no default branch"), ({"vault_git_branch": "vualt"}, "has no branch vualt")):
+        said, result = in_git.run(FEW, **options)
+        assert result["failed"] and error in result["msg"] and len(in_git.server.ledger()) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"vault_dir": "/srv/keys"}, "is not a path within a repository"),
+        ({"vault_dir": "a/../../keys"}, "is not a path within a repository"),
+        ({"vault_dir": ".git/hooks"}, "is not a path within a repository"),
+        ({"vault_git_repo": "--upload-pack=touch /tmp/x"}, "is not an address"),
+        ({"vault_git_repo": "no/such/repository"}, "git ls-remote failed"),
+        ({"vault_git_repo": None}, "vault_git_repo"),
+        ({"vault_location": "controller"}, "are for vault_location: git"),
+    ],
+)
+def test_what_is_no_repository_is_refused(in_git, options, error):
+    said, result = in_git.run(FEW, **options)
+    assert result["failed"] and error in result["msg"] and not in_git.server.ledger(), said
+
+
+def test_a_password_in_the_url_is_in_no_output(in_git):
+    url = f"http://ada:secret-token@127.0.0.1:1{in_git.place.repository}"
+    said, result = in_git.run(FEW, "-vvvv", vault_git_repo=url)
+    assert result["failed"] and "git ls-remote failed" in result["msg"] and "secret-token" not in json.dumps(result), said
+    assert "secret-token" not in said
+
+
+def test_in_a_job_a_repository_in_its_own_file_system_is_refused(in_git):
+    copy = in_git.project.directory / "runner_di_ab12cd34" / "keys.git"
+    environment = {"AWX_ISOLATED_DATA_DIR": str(in_git.project.directory / "artifacts" / "1")}
+    said, result = in_git.run(FEW, environment=environment, vault_git_repo=str(copy))
+    assert result["failed"] and "vault_git_repo" in result["msg"] and "would be lost with this job" in result["msg"], said

@@ -1,0 +1,115 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The ``git`` command, in a bare repository that is made for one run: nothing is ever checked out, so no hook, filter or attribute has a say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+
+#: Seconds that one command may take; what talks with a server and gets no answer ends then.
+PATIENCE = 120.0
+_CONFIG = {
+    "core.hooksPath": os.devnull,
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "push.followTags": "false",
+    "push.recurseSubmodules": "no",
+    "fetch.recurseSubmodules": "no",
+}
+# They name another repository, or would print what is sent; all else that a user may have set, such as how to log in, holds.
+_DROPPED = re.compile(
+    r"GIT_(?:DIR|WORK_TREE|IMPLICIT_WORK_TREE|COMMON_DIR|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|SHALLOW_FILE|GRAFT_FILE|NAMESPACE|"
+    r"PREFIX|REPLACE_REF_BASE|NO_REPLACE_OBJECTS|CONFIG|TRACE.*|CURL_VERBOSE|REFLOG_ACTION)"
+)
+_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
+_LINES_TOLD = 4
+
+
+class Answer(t.NamedTuple):
+    """What a command came to. said: the end of what it said on stderr, fit to be shown."""
+
+    code: int
+    output: bytes
+    said: str
+
+
+class Git:
+    """Runs commands in one repository; url is that of its remote ``origin``."""
+
+    def __init__(self, directory: str, url: str) -> None:
+        self._directory = directory
+        self._url = url
+
+    def create(self) -> None:
+        """Make the repository."""
+        self("init", "--quiet", "--bare")
+        # Not by a command: anybody on this machine could read a password on its command line.
+        with open(os.path.join(self._directory, "config"), "a", encoding="utf-8") as file:
+            escaped = self._url.replace("\\", "\\\\").replace('"', '\\"')
+            file.write(f'[remote "origin"]\n\turl = "{escaped}"\n')
+
+    def identity(self) -> str:
+        """Return who commits, as git writes it."""
+        environment = _environment()
+        return f"{environment['GIT_COMMITTER_NAME']} <{environment['GIT_COMMITTER_EMAIL']}>"
+
+    def __call__(self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None) -> bytes:
+        """Run a command; return its output, or raise StoreError with what it said."""
+        answer = self.ask(*arguments, given=given, environment=environment)
+        if answer.code:
+            raise StoreError(f"git {arguments[0]} failed ({answer.said or f'exit code {answer.code}'}).", remedy="Mend that, then run again.")
+        return answer.output
+
+    def ask(self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None) -> Answer:
+        """Run a command that may fail."""
+        settings = [part for name, value in _CONFIG.items() for part in ("-c", f"{name}={value}")]
+        try:
+            process = subprocess.Popen(  # noqa: S603 - no shell, and what the user wrote comes after an option that takes it
+                ["git", *settings, *arguments],  # noqa: S607 - the user's own git
+                env={**_environment(), "GIT_DIR": self._directory, **(environment or {})},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # Ctrl-C is for the run and not for a push in the middle; and nothing can ask questions on a terminal.
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise StoreError(f"git cannot be run on the controller ({exc.strerror}).", remedy="Install git there, or choose another place.") from exc
+        try:
+            output, errors = process.communicate(given, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            raise StoreError(f"git {arguments[0]} did not come to its end within {PATIENCE:.0f} seconds.", remedy="Run again.") from None
+        lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith("hint:")]
+        return Answer(process.returncode, output, without_userinfo(" ".join(lines[-_LINES_TOLD:])).rstrip("."))
+
+
+def without_userinfo(text: str) -> str:
+    """Return a text in which no URL says who logs in, and with what password."""
+    return _USERINFO.sub(r"\1", text)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not _DROPPED.fullmatch(name)}
+    who = {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "community.backblaze"), ("EMAIL", "noreply@localhost"))
+    }
+    return {**who, **kept, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command with all that it started, which would hold its output open."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()

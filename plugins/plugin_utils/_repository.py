@@ -1,0 +1,298 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The depot in a Git repository: what arrives together is one commit, and it is in its place when the push of that was accepted.
+
+Each commit is made on what the branch is at that moment. If the push is refused since somebody else was faster, it is made anew on that. There
+is no merge: of our files only we are to change any, and one that somebody else has changed is not replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Written, digest, is_kept
+from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
+from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, Claim, Lease, read_lease
+
+_LOCKS = "refs/heads/b2-members-lock/"
+_LOCK_SUBJECT = "A run is at this Backblaze Group [skip ci]"
+# What they are called in our own repository.
+_TIP, _LOCK, _NEW = "refs/b2/tip", "refs/b2/lock", "refs/b2/new"
+_FILE, _SYMLINK, _DIRECTORY = ("100644", "100755"), "120000", "040000"
+# How often a commit is made anew, and how often where nobody else has pushed: then it is not for the hurry of others that it is refused.
+_TRIES = 25
+_TRIES_ALONE = 3
+_LONGEST_PAUSE = 2.0
+
+
+class Repository:
+    """A vault directory on a branch of a repository. branch: empty for the repository's own default. folder: empty for its root."""
+
+    takes_index = False
+
+    def __init__(self, directory: str, url: str, branch: str, folder: str) -> None:
+        self.name = f"{without_userinfo(url)}:{folder or '.'}"
+        self._git = Git(os.path.join(directory, "repository"), url)
+        self._clone = os.path.join(directory, "clone")
+        self._url = url
+        self._asked = branch
+        self._folder = folder
+        self._branch = ""
+        # The commit that the branch is at as far as we know, empty for none; and of each file of ours the blob that we know of.
+        self._tip = ""
+        self._blobs: dict[str, str] = {}
+        # The branch that a lease is, the commit of it that is ours, and what it says.
+        self._lock = ""
+        self._held = ""
+        self._lease: t.Optional[Lease] = None
+
+    # Reading
+
+    def read(self, known: t.Mapping[str, str]) -> Contents:
+        """Return what the branch holds now; see Depot."""
+        if not self._branch:
+            self._git.create()
+            self._branch = f"refs/heads/{self._asked or self._default_branch()}"
+        self._look()
+        if self._asked and not self._tip and self._heads():
+            raise StoreError(f"{without_userinfo(self._url)} has no branch {self._asked}.", remedy="Make it, or name another vault_git_branch.")
+        if not self._folder_is_there():
+            self._blobs = {}
+            return Contents({}, frozenset(), exists=False)
+        found, odd = self._listed()
+        contents = dict(zip(found, self._contents(list(found.values())), strict=True))
+        self._blobs = found
+        return Contents({path: data for path, data in contents.items() if digest(data) != known.get(path)}, frozenset(found), odd)
+
+    def _default_branch(self) -> str:
+        for line in self._git("ls-remote", "--symref", "origin", "HEAD").decode().splitlines():
+            target, _tab, name = line.partition("\t")
+            if name == "HEAD" and target.startswith("ref: refs/heads/"):
+                return target[len("ref: refs/heads/") :]
+        if self._heads():
+            raise StoreError(f"{without_userinfo(self._url)} has no default branch.", remedy="Name a vault_git_branch.")
+        # Without any commit only a clone is told.
+        self._git("clone", "--quiet", "--bare", "--", self._url, self._clone, environment={"GIT_DIR": self._clone})
+        return self._git("symbolic-ref", "--short", "HEAD", environment={"GIT_DIR": self._clone}).decode().strip()
+
+    def _heads(self) -> bool:
+        """Tell whether the repository has any branch but those of leases."""
+        names = (line.partition("\t")[2] for line in self._git("ls-remote", "--heads", "origin").decode().splitlines())
+        return any(not name.startswith(_LOCKS) for name in names)
+
+    def _look(self) -> str:
+        """Learn which commit the branch is at, and return which one the lease is at, empty for none."""
+        wanted = [name for name in (self._branch, self._lock) if name]
+        lines = self._git("ls-remote", "origin", *wanted).decode().splitlines()
+        refs = {name: commit for commit, _tab, name in (line.partition("\t") for line in lines)}
+        if refs.get(self._branch, "") not in ("", self._tip):
+            self._git("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{self._branch}:{_TIP}")
+            self._tip = self._git("rev-parse", _TIP).decode().strip()
+        elif self._branch not in refs:
+            self._tip = ""
+        return refs.get(self._lock, "")
+
+    def _folder_is_there(self) -> bool:
+        parts = self._folder.split("/") if self._folder else []
+        for number in range(1, len(parts) + 1):
+            path = "/".join(parts[:number])
+            mode = self._modes(path).get(path, "") if self._tip else ""
+            if not mode:
+                return False
+            if mode != _DIRECTORY:
+                what = "a symlink, which is not followed" if mode == _SYMLINK else "not a directory"
+                raise StoreError(f"{without_userinfo(self._url)}:{path} is {what}.", remedy="Choose another vault_dir.")
+        return bool(self._tip)
+
+    def _modes(self, *paths: str) -> dict[str, str]:
+        return {path: mode for mode, _blob, path in self._tree(self._tip, *paths)}
+
+    def _tree(self, *what: str) -> t.Iterator[tuple[str, str, str]]:
+        """Yield (mode, object, path) of what ls-tree lists."""
+        for entry in self._git("ls-tree", "-z", "--full-tree", *what, environment={"GIT_LITERAL_PATHSPECS": "1"}).split(b"\0")[:-1]:
+            about, _tab, path = entry.partition(b"\t")
+            mode, _kind, blob = about.decode().split(" ")
+            yield mode, blob, os.fsdecode(path)
+
+    def _listed(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the blob of each file of ours, and what is odd; see Contents."""
+        found: dict[str, str] = {}
+        odd: dict[str, str] = {}
+        for mode, blob, path in self._tree("-r", f"{self._tip}:{self._folder}"):
+            parts = path.split("/")
+            if len(parts) > 1 and is_kept("/".join(parts[:2])) and len(parts) > 2:
+                odd["/".join(parts[:2])] = "directory"
+            elif len(parts) == 1 or (is_kept(path) and mode not in _FILE):
+                odd[path] = "symlink" if mode == _SYMLINK else "file"
+            elif is_kept(path):
+                found[path] = blob
+        return found, odd
+
+    def _contents(self, blobs: t.Sequence[str]) -> t.Iterator[bytes]:
+        rest = self._git("cat-file", "--batch", given="".join(f"{blob}\n" for blob in blobs).encode())
+        position = 0
+        for _blob in blobs:
+            end = rest.index(b"\n", position)
+            size = int(rest[position:end].split(b" ")[2])
+            yield rest[end + 1 : end + 1 + size]
+            position = end + size + 2
+
+    # Writing
+
+    def prove_writing(self, probe: bytes) -> None:
+        """Do nothing: the lease was pushed, and the first create has to wait until the branch has taken a note of it."""
+
+    def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
+        """Commit files and push them; see Depot."""
+        blobs = {path: _blob(change.data) for path, change in changes.items()}
+        alone = 0
+        for attempt in range(_TRIES):
+            there = self._there([*blobs, *gone])
+            refused = {
+                path: "somebody else has changed it" for path, blob in blobs.items() if there.get(path, "") not in (self._blobs.get(path, ""), blob)
+            }
+            if refused and not attempt:
+                # What we know of the branch may be old.
+                self._catch_up()
+                continue
+            news = {path: changes[path].data for path, blob in blobs.items() if path not in refused and there.get(path) != blob}
+            if not news and not there.keys() & set(gone):
+                problem, holder = "", None
+            else:
+                commit = self._commit(news, there.keys() & set(gone))
+                problem, holder = self._push(commit)
+                self._tip = self._tip if problem else commit
+            if not problem:
+                self._blobs.update((path, blob) for path, blob in blobs.items() if path not in refused)
+                return Written(refused, holder)
+            if "hook declined" in problem or alone == _TRIES_ALONE:
+                break
+            time.sleep(random.uniform(0, min(0.1 * attempt, _LONGEST_PAUSE)))  # noqa: S311 - who goes first is no secret
+            before = self._tip
+            self._catch_up()
+            alone = alone + 1 if self._tip == before else 0
+        raise StoreError(f"{self.name} did not take a push ({problem}).", remedy="Mend that, then run again.")
+
+    def _catch_up(self) -> None:
+        """Learn which commit the branch is at with as few commands as can be: whoever pushes while they run is ahead of us again."""
+        if not self._tip:
+            self._look()
+            return
+        self._git("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{self._branch}:{_TIP}")
+        self._tip = self._git("rev-parse", _TIP).decode().strip()
+
+    def _there(self, paths: t.Collection[str]) -> dict[str, str]:
+        """Return the blobs that the branch has at some paths now."""
+        if not self._tip:
+            return {}
+        by_path = {self._whole(path): path for path in paths}
+        return {by_path[path]: blob for _mode, blob, path in self._tree(self._tip, *by_path)}
+
+    def _whole(self, path: str) -> str:
+        return f"{self._folder}/{path}" if self._folder else path
+
+    def _commit(self, files: t.Mapping[str, bytes], gone: t.Collection[str]) -> str:
+        """Make a commit of these files on what the branch is at; return it."""
+        keys = sum(path.endswith(f"/{FILE_NAME}") for path in files)
+        subject = f"Seal keys of Backblaze members ({keys} files)" if keys else "Note which Backblaze members are under way"
+        parts = [f"commit {_NEW}\nmark :1\ncommitter {self._git.identity()} now\n".encode(), _data(subject.encode())]
+        parts += [f"from {self._tip}\n".encode()] if self._tip else []
+        for path, data in files.items():
+            parts += [b"M 100644 inline " + _quoted(self._whole(path)), _data(data)]
+        parts += [b"D " + _quoted(self._whole(path)) for path in gone]
+        parts.append(b"get-mark :1\ndone\n")
+        return self._git("fast-import", "--quiet", "--force", "--done", "--date-format=now", given=b"".join(parts)).decode().strip()
+
+    def _push(self, commit: str) -> tuple[str, t.Optional[Lease]]:
+        """Push a commit, and with it learn whether the lease is still ours; return why it was refused, if so, and who holds the lease if not we."""
+        lease = [f"--force-with-lease={self._lock}:{self._held}"] if self._held else []
+        refs = [f"{commit}:{self._branch}", *([f"{self._held}:{self._lock}"] if self._held else [])]
+        answer = self._git.ask("push", "--porcelain", "--no-verify", *lease, "origin", *refs)
+        told = _told(answer.output)
+        if self._branch not in told:
+            return answer.said or f"exit code {answer.code}", None
+        flag, summary = told[self._branch]
+        lost = self._held and told.get(self._lock, ("=", ""))[0] == "!"
+        return (f"{summary}: {answer.said}" if flag == "!" else ""), (self._holder() if lost else None)
+
+    # Leases: a branch with one commit of nothing, whose message is the record
+
+    def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
+        """Ask for the lease of a Group; see Depot."""
+        self._lock, self._held, self._lease = f"{_LOCKS}{group}", "", lease
+        there = self._look()
+        other = None
+        if there:
+            other, age = self._record()
+            if age <= STALE_SECONDS and not (instead_of and other.id == instead_of):
+                return Claim(False, other)
+        return Claim(self._put(there), other)
+
+    def refresh(self) -> t.Optional[Lease]:
+        """Say that the holder is still there; see Depot."""
+        return None if self._put(self._held) else self._holder()
+
+    def release(self) -> None:
+        """Give the lease up."""
+        held, self._held = self._held, ""
+        if held:
+            self._git("push", "--quiet", "--no-verify", f"--force-with-lease={self._lock}:{held}", "origin", f":{self._lock}")
+
+    def _put(self, there: str) -> bool:
+        """Write the lease anew, if it is at this commit still, empty for none; tell whether it was."""
+        record = f"{_LOCK_SUBJECT}\n\n{self._lease.as_text() if self._lease else ''}"
+        tree = self._git("mktree").decode().strip()
+        commit = self._git("commit-tree", tree, "-m", record).decode().strip()
+        answer = self._git.ask("push", "--porcelain", "--no-verify", f"--force-with-lease={self._lock}:{there}", "origin", f"{commit}:{self._lock}")
+        flag, summary = _told(answer.output).get(self._lock, ("", ""))
+        if not flag or (flag == "!" and "stale" not in summary and "lock" not in summary):
+            raise StoreError(f"{self.name} did not take a push ({answer.said or summary}).", remedy="Mend that, then run again.")
+        if flag != "!":
+            self._held = commit
+        return flag != "!"
+
+    def _holder(self) -> t.Optional[Lease]:
+        """Return whose the lease is; None where it is nobody's, and ours again from now on."""
+        if self._look():
+            other, _age = self._record()
+            return None if self._lease and other.id == self._lease.id else other
+        return None if self._put("") else Lease("", 0, "a machine that did not leave its name", "just now")
+
+    def _record(self) -> tuple[Lease, float]:
+        """Return whose the lease is, and how many seconds ago that was said."""
+        self._git("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{self._lock}:{_LOCK}")
+        said, *lines = self._git("log", "-1", "--format=%ct%n%B", _LOCK).decode("utf-8", "replace").strip().splitlines()
+        return read_lease(lines[-1] if lines else ""), time.time() - int(said)
+
+
+def _told(output: bytes) -> dict[str, tuple[str, str]]:
+    """Return what a push says of each ref on the other side: its flag, ``!`` where it was refused, and a summary."""
+    told = {}
+    for line in output.decode("utf-8", "replace").splitlines():
+        flag, *fields = line.split("\t")
+        if len(fields) == 2 and len(flag) == 1:
+            told[fields[0].rpartition(":")[2]] = flag, without_userinfo(fields[1])
+    return told
+
+
+def _blob(data: bytes) -> str:
+    """Return what git calls a file with this in it."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _data(content: bytes) -> bytes:
+    """Return something as fast-import takes it."""
+    return b"data %d\n" % len(content) + content + b"\n"
+
+
+def _quoted(path: str) -> bytes:
+    """Return a path as fast-import takes it, with the end of its line."""
+    return b'"' + os.fsencode(path.replace("\\", "\\\\").replace('"', '\\"')) + b'"\n'

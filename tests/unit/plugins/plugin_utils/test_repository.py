@@ -1,0 +1,244 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A vault directory in a Git repository: what is pushed, and what is done about those who push as well. Repositories and git are real."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+
+import pytest
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils import _git
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change
+from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Claim, new_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
+
+ADA, BEN = "ada@x.example/b2_vault.yml", "ben@x.example/b2_vault.yml"
+JOURNAL = ".b2_members/1/journal.jsonl"
+LOCK = "refs/heads/b2-members-lock/1"
+
+
+def git(*arguments, cwd):
+    """Run git as somebody."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    named = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "init.defaultBranch=main", "-c", "protocol.file.allow=always")
+    return subprocess.run(["git", *named, *arguments], cwd=cwd, env=env, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def origin(tmp_path):
+    path = tmp_path / "origin.git"
+    path.mkdir()
+    git("init", "--bare", "--quiet", cwd=path)
+    return path
+
+
+@pytest.fixture
+def depot(tmp_path, origin):
+    def make(folder="keys", branch=""):
+        directory = tmp_path / os.urandom(4).hex()
+        (directory / "repository").mkdir(parents=True)
+        return Repository(str(directory), str(origin), branch, folder)
+
+    return make
+
+
+@pytest.fixture
+def pushed(tmp_path, origin):
+    """Push a file, or something odd, as somebody else does."""
+    clone = tmp_path / "clone"
+
+    def push(path, content="", link=""):
+        if not clone.exists():
+            git("clone", "--quiet", str(origin), str(clone), cwd=tmp_path)
+        if git("ls-remote", "origin", "main", cwd=clone):
+            git("pull", "--quiet", "--rebase", "origin", "main", cwd=clone)
+        file = clone / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            file.symlink_to(link)
+        else:
+            file.write_text(content)
+        git("add", "--all", cwd=clone)
+        git("commit", "--quiet", "-m", f"push {path}", cwd=clone)
+        git("push", "--quiet", "origin", "HEAD:main", cwd=clone)
+
+    return push
+
+
+def shown(origin, path):
+    return git("show", f"main:{path}", cwd=origin)
+
+
+def put(depot, **files):
+    """Write files by their short names; return what was refused."""
+    paths = {"ada": ADA, "ben": BEN, "journal": JOURNAL}
+    return depot.write({paths[name]: Change(text.encode(), "") for name, text in files.items()}, ()).refused
+
+
+@pytest.mark.parametrize("folder", ["keys", "a b/'c\"", ""])
+def test_what_is_written_is_what_the_next_one_reads(depot, origin, folder):
+    one = depot(folder)
+    assert not one.read({}).exists
+    assert not put(one, ada="A", journal="J") and not put(one, ben="B")
+    found = depot(folder).read({})
+    assert found.files == {ADA: b"A", BEN: b"B", JOURNAL: b"J"} and found.exists and not found.odd
+    subjects = git("log", "--format=%s", "main", cwd=origin).splitlines()
+    assert subjects == ["Seal keys of Backblaze members (1 files)"] * 2
+    # What is there already is no commit.
+    again = depot(folder)
+    again.read({})
+    assert not put(again, ben="B") and git("log", "--format=%s", "main", cwd=origin).splitlines() == subjects
+
+
+def test_only_ours_is_read_and_what_is_in_the_way_is_named(depot, pushed):
+    pushed(f"keys/{ADA}", "A")
+    pushed("keys/all/vars.yml", "a: b")
+    pushed("keys/plain@x", "")
+    pushed("keys/link@x", link="plain@x")
+    pushed("keys/inner@x/b2_vault.yml", link="../plain@x")
+    pushed("keys/dir@x/b2_vault.yml/file", "")
+    found = depot().read({})
+    assert found.files == {ADA: b"A"}
+    assert found.odd == {"plain@x": "file", "link@x": "symlink", "inner@x/b2_vault.yml": "symlink", "dir@x/b2_vault.yml": "directory"}
+
+
+@pytest.mark.parametrize(("folder", "said"), [("keys", "is a symlink"), ("keys/in", "is a symlink"), ("file", "not a directory")])
+def test_a_directory_that_is_none_is_refused(depot, pushed, folder, said):
+    pushed("file", "")
+    pushed("keys", link="file")
+    with pytest.raises(StoreError, match=said):
+        depot(folder).read({})
+
+
+def test_a_push_that_is_refused_is_made_anew_on_what_others_have_pushed(depot, origin, pushed):
+    one = depot()
+    pushed("readme", "1")
+    one.read({})
+    pushed("readme", "2")
+    pushed(f"keys/{BEN}", "of somebody else")
+    assert not put(one, ada="A")
+    assert (shown(origin, "readme"), shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{BEN}")) == ("2", "A", "of somebody else")
+
+
+def test_a_file_that_somebody_else_has_changed_is_not_replaced(depot, origin, pushed):
+    one = depot()
+    one.read({})
+    assert not put(one, journal="J")
+    pushed(f"keys/{ADA}", "of somebody else")
+    pushed(f"keys/{JOURNAL}", "edited")
+    refused = put(one, ada="A", ben="B", journal="JJ")
+    assert set(refused) == {ADA, JOURNAL} and shown(origin, f"keys/{ADA}") == "of somebody else" and shown(origin, f"keys/{BEN}") == "B"
+    # The same as ours is ours: a push whose answer was lost.
+    pushed(f"keys/{ADA}", "A")
+    assert set(put(one, ada="A")) == set()
+
+
+def test_a_repository_that_refuses_says_why(depot, origin):
+    one = depot()
+    one.read({})
+    hook = origin / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\necho Closed for today.\nexit 1\n")
+    hook.chmod(0o755)
+    with pytest.raises(StoreError, match=r"did not take a push .*Closed for today"):
+        put(one, ada="A")
+    with pytest.raises(StoreError, match=r"did not take a push .*Closed for today"):
+        one.claim("1", new_lease(), "")
+    hook.unlink()
+    assert not put(one, ada="A")
+
+
+def test_a_lease_is_held_by_one(depot, origin):
+    one, other = depot(), depot()
+    lease = new_lease()
+    for each in (one, other):
+        each.read({})
+    assert one.claim("1", lease, "") == Claim(True)
+    there = git("rev-parse", LOCK, cwd=origin)
+    found = other.claim("1", new_lease(), "")
+    assert not found.ours and found.other == lease and git("rev-parse", LOCK, cwd=origin) == there
+    assert one.refresh() is None
+    one.release()
+    assert "b2-members-lock" not in git("for-each-ref", cwd=origin)
+    assert other.claim("1", new_lease(), "").ours
+
+
+def test_who_was_taken_over_hears_of_it_with_the_next_push(depot, origin):
+    one, other = depot(), depot()
+    lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
+    one.read({})
+    other.read({})
+    assert one.claim("1", lease, "").ours
+    taken = other.claim("1", theirs, lease.id)
+    assert taken.ours and taken.other == lease
+    written = one.write({ADA: Change(b"A", "")}, ())
+    assert written.holder == theirs and not written.refused and shown(origin, f"keys/{ADA}") == "A"
+    assert one.refresh() == theirs
+    # It is not ours to give up.
+    with pytest.raises(StoreError):
+        one.release()
+    assert other.refresh() is None
+
+
+def test_a_lease_that_was_removed_is_ours_again(depot, origin):
+    one = depot()
+    one.read({})
+    assert one.claim("1", new_lease(), "").ours
+    git("update-ref", "-d", LOCK, cwd=origin)
+    assert one.write({ADA: Change(b"A", "")}, ()).holder is None
+    assert git("rev-parse", LOCK, cwd=origin) and one.refresh() is None
+
+
+def test_an_empty_repository_gets_the_branch_that_it_is_for(depot, origin, tmp_path):
+    git("symbolic-ref", "HEAD", "refs/heads/trunk", cwd=origin)
+    one = depot()
+    one.read({})
+    put(one, ada="A")
+    assert git("for-each-ref", "--format=%(refname)", cwd=origin).split() == ["refs/heads/trunk"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("fatal: https://ada:pa@ss@git.example/x.git/ not found", "fatal: https://git.example/x.git/ not found"),
+        ("ssh://git@git.example:22/x", "ssh://git.example:22/x"),
+        ("git@git.example:x.git a@b.example", "git@git.example:x.git a@b.example"),
+        ("https://git.example/a@b", "https://git.example/a@b"),
+    ],
+)
+def test_no_url_says_who_logs_in(text, left):
+    assert without_userinfo(text) == left
+
+
+def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(_git, "PATIENCE", 0.5)
+    monkeypatch.setenv("GIT_SSH_COMMAND", "sleep 60; true")
+    repository = Git(str(tmp_path / "repository"), "ssh://127.0.0.1/x")
+    (tmp_path / "repository").mkdir()
+    repository.create()
+    with pytest.raises(StoreError, match="did not come to its end"):
+        repository("ls-remote", "origin")
+
+
+def test_hooks_and_variables_of_the_user_do_not_reach_it(depot, origin, tmp_path, monkeypatch):
+    hook = tmp_path / "templates" / "hooks" / "pre-push"
+    hook.parent.mkdir(parents=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    for name, value in (("GIT_TEMPLATE_DIR", str(tmp_path / "templates")), ("GIT_DIR", "/nonexistent"), ("GIT_INDEX_FILE", "/nonexistent")):
+        monkeypatch.setenv(name, value)
+    one = depot()
+    one.read({})
+    assert not put(one, ada="A") and shown(origin, f"keys/{ADA}") == "A"
+
+
+def test_without_git_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StoreError, match="git cannot be run on the controller"):
+        Git(str(tmp_path), "x").create()
