@@ -80,7 +80,7 @@ bundle:
   type: str
 holder:
   description:
-    - The record of who holds the lease, if that is somebody else; with O(ours) from whom it was taken over.
+    - The record of who holds the lease, if that is somebody else; with RV(ours) from whom it was taken over.
   returned: if there is or was another holder
   type: str
 ours:
