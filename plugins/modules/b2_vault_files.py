@@ -422,7 +422,9 @@ def run(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if operation == "write":
         refused, other = write(path, bundle, group, lease)
         return {"changed": True, "bundle": pack(refused), "holder": other}
-    make_directory(path)
+    if operation == "claim":
+        # Later on it is not made anew: where it is gone, what it was on may be gone as well.
+        make_directory(path)
     with opened(path, DIRECTORY) as root, state_of(root, group) as folder:
         if operation == "claim":
             ours, other = claim(folder, lease, options["instead_of"], options["stale_after"])
