@@ -126,6 +126,17 @@ def test_a_place_that_takes_nothing_is_a_key_that_is_not_sealed_until_it_does(ru
         journal.finish()
 
 
+def test_what_was_not_taken_goes_with_what_comes_next(run, there, new_member):
+    one = run()
+    with one.held():
+        one.wire.broken = "no room"
+        with pytest.raises(StoreError):
+            one.store.seal(new_member())
+        one.wire.broken = None
+        one.store.seal(new_member("bob@x.example"))
+        assert (there / "alice@x.example" / "b2_vault.yml").exists()
+
+
 def test_those_who_come_together_share_a_message(run, new_member):
     one = run()
     with one.held():

@@ -112,7 +112,7 @@ def test_every_way_of_reading_yaml_finds_the_same_places(monkeypatch):
     """Where PyYAML has no C in it there is one way only."""
     text = f"\ufeff# \u00e4\U0001f600\na: \u00fc\nb2_member_keys:\n  # \u20ac\n  {ENTRY}  # \u00df\n\n# z\nb: 2"
     both = text.replace("# \u00df\n", f"# \u00df\n  {LINE}\n  {LINE.replace('alice@', 'bob@')}\n")
-    for loader in {_key_list._LOADER, yaml.SafeLoader}:
+    for loader in (_key_list._LOADER, yaml.SafeLoader):
         monkeypatch.setattr(_key_list, "_LOADER", loader)
         check_put(text, new(), new("bob@x.example"), lines=both)
 
