@@ -31,6 +31,7 @@ PYTEST_COUNT = r"^=+ .*?(\d+) passed\b.* in [\d.]+s"
 PYTEST_NEVER = r"^=+ (?:.*\D)?\d+ (?:skipped|xfailed|xpassed)\b.* in [\d.]+s"
 E2E = "tests/e2e"
 LEAKS = "tests/campaign/test_leaks.py"
+PLACES = "tests/campaign/test_elsewhere.py"
 
 
 class Failed(Exception):
@@ -111,10 +112,20 @@ def artifact_step() -> int:
 
 
 def job() -> int:
-    elsewhere = ("test_artifact.py", "test_vault.py")
+    """All of the end-to-end tests that have no step of their own."""
+    others = ("test_artifact.py", "test_awx_setup.py", "test_places.py", "test_vault.py")
+    return stream_pytest(pytest(*(f"--ignore={E2E}/{name}" for name in others), E2E), tree.COLLECTION, tree.environment())
+
+
+def awx() -> int:
     # Beside our own collection and not within reach of all, as most users have no awx.awx.
     env = {**tree.environment(), "AWX_COLLECTIONS": str(awx_collection.provide())}
-    return stream_pytest(pytest(*(f"--ignore={E2E}/{name}" for name in elsewhere), E2E), tree.COLLECTION, env)
+    return stream_pytest(pytest(f"{E2E}/test_awx_setup.py"), tree.COLLECTION, env)
+
+
+def places() -> int:
+    """Keys on another host and in a Git repository, and what may go wrong there."""
+    return campaign(f"{E2E}/test_places.py", PLACES)
 
 
 def campaign(*tests: str) -> int:
@@ -124,7 +135,7 @@ def campaign(*tests: str) -> int:
 
 def faults() -> int:
     """The campaigns: short, unless CAMPAIGN=long is in the environment."""
-    return campaign(f"--ignore={LEAKS}", "tests/campaign")
+    return campaign(f"--ignore={LEAKS}", f"--ignore={PLACES}", "tests/campaign")
 
 
 def vault() -> int:
@@ -155,6 +166,8 @@ STEPS: dict[str, Callable[[], int]] = {
     "molecule": molecule,
     "artifact": artifact_step,
     "job": job,
+    "awx": awx,
+    "places": places,
     "faults": faults,
     "docs": docs_step,
     "examples": examples,
