@@ -168,6 +168,12 @@ def _field_in_text(text: str, name: str) -> str:
     return ""
 
 
+def _loose_key_id(text: str) -> str:
+    """Find what has the documented form of a key id; a number has it too, if it is long enough, but stands without quotes."""
+    found = (match for match in _KEY_ID.finditer(text) if not match.group().isdigit() or text[: match.start()].endswith('"'))
+    return next((match.group() for match in found), "")
+
+
 def _secret(value: t.Any) -> str:
     """Return a key exactly as it was sent, but for what cannot be encoded."""
     return value.encode("utf-8", errors="replace").decode("utf-8") if isinstance(value, str) else ""
@@ -189,9 +195,9 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
     if 200 <= answer.status < 300 and not (key and key_id):
         # A slash may be escaped in JSON that could not be parsed.
         loose = text.replace("\\/", "/")
-        key_found, id_found = _KEY.search(loose), _KEY_ID.search(loose)
+        key_found = _KEY.search(loose)
         key = key or (key_found.group() if key_found else "")
-        key_id = key_id or (id_found.group() if id_found else "")
+        key_id = key_id or _loose_key_id(loose)
     if not key:
         return None
 
