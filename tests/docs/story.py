@@ -64,6 +64,8 @@ class Story:
             **{name: value for name, value in os.environ.items() if not name.startswith(dropped)},
             "ANSIBLE_COLLECTIONS_PATH": os.environ["ANSIBLE_COLLECTIONS_PATH"],
             "ANSIBLE_VAULT_PASSWORD_FILE": str(self.home / ".vault-password"),
+            # For hosts whose part this machine takes: what a search finds may be a version manager's stand-in for a Python that is not active.
+            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
             "B2_ENVIRONMENT": self.server.url,
             "B2_APPLICATION_KEY_ID": KEY_ID,
             "B2_APPLICATION_KEY": KEY,
