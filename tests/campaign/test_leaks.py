@@ -151,14 +151,17 @@ class Hunt:
 
 
 @pytest.fixture
-def hunt(tmp_path):
+def hunt(tmp_path_factory):
     """A hunt with a stand-in beside it, not inside what is searched."""
-    (tmp_path / "server").mkdir()
-    (tmp_path / "project").mkdir()
-    with serving(tmp_path / "server", "hosting") as server:
+    # Not a tmp_path, which has the name of the test in it: temporary files are to be below, and the newest ansible-core opens a socket among them,
+    # whose path may be no longer than 107 bytes.
+    directory = tmp_path_factory.mktemp("hunt")
+    (directory / "server").mkdir()
+    (directory / "project").mkdir()
+    with serving(directory / "server", "hosting") as server:
         # Not by the server's command line, which is searched too.
         server.settings(admin_key=MASTER_KEY)
-        hunt = Hunt(tmp_path / "project", server)
+        hunt = Hunt(directory / "project", server)
         try:
             yield hunt
         finally:
