@@ -38,7 +38,8 @@ from project import ledger, standin
 
 CREATE = ledger.CREATE
 LONG = os.environ.get("CAMPAIGN") == "long"
-_MARK = "B2_CAMPAIGN_RUN"
+#: The environment variable that every process of a run carries.
+MARK = "B2_CAMPAIGN_RUN"
 _IN_NAMESPACE = "B2_CAMPAIGN_NAMESPACE"
 #: No wait of these tests for something that has to happen takes longer.
 PATIENCE = 90
@@ -85,7 +86,7 @@ class Run:
     """An ansible-playbook that works in the background. Its worker is a session of its own, so every process of it carries a mark."""
 
     def __init__(self, campaign: Campaign, play: pathlib.Path, *arguments: str, **environment: str) -> None:
-        self._mark = f"{_MARK}={secrets.token_hex(8)}"
+        self._mark = f"{MARK}={secrets.token_hex(8)}"
         self._result = campaign.result_of(play)
         self._result.unlink(missing_ok=True)
         self._output = campaign.directory / f"output-{secrets.token_hex(4)}"

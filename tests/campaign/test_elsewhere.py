@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import PATIENCE, under_way  # first: it makes what follows importable
+from conftest import MARK, PATIENCE, under_way  # first: it makes what follows importable
 
 import places  # isort: skip
 
@@ -35,7 +35,7 @@ class Trial:
         return places.play(self.campaign, wanted, name, hosts=self.place.hosts, **{"concurrency": CONCURRENCY, **self.place.options, **options})
 
     def start(self, play):
-        return self.campaign.start(play, *self.place.arguments)
+        return self.campaign.start(play, *self.place.arguments, **self.place.apart(MARK))
 
     def finish(self, play):
         run = self.start(play)

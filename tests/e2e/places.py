@@ -135,6 +135,10 @@ class HostPlace:
         """Let it be written again."""
         self.host.keys.with_name("away").rename(self.host.keys)
 
+    def apart(self, mark: str) -> dict[str, str]:
+        """Return the environment of a run in which what works at the far end is without a variable that would have it killed with the run."""
+        return {}
+
     def from_elsewhere(self, age: float) -> None:
         """Make the lease that is there one of another machine, and so many seconds old."""
         (file,) = self.host.keys.glob(".b2_members/*/lease")
@@ -226,6 +230,14 @@ class GitPlace:
     def mend(self) -> None:
         """Let it be pushed again."""
         (self.repository / "hooks" / "pre-receive").unlink()
+
+    def apart(self, mark: str) -> dict[str, str]:
+        """Return the environment of a run in which what works at the far end is without a variable that would have it killed with the run.
+
+        That is a process of a server elsewhere. Killed with -9 it leaves the lock of a branch behind, and no run could push any more.
+        """
+        command = f"env -u {mark} git receive-pack"
+        return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.receivepack", "GIT_CONFIG_VALUE_0": command}
 
     def from_elsewhere(self, age: float) -> None:
         """Make the lease that is there one of another machine, and so many seconds old."""
