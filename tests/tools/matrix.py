@@ -94,13 +94,14 @@ def prepare(pair: Pair) -> str:
     return ""
 
 
-def run(pair: Pair, steps: t.Sequence[str]) -> dict[str, t.Any]:
-    """Run steps on a pair, with its own Python; return by step how many tests passed, 0 where it failed."""
+def run(pair: Pair, steps: t.Sequence[str], problems: list[str]) -> dict[str, t.Any]:
+    """Run steps on a pair, with its own Python; return by step how many tests passed, 0 where it failed, and add why to problems."""
     report = MATRIX / f"{pair}.json"
     report.unlink(missing_ok=True)
     environment = {**os.environ, "STEPS_REPORT": str(report), "STEPS_SEALED": str(SEALED / str(pair))}
     subprocess.run([str(pair.venv / "bin/python"), str(TOOLS / "steps.py"), "--tree-stands", *steps], env=environment, check=False)
     rows = json.loads(report.read_text()) if report.exists() else []
+    problems.extend(f"{pair}, {row['step']}: {row['problem']}" for row in rows if row["problem"])
     return {row["step"]: 0 if row["problem"] else row["tests"] for row in rows}
 
 
@@ -125,9 +126,10 @@ def matrix(releases: t.Mapping[Pair, str], steps: t.Sequence[str]) -> int:
     shutil.rmtree(SEALED, ignore_errors=True)
     SEALED.mkdir(parents=True)
     table: dict[Pair, dict[str, int]] = {}
+    problems: list[str] = []
     for pair, release in releases.items():
         print(f"\n##### ansible-core {release}, Python {'.'.join(map(str, pair.python))} #####", flush=True)
-        table[pair] = run(pair, steps)
+        table[pair] = run(pair, steps, problems)
     most = {step: max(passed.get(step, 0) for passed in table.values()) for step in steps}
     sealed = len(list(SEALED.glob("*/*")))
     failed = 0
@@ -142,7 +144,7 @@ def matrix(releases: t.Mapping[Pair, str], steps: t.Sequence[str]) -> int:
         failed += sum("FAILED" in cell for cell in cells)
         print(f"{releases[pair]:<14}{'.'.join(map(str, pair.python)):<7}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
     if failed or not table:
-        raise SystemExit(f"{failed} cells of the table failed" if table else "There is no pair to run.")
+        raise SystemExit("\n    ".join([f"{failed} cells of the table failed", *problems]) if table else "There is no pair to run.")
     return sum(sum(passed.values()) for passed in table.values())
 
 

@@ -27,6 +27,8 @@ import run_ansible_test
 import tree
 
 PYTEST_COUNT = r"^=+ .*?(\d+) passed\b.* in [\d.]+s"
+#: How pytest names what failed, and why, at its end.
+PYTEST_FAILED = r"^(?:FAILED|ERROR) (.+)"
 #: What is skipped, or expected to fail, nobody looks at: that fails the step.
 PYTEST_NEVER = r"^=+ (?:.*\D)?\d+ (?:skipped|xfailed|xpassed)\b.* in [\d.]+s"
 E2E = "tests/e2e"
@@ -46,15 +48,17 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], count: str, never
     process = subprocess.Popen(
         command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
     )
-    tests, refused = 0, ""
+    tests, refused, named = 0, "", []
     for line in process.stdout:
         print(line, end="", flush=True)
         plain = re.sub(r"\x1b\[[0-9;]*m", "", line)
         refused = refused or (plain.strip() if re.search(never, plain) else "")
+        named += re.findall(PYTEST_FAILED, plain)
         for match in re.finditer(count, plain):
             tests += int(match[1]) if match.re.groups else 1
     if process.wait():
-        raise Failed(f"{command[0]} ended with {process.returncode}")
+        # Each on a line of its own, for whoever sees no more than the end of the output.
+        raise Failed("\n    ".join([f"{command[0]} ended with {process.returncode}", *named]))
     if refused:
         raise Failed(refused)
     return tests
@@ -101,8 +105,8 @@ def molecule() -> int:
 
 
 def pytest(*args: str) -> list[str]:
-    # Shown output (-rP): the tests print figures of their own.
-    return ["pytest", "-p", "no:cacheprovider", "-rP", "--durations=5", "--color=no", *args]
+    # Shown output (-rP): the tests print figures of their own. And at the end what failed (-rfE).
+    return ["pytest", "-p", "no:cacheprovider", "-rfEP", "--durations=5", "--color=no", *args]
 
 
 def artifact_step() -> int:
@@ -201,7 +205,7 @@ def main() -> int:
     failed = sum(bool(problem) for name, problem, seconds, tests in rows)
     print(f"\n{'step':<12} {'result':<7} {'seconds':>7} {'tests':>6}")
     for name, problem, seconds, tests in rows:
-        print(f"{name:<12} {'FAILED' if problem else 'passed':<7} {seconds:>7.1f} {tests or '-':>6}  {problem.partition(chr(10))[0]}".rstrip())
+        print(f"{name:<12} {'FAILED' if problem else 'passed':<7} {seconds:>7.1f} {tests or '-':>6}  {problem}".rstrip())
     print(f"\n{len(rows) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
