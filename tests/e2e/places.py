@@ -302,11 +302,15 @@ def play(
 
 
 def push(repository: str, clone: str) -> None:
-    """Push one commit after the other to a repository, each to a file of its own, several a second, to the end of this process."""
+    """Push one commit after the other to a repository, each to a file of its own, several a second, until SIGTERM; what was begun then is ended."""
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     run = ["git", "-C", clone, "-c", "user.name=Somebody", "-c", "user.email=somebody@else"]
     subprocess.run(["git", "clone", "--quiet", repository, clone], check=True)
     for number in itertools.count(1):
         time.sleep(random.uniform(0, 0.3))
+        if told:
+            return
         pathlib.Path(clone, f"note{number}").write_text(str(number))
         subprocess.run([*run, "add", "--all"], check=True)
         subprocess.run([*run, "commit", "--quiet", "--message", f"Push {number}"], check=True)

@@ -128,8 +128,8 @@ def awx() -> int:
 
 
 def places() -> int:
-    """Keys on another host and in a Git repository, and what may go wrong there."""
-    return campaign(f"{E2E}/test_places.py", PLACES)
+    """Keys on another host and in a Git repository, and what may go wrong there. Two at a time: most of it is waiting."""
+    return campaign("-n", "2", f"{E2E}/test_places.py", PLACES)
 
 
 def campaign(*tests: str) -> int:
