@@ -37,7 +37,8 @@ class Contents:
     """What a depot holds, by path within the vault directory.
 
     files: those that are not as known, with what is in them. paths: of all files. odd: what is no plain file where one could be, or no
-    directory, and what it is: ``symlink``, ``file`` or ``directory``. exists: whether the vault directory does.
+    directory, and what it is: ``symlink``, ``file`` or ``directory``. exists: whether the vault directory does. What they are is not to be
+    trusted: a host says so, or whoever can push.
     """
 
     files: t.Mapping[str, bytes]
@@ -122,6 +123,7 @@ class Elsewhere:
         """Make the copy what the depot holds, but for what is not in its place yet."""
         with self._talking, explained("cannot be written", self.copy):
             found = self._depot.read(self._digests)
+            self._refuse_strange(found)
             os.makedirs(self.copy, mode=0o700, exist_ok=True)
             for path in [path for path in self._digests if path not in found.paths]:
                 del self._digests[path]
@@ -129,10 +131,20 @@ class Elsewhere:
                     os.unlink(os.path.join(self.copy, path))
             self._mirror(found.odd)
             for path, data in found.files.items():
-                self._digests[path] = digest(data)
+                # Else it is still to be written, and only over what it was written for.
                 if path not in self._unplaced:
+                    self._digests[path] = digest(data)
                     self._lay(path, data)
             self.exists, self._room = found.exists, found.room
+
+    def _refuse_strange(self, found: Contents) -> None:
+        """Let nothing through that would lead out of the copy."""
+        for path in {*found.files, *found.paths, *found.odd}:
+            if not (is_kept(path) or (path in found.odd and _is_name(path))):
+                raise StoreError(
+                    f"{self.copy} is said to hold {path!r}, which is no path that a key can have.",
+                    remedy="What answers there is not to be trusted: find out why before you run again.",
+                )
 
     def _lay(self, path: str, data: bytes) -> None:
         """Write a file of the copy. Not synced: it is in its own place already."""
@@ -290,12 +302,18 @@ class Elsewhere:
 
 def is_kept(path: str) -> bool:
     """Tell whether a path within a vault directory is one that a place holds for us: a key file, one on its way, or what is kept about a Group."""
+    if not all(map(_is_name, path.split("/"))):
+        return False
     folder, _slash, name = path.rpartition("/")
     if path == INDEX:
         return True
     if folder.startswith(f"{STATE_NAME}/"):
         return folder.count("/") == 1 and name == JOURNAL_NAME
     return bool(folder) and "/" not in folder and folder != STATE_NAME and (name == FILE_NAME or is_temporary(name, FILE_NAME))
+
+
+def _is_name(part: str) -> bool:
+    return part not in ("", ".", "..") and not {"/", "\0"} & set(part)
 
 
 def digest(data: bytes) -> str:

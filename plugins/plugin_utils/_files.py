@@ -14,6 +14,7 @@ import contextlib
 import copy
 import errno
 import os
+import re
 import secrets
 import stat
 import threading
@@ -89,7 +90,7 @@ def temporary_name(name: str) -> str:
 
 def is_temporary(candidate: str, name: str) -> bool:
     """Tell whether something was written to take the place of a file."""
-    return candidate.startswith(f".{name}.") and candidate.endswith(_TEMPORARY_SUFFIX)
+    return bool(re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]+{re.escape(_TEMPORARY_SUFFIX)}", candidate))
 
 
 def replace(

@@ -295,4 +295,4 @@ def _data(content: bytes) -> bytes:
 
 def _quoted(path: str) -> bytes:
     """Return a path as fast-import takes it, with the end of its line."""
-    return b'"' + os.fsencode(path.replace("\\", "\\\\").replace('"', '\\"')) + b'"\n'
+    return b'"' + os.fsencode(path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) + b'"\n'

@@ -17,7 +17,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
-from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Elsewhere, is_kept
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Contents, Elsewhere, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Lease, new_lease, read_lease
@@ -282,6 +282,7 @@ def test_what_is_ours_is_so_on_both_sides(path):
     "path",
     [
         *("b2_vault.yml", "a/b/b2_vault.yml", "a@x/vars.yml"),
+        *("../b2_vault.yml", "./b2_vault.yml", ".b2_members/../journal.jsonl", "a@x/.b2_vault.yml.\nD keys\n#.tmp"),
         *(".b2_members/b2_vault.yml", ".b2_members/1/lock", ".b2_members/1/lease", ".b2_members/a/b/journal.jsonl"),
     ],
 )
@@ -302,6 +303,35 @@ def test_no_path_leads_out_of_the_directory(there, path):
     there.mkdir(parents=True)
     refused, _holder = b2_vault_files.write(str(there), {"files": {path: {"data": "x", "replaces": ""}}}, None, None)
     assert list(refused) == [path] and not list(there.iterdir()) and sorted(there.parent.iterdir()) == [there]
+
+
+class Liar:
+    """A depot on a host that is not to be trusted."""
+
+    name = "srv1:/srv/keys"
+    takes_index = True
+
+    def __init__(self, **contents):
+        self.contents = Contents(**{"files": {}, "paths": frozenset(), **contents})
+
+    def read(self, known):
+        return self.contents
+
+
+@pytest.mark.parametrize(
+    "path", ["/{outside}/b2_vault.yml", "../outside/b2_vault.yml", "../b2_vault.yml", ".b2_members/../journal.jsonl", "..", "a@x\0"]
+)
+@pytest.mark.parametrize("kind", ["file", "path", "odd"])
+def test_nothing_is_written_where_a_host_wants_it(tmp_path, path, kind):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    path = path.format(outside=str(outside)[1:])
+    lie = {"file": {"files": {path: b"x"}}, "path": {"paths": frozenset([path])}, "odd": {"odd": {path: "symlink"}}}[kind]
+    place = Elsewhere(str(tmp_path / "copy"), Liar(**lie))
+    place._digests[path] = "known"
+    with pytest.raises(StoreError, match="is no path that a key can have"):
+        place.fetch()
+    assert sorted(tmp_path.iterdir()) == [outside] and not list(outside.iterdir())
 
 
 @pytest.mark.parametrize("where", ["folder", "file", "state", "root", "lease"])

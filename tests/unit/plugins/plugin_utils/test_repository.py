@@ -82,7 +82,7 @@ def put(depot, **files):
     return depot.write({paths[name]: Change(text.encode(), "") for name, text in files.items()}, ()).refused
 
 
-@pytest.mark.parametrize("folder", ["keys", "a b/'c\"", ""])
+@pytest.mark.parametrize("folder", ["keys", "a b/'c\"", "a\nD a\n#\\", ""])
 def test_what_is_written_is_what_the_next_one_reads(depot, origin, folder):
     one = depot(folder)
     assert not one.read({}).exists

@@ -395,7 +395,7 @@ def test_a_full_disk_is_found_by_the_proof_which_leaves_nothing(store):
 
 def test_a_run_killed_in_the_middle_of_the_proof_does_not_block_the_next_one(store):
     os.mkdir(store.directory.path)
-    with open(os.path.join(store.directory.path, ".b2_vault.yml.probe.tmp"), "wb") as file:
+    with open(os.path.join(store.directory.path, ".probe.0123456789ab.tmp"), "wb") as file:
         file.write(b"half")
     prove(store)
 
