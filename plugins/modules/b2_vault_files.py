@@ -215,11 +215,10 @@ def make_directory(path: str) -> None:
 
 @contextlib.contextmanager
 def entered(directory: int, name: str, *, make: bool) -> t.Iterator[int]:
-    """Open a directory in an open one; make: create and sync it where it is missing."""
+    """Open a directory in an open one. make: create it where it is missing; syncing the open one is the caller's."""
     if make:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=directory)
-            os.fsync(directory)
     with opened(name, DIRECTORY, directory) as fd:
         yield fd
 
@@ -280,7 +279,11 @@ def read_folder(folder: int, above: list[str], known: t.Mapping[str, str], found
         if kind != "file":
             found["odd"].update({path: kind} if kind != "absent" else {})
             continue
-        data = read_file(name, folder)
+        try:
+            data = read_file(name, folder)
+        except FileNotFoundError:
+            # It was on its way to its place, or removed.
+            continue
         found["paths"].append(path)
         if digest(data) != known.get(path):
             found["files"][path] = data.decode("latin-1")
@@ -300,7 +303,7 @@ def write(path: str, wanted: t.Mapping[str, t.Any], group: t.Optional[str], leas
         # Held to the end: nobody takes the lease over while this writes.
         other = refresh(stack.enter_context(state_of(root, group)), lease) if group and lease else None
         for name, change in sorted(wanted.get("files", {}).items()):
-            reason = why_not(root, name, change, lost=other is not None)
+            reason = why_not(root, name, change, group if other is None else None)
             refused.update({name: reason} if reason else {})
         for name in wanted.get("gone", ()):
             with contextlib.suppress(Refused, OSError):
@@ -309,15 +312,17 @@ def write(path: str, wanted: t.Mapping[str, t.Any], group: t.Optional[str], leas
                 if TEMPORARY.fullmatch(last):
                     with opened(folders[0], DIRECTORY, root) as folder:
                         os.unlink(last, dir_fd=folder)
+        # For directories that are new, or were made by a write that failed at this step.
+        os.fsync(root)
     return refused, other
 
 
-def why_not(root: int, name: str, change: t.Mapping[str, str], *, lost: bool) -> str:
-    """Put one file in its place; return why it was not, if so. lost: the caller's lease is somebody else's."""
+def why_not(root: int, name: str, change: t.Mapping[str, t.Any], group: t.Optional[str]) -> str:
+    """Put one file in its place; return why it was not, if so. group: whose lease is the caller's."""
     try:
         parts = parts_of(name)
-        if lost and parts[0] == STATE:
-            return "another run has taken over"
+        if parts[0] == STATE and not (group and parts[1] in (INDEX, group)):
+            return "the lease of its Group is not the caller's"
         write_one(root, parts, change["data"].encode("latin-1"), change["replaces"])
     except Refused as exc:
         return str(exc)
@@ -326,7 +331,7 @@ def why_not(root: int, name: str, change: t.Mapping[str, str], *, lost: bool) ->
     return ""
 
 
-def write_one(root: int, parts: list[str], data: bytes, replaces: str) -> None:
+def write_one(root: int, parts: list[str], data: bytes, replaces: t.Collection[str]) -> None:
     with contextlib.ExitStack() as stack:
         folder = root
         for name in parts[:-1]:
@@ -336,7 +341,7 @@ def write_one(root: int, parts: list[str], data: bytes, replaces: str) -> None:
         if kind_of(name, folder) != "absent":
             there = digest(read_file(name, folder))
         if there != digest(data):
-            if there != replaces:
+            if there not in replaces:
                 raise Refused("somebody else has changed it")
             temporary = write_beside(name, data, folder)
             try:
@@ -357,6 +362,9 @@ def state_of(root: int, group: str) -> t.Iterator[int]:
     """Open the directory for what is kept about a Group, and keep every other process that does from changing its lease meanwhile."""
     parts_of("/".join((STATE, group, JOURNAL)))
     with entered(root, STATE, make=True) as state, entered(state, group, make=True) as folder:
+        # Whether they are new or not: whoever made them may have come no further.
+        os.fsync(root)
+        os.fsync(state)
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield folder
 

@@ -49,10 +49,14 @@ class Contents:
 
 
 class Change(t.NamedTuple):
-    """A file to be written. replaces: digest of what is there now as far as we know, empty for nothing; anything else is not replaced."""
+    """A file to be written.
+
+    replaces: digests of what may be there now, empty for nothing; anything else is not replaced. They are several where an earlier try of ours
+    may have been taken without our being told.
+    """
 
     data: bytes
-    replaces: str
+    replaces: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Elsewhere:
         self._noting = threading.Lock()
         self._unplaced: set[str] = set()
         self._refused: t.Mapping[str, str] = {}
+        # Digests of what was handed over and not confirmed: it may be in its place or not.
+        self._offered: dict[str, set[str]] = {}
         self._round = Shared()
         # Why the lease is not ours any more.
         self._lost = ""
@@ -224,14 +230,17 @@ class Elsewhere:
                 gone += [path] * (path in self._digests)
             # An empty file that is not there yet has nothing to say.
             elif digest(data) != self._digests.get(path) and (data or path in self._digests):
-                changes[path] = Change(data, self._digests.get(path, ""))
+                changes[path] = Change(data, frozenset({self._digests.get(path, ""), *self._offered.get(path, ())}))
         if changes or gone:
+            for path, change in changes.items():
+                self._offered.setdefault(path, set()).add(digest(change.data))
             with self._talking:
                 written = self._depot.write(changes, gone)
             self._take_note(written.holder)
             refused.update({**written.refused, **self._withheld(changes)})
             for path in changes.keys() - refused.keys():
                 self._digests[path] = digest(changes[path].data)
+                del self._offered[path]
             for path in gone:
                 self._digests.pop(path, None)
         return refused
@@ -284,9 +293,22 @@ class Elsewhere:
             # Whatever this costs, the next run settles it.
             with contextlib.suppress(StoreError):
                 self.publish()
+            self._give_up(group)
             if not self._lost:
                 with contextlib.suppress(StoreError), self._talking:
                     self._depot.release()
+
+    def _give_up(self, group: str) -> None:
+        """Try no more to write what belongs to a Group that is not held any more, or what was refused: that is for the next run to settle."""
+        with self._noting:
+            left = {path for path in self._unplaced if path not in self._refused and not path.startswith(f"{STATE_NAME}/{group}/")}
+            for path in self._unplaced - left:
+                # So that the next fetch brings what is there instead.
+                self._digests.pop(path, None)
+                self._offered.pop(path, None)
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(self.copy, path))
+            self._unplaced, self._refused = left, {}
 
     def _refresh(self) -> None:
         with self._talking:

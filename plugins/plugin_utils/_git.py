@@ -25,10 +25,10 @@ _CONFIG = {
     "push.recurseSubmodules": "no",
     "fetch.recurseSubmodules": "no",
 }
-# They name another repository, or would print what is sent; all else that a user may have set, such as how to log in, holds.
+# They name another repository, would print what is sent, or date a lease; all else that a user may have set, such as how to log in, holds.
 _DROPPED = re.compile(
     r"GIT_(?:DIR|WORK_TREE|IMPLICIT_WORK_TREE|COMMON_DIR|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|SHALLOW_FILE|GRAFT_FILE|NAMESPACE|"
-    r"PREFIX|REPLACE_REF_BASE|NO_REPLACE_OBJECTS|CONFIG|TRACE.*|CURL_VERBOSE|REFLOG_ACTION)"
+    r"PREFIX|REPLACE_REF_BASE|NO_REPLACE_OBJECTS|CONFIG|TRACE.*|CURL_VERBOSE|REFLOG_ACTION|AUTHOR_DATE|COMMITTER_DATE)"
 )
 _USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
 _LINES_TOLD = 4
@@ -105,7 +105,8 @@ def _environment() -> dict[str, str]:
         for role in ("AUTHOR", "COMMITTER")
         for what, value in (("NAME", "community.backblaze"), ("EMAIL", "noreply@localhost"))
     }
-    return {**who, **kept, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    # With SHA-256, which no service takes by default, git here says at once that it does not fit the repository.
+    return {**who, **kept, "GIT_TERMINAL_PROMPT": "0", "GIT_DEFAULT_HASH": "sha1", "LC_ALL": "C"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

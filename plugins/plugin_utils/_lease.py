@@ -17,8 +17,6 @@ import threading
 import time
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-
 #: Seconds between two times that a holder says that it is still there, and after how many of silence its lease is anybody's.
 REFRESH_SECONDS = 60.0
 STALE_SECONDS = 600.0
@@ -45,7 +43,7 @@ class Lease:
     def dead(self) -> bool:
         """Whether its holder ran where this runs, and is gone for certain: then nobody has to wait for the lease to get stale."""
         ours, _space, started = self.process.rpartition(" ")
-        return bool(started) and ours == _machine() and _started(self.pid) != started
+        return bool(started) and ours == _machine() and _is_gone(self.pid, started)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +56,9 @@ class Claim:
 
 def new_lease() -> Lease:
     """Return one for this process."""
-    pid = os.getpid()
-    started = _started(pid)
+    pid, started = os.getpid(), ""
+    with contextlib.suppress(OSError):
+        started = _started(pid)
     return Lease(secrets.token_hex(8), pid, socket.gethostname(), time.strftime("%Y-%m-%dT%H:%M:%S%z"), f"{_machine()} {started}" if started else "")
 
 
@@ -68,7 +67,7 @@ def read_lease(text: str) -> Lease:
     try:
         record = json.loads(text)
         return Lease(str(record["id"]), int(record["pid"]), str(record["host"]), str(record["since"]), str(record["process"]))
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, OverflowError):
         return Lease("", 0, "a machine that did not leave its name", "nobody knows when")
 
 
@@ -90,8 +89,9 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._end.wait(REFRESH_SECONDS):
-            # A place that cannot be reached for a moment is tried again in time; whether the lease is still ours shows then.
-            with contextlib.suppress(StoreError):
+            # A place that cannot be reached for a moment is tried again in time; whether the lease is still ours shows then. Whatever it is that
+            # went wrong: without this thread the lease gets stale under a run that goes on.
+            with contextlib.suppress(Exception):
                 self._refresh()
 
 
@@ -102,12 +102,23 @@ def _machine() -> str:
     return ""
 
 
-def _started(pid: int) -> str:
-    """Return when a process was started, in ticks of the kernel; empty where there is none, or that cannot be told."""
+def _is_gone(pid: int, started: str) -> bool:
+    """Tell whether no process has a number that was started then; False where that cannot be told."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
+        return _started(pid) != started
     except OSError:
-        return ""
-    # A zombie holds nothing.
+        # Not there, or hidden: /proc may show nobody the processes of others.
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
+        return False
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, in ticks of the kernel; empty for a zombie, which holds nothing."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b") ")[2].split()
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")

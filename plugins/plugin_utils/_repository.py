@@ -13,10 +13,12 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Written, digest, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
@@ -31,6 +33,8 @@ _FILE, _SYMLINK, _DIRECTORY = ("100644", "100755"), "120000", "040000"
 _TRIES = 25
 _TRIES_ALONE = 3
 _LONGEST_PAUSE = 2.0
+# How a push of a lease is refused because somebody else was faster: by git here, or by the server.
+_FASTER = re.compile(r"stale info|cannot lock ref|failed to update ref|incorrect old value|already exists")
 
 
 class Repository:
@@ -46,13 +50,15 @@ class Repository:
         self._asked = branch
         self._folder = folder
         self._branch = ""
-        # The commit that the branch is at as far as we know, empty for none; and of each file of ours the blob that we know of.
+        # The commit that the branch is at as far as we know, empty for none; and what git calls a content, by its digest.
         self._tip = ""
-        self._blobs: dict[str, str] = {}
+        self._blobs = {"": ""}
         # The branch that a lease is, the commit of it that is ours, and what it says.
         self._lock = ""
         self._held = ""
         self._lease: t.Optional[Lease] = None
+        # Whether a push can be all or nothing.
+        self._atomic = True
 
     # Reading
 
@@ -65,12 +71,12 @@ class Repository:
         if self._asked and not self._tip and self._heads():
             raise StoreError(f"{without_userinfo(self._url)} has no branch {self._asked}.", remedy="Make it, or name another vault_git_branch.")
         if not self._folder_is_there():
-            self._blobs = {}
             return Contents({}, frozenset(), exists=False)
         found, odd = self._listed()
         contents = dict(zip(found, self._contents(list(found.values())), strict=True))
-        self._blobs = found
-        return Contents({path: data for path, data in contents.items() if digest(data) != known.get(path)}, frozenset(found), odd)
+        digests = {path: digest(data) for path, data in contents.items()}
+        self._blobs.update((digests[path], blob) for path, blob in found.items())
+        return Contents({path: data for path, data in contents.items() if digests[path] != known.get(path)}, frozenset(found), odd)
 
     def _default_branch(self) -> str:
         for line in self._git("ls-remote", "--symref", "origin", "HEAD").decode().splitlines():
@@ -153,26 +159,32 @@ class Repository:
     def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
         """Commit files and push them; see Depot."""
         blobs = {path: _blob(change.data) for path, change in changes.items()}
+        self._blobs.update((digest(change.data), blobs[path]) for path, change in changes.items())
+        holder: t.Optional[Lease] = None
         alone = 0
         for attempt in range(_TRIES):
             there = self._there([*blobs, *gone])
-            refused = {
-                path: "somebody else has changed it" for path, blob in blobs.items() if there.get(path, "") not in (self._blobs.get(path, ""), blob)
-            }
+            refused = {path: "somebody else has changed it" for path, change in changes.items() if not self._may_replace(there.get(path, ""), change)}
             if refused and not attempt:
                 # What we know of the branch may be old.
                 self._catch_up()
                 continue
+            if holder:
+                refused.update((path, "another run has taken over") for path in changes if path.startswith(f"{STATE_NAME}/"))
             news = {path: changes[path].data for path, blob in blobs.items() if path not in refused and there.get(path) != blob}
             if not news and not there.keys() & set(gone):
-                problem, holder = "", None
-            else:
-                commit = self._commit(news, there.keys() & set(gone))
-                problem, holder = self._push(commit)
-                self._tip = self._tip if problem else commit
-            if not problem:
-                self._blobs.update((path, blob) for path, blob in blobs.items() if path not in refused)
                 return Written(refused, holder)
+            commit = self._commit(news, there.keys() & set(gone))
+            problem, lost = self._push(commit)
+            if not problem:
+                self._tip = commit
+                # With a server that takes nothing or all this was found out before.
+                return Written(refused, self._holder() if lost else holder)
+            if lost:
+                holder = self._holder()
+                if holder:
+                    self._held = ""
+                continue
             if "hook declined" in problem or alone == _TRIES_ALONE:
                 break
             time.sleep(random.uniform(0, min(0.1 * attempt, _LONGEST_PAUSE)))  # noqa: S311 - who goes first is no secret
@@ -180,6 +192,10 @@ class Repository:
             self._catch_up()
             alone = alone + 1 if self._tip == before else 0
         raise StoreError(f"{self.name} did not take a push ({problem}).", remedy="Mend that, then run again.")
+
+    def _may_replace(self, blob: str, change: Change) -> bool:
+        """Tell whether a blob on the branch is one that a change is to replace, or is what it would make of it."""
+        return blob in {self._blobs.get(one) for one in (*change.replaces, digest(change.data))}
 
     def _catch_up(self) -> None:
         """Learn which commit the branch is at with as few commands as can be: whoever pushes while they run is ahead of us again."""
@@ -211,17 +227,22 @@ class Repository:
         parts.append(b"get-mark :1\ndone\n")
         return self._git("fast-import", "--quiet", "--force", "--done", "--date-format=now", given=b"".join(parts)).decode().strip()
 
-    def _push(self, commit: str) -> tuple[str, t.Optional[Lease]]:
-        """Push a commit, and with it learn whether the lease is still ours; return why it was refused, if so, and who holds the lease if not we."""
+    def _push(self, commit: str) -> tuple[str, bool]:
+        """Push a commit if the lease is still ours; return why it was refused, if so, and whether the lease is not ours."""
         lease = [f"--force-with-lease={self._lock}:{self._held}"] if self._held else []
+        # All or nothing: what is kept about a Group is for the holder of its lease to write.
+        lease += ["--atomic"] if self._held and self._atomic else []
         refs = [f"{commit}:{self._branch}", *([f"{self._held}:{self._lock}"] if self._held else [])]
         answer = self._git.ask("push", "--porcelain", "--no-verify", *lease, "origin", *refs)
         told = _told(answer.output)
         if self._branch not in told:
-            return answer.said or f"exit code {answer.code}", None
+            # Not every server can; without it the keys are as safe, and two runs at once are told a moment later.
+            self._atomic = self._atomic and "--atomic" not in answer.said
+            return answer.said or f"exit code {answer.code}", False
         flag, summary = told[self._branch]
-        lost = self._held and told.get(self._lock, ("=", ""))[0] == "!"
-        return (f"{summary}: {answer.said}" if flag == "!" else ""), (self._holder() if lost else None)
+        lock_flag, lock_summary = told.get(self._lock, ("=", ""))
+        lost = bool(self._held) and lock_flag == "!" and "atomic" not in lock_summary
+        return (f"{summary}: {answer.said}" if flag == "!" else ""), lost
 
     # Leases: a branch with one commit of nothing, whose message is the record
 
@@ -253,7 +274,7 @@ class Repository:
         commit = self._git("commit-tree", tree, "-m", record).decode().strip()
         answer = self._git.ask("push", "--porcelain", "--no-verify", f"--force-with-lease={self._lock}:{there}", "origin", f"{commit}:{self._lock}")
         flag, summary = _told(answer.output).get(self._lock, ("", ""))
-        if not flag or (flag == "!" and "stale" not in summary and "lock" not in summary):
+        if not flag or (flag == "!" and not _FASTER.search(summary)):
             raise StoreError(f"{self.name} did not take a push ({answer.said or summary}).", remedy="Mend that, then run again.")
         if flag != "!":
             self._held = commit
@@ -263,7 +284,11 @@ class Repository:
         """Return whose the lease is; None where it is nobody's, and ours again from now on."""
         if self._look():
             other, _age = self._record()
-            return None if self._lease and other.id == self._lease.id else other
+            if not self._lease or other.id != self._lease.id:
+                return other
+            # Ours: a push of it was taken without our being told.
+            self._held = self._git("rev-parse", _LOCK).decode().strip()
+            return None
         return None if self._put("") else Lease("", 0, "a machine that did not leave its name", "just now")
 
     def _record(self) -> tuple[Lease, float]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import contextvars
 import json
 import typing as t
@@ -40,20 +41,24 @@ class Target:
 
     def read(self, known: t.Mapping[str, str]) -> Contents:
         """Return what there is on the host; see Depot."""
-        found = _unpacked(self._run("read", bundle=_packed(known)))
-        return Contents(
-            files={path: text.encode("latin-1") for path, text in found["files"].items()},
-            paths=frozenset(found["paths"]),
-            odd=found["odd"],
-            exists=found["exists"],
-            room=(found["room"][0], found["room"][1]),
-        )
+        result = self._run("read", bundle=_packed(known))
+        with self._understood():
+            found = _unpacked(result)
+            space, names = found["room"]
+            return Contents(
+                files={path: text.encode("latin-1") for path, text in found["files"].items()},
+                paths=frozenset(map(str, found["paths"])),
+                odd={path: str(kind) for path, kind in found["odd"].items()},
+                exists=bool(found["exists"]),
+                room=(int(space), None if names is None else int(names)),
+            )
 
     def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
         """Put files in their place on the host; see Depot."""
-        files = {path: {"data": change.data.decode("latin-1"), "replaces": change.replaces} for path, change in changes.items()}
+        files = {path: {"data": change.data.decode("latin-1"), "replaces": sorted(change.replaces)} for path, change in changes.items()}
         result = self._run("write", bundle=_packed({"files": files, "gone": list(gone)}), **self._lease)
-        return Written(_unpacked(result), _holder(result))
+        with self._understood():
+            return Written({path: str(reason) for path, reason in _unpacked(result).items()}, _holder(result))
 
     def prove_writing(self, probe: bytes) -> None:
         """Write a file there as a key is written, and remove it."""
@@ -63,7 +68,8 @@ class Target:
         """Ask for the lease of a Group; see Depot."""
         self._lease = {"group": group, "lease": lease.as_text()}
         result = self._run("claim", **self._lease, instead_of=instead_of, stale_after=STALE_SECONDS)
-        return Claim(bool(result["ours"]), _holder(result))
+        with self._understood():
+            return Claim(bool(result["ours"]), _holder(result))
 
     def refresh(self) -> t.Optional[Lease]:
         """Say that the holder is still there; see Depot."""
@@ -79,11 +85,21 @@ class Target:
         try:
             # A context can be entered once at a time.
             result = self._context.copy().run(self._execute, whole)
-        except AnsibleError as exc:
+        except (AnsibleError, OSError) as exc:
             raise StoreError(f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Mend that, then run again.") from exc
         if result.get("failed") or result.get("unreachable"):
             raise StoreError(f"On {self._host}: {str(result.get('msg') or 'it failed without a word').strip()}", remedy="Mend that, then run again.")
         return result
+
+    @contextlib.contextmanager
+    def _understood(self) -> t.Iterator[None]:
+        """Turn what may happen to whoever reads an answer that is none into our own error."""
+        try:
+            yield
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError, zlib.error) as exc:
+            raise StoreError(
+                f"{self.name} gave an answer that cannot be read ({type(exc).__name__}).", remedy="Find out what answers there, then run again."
+            ) from exc
 
 
 def _packed(content: t.Any) -> str:

@@ -12,12 +12,13 @@ import threading
 import time
 
 import pytest
+from ansible.errors import AnsibleError
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
-from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Contents, Elsewhere, is_kept
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Elsewhere, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Lease, new_lease, read_lease
@@ -35,15 +36,19 @@ class Wire:
     def __init__(self):
         self.asked = []
         self.broken = None
+        # With broken: whether the module does its work all the same, and only the answer is lost.
+        self.deaf = False
 
     def __call__(self, arguments):
         self.asked.append(arguments["operation"])
-        if self.broken:
+        # A lease can be given up at all times: it needs no room.
+        if self.broken and not self.deaf and arguments["operation"] != "release":
             return {"failed": True, "msg": self.broken}
         try:
-            return b2_vault_files.run({**OPTIONS, **arguments})
+            result = b2_vault_files.run({**OPTIONS, **arguments})
         except (b2_vault_files.Refused, OSError) as exc:
             return {"failed": True, "msg": str(exc)}
+        return {"failed": True, "msg": self.broken} if self.broken else result
 
 
 class Run:
@@ -56,11 +61,11 @@ class Run:
         path = self.place.copy
         self.store = HostVarsStore(path, sealer, place=self.place) if layout == "host_vars" else SingleFileStore(path, sealer, GROUP, self.place)
 
-    def held(self, patience=0.0):
-        return self.store.directory.locked(GROUP, patience, time.sleep)
+    def held(self, patience=0.0, group=GROUP):
+        return self.store.directory.locked(group, patience, time.sleep)
 
-    def journal(self, state):
-        return Journal(state, self.store.directory.state_path(GROUP), place=self.place)
+    def journal(self, state, group=GROUP):
+        return Journal(state, self.store.directory.state_path(group), place=self.place)
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +140,69 @@ def test_what_was_not_taken_goes_with_what_comes_next(run, there, new_member):
         one.wire.broken = None
         one.store.seal(new_member("bob@x.example"))
         assert (there / "alice@x.example" / "b2_vault.yml").exists()
+
+
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_what_was_taken_without_an_answer_is_ours(run, there, new_member, secrets, layout):
+    """The same file is written once more with more in it, and replaces what it is of either."""
+    one = run(layout=layout)
+    with one.held() as state:
+        journal = one.journal(state)
+        one.wire.broken, one.wire.deaf = "the connection broke", True
+        for _try in range(2):
+            with pytest.raises(StoreError, match="the connection broke"):
+                journal.pending(GROUP, "ada@x.example")
+        with pytest.raises(StoreError, match="the connection broke"):
+            one.store.seal(new_member())
+        one.wire.broken = None
+        journal.pending(GROUP, "ben@x.example")
+        one.store.seal(new_member())
+        one.store.seal(new_member("bob@x.example"))
+    sealer = Sealer(secrets)
+    local = HostVarsStore(str(there), sealer) if layout == "host_vars" else SingleFileStore(str(there), sealer, GROUP)
+    assert local.key("alice@x.example") and local.key("bob@x.example")
+    assert "ben@x.example" in (there / ".b2_members" / GROUP / "journal.jsonl").read_text()
+
+
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_what_was_refused_for_one_group_is_not_written_for_the_next(run, there, new_member, secrets, layout):
+    one = run(layout=layout)
+    file = there / ("alice@x.example" if layout == "host_vars" else f"b2_group_{GROUP}") / "b2_vault.yml"
+    theirs = Sealer(secrets).seal(b"a: of somebody else\n")
+    with one.held():
+        file.parent.mkdir()
+        file.write_bytes(theirs)
+        with pytest.raises(StoreError):
+            one.store.seal(new_member())
+    other = HostVarsStore(one.place.copy, Sealer(secrets), place=one.place)
+    other.prove(["bob@x.example"], write=True)
+    with one.held(group="100002"):
+        other.seal(new_member("bob@x.example"))
+    assert file.read_bytes() == theirs and (there / "bob@x.example" / "b2_vault.yml").exists()
+
+
+def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there, new_member):
+    one, other = run(), run()
+    file = there / ".b2_members" / GROUP / "journal.jsonl"
+    with one.held() as state:
+        journal = one.journal(state)
+        journal.pending(GROUP, "ada@x.example")
+        before = file.read_bytes()
+        journal.sealed(GROUP, "ada@x.example")
+        one.wire.broken = "no room"
+    one.wire.broken = None
+    with other.held() as state:
+        assert file.read_bytes() == before
+        other.journal(state).pending(GROUP, "ben@x.example")
+        with one.held(group="100002"):
+            one.store.seal(new_member())
+        assert "ben@x.example" in file.read_text()
+        # Nor does a host take it.
+        change = {f".b2_members/{GROUP}/journal.jsonl": {"data": "x", "replaces": [_elsewhere.digest(file.read_bytes())]}}
+        lease = new_lease().as_text()
+        for group in ("100002", None):
+            refused, _holder = b2_vault_files.write(str(there), {"files": change}, group, lease)
+            assert list(refused.values()) == ["the lease of its Group is not the caller's"]
 
 
 def test_those_who_come_together_share_a_message(run, new_member):
@@ -245,6 +313,33 @@ def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
         _wait_for(lambda: first.stopped)
 
 
+@pytest.mark.parametrize(
+    "trouble", [OSError(28, "No space left on device"), AnsibleError("no route"), {"bundle": "!"}, {}, {"ours": "x", "bundle": "e30="}]
+)
+def test_whatever_happens_on_the_way_is_our_own_error(tmp_path, trouble):
+    def execute(arguments):
+        if isinstance(trouble, Exception):
+            raise trouble
+        return trouble
+
+    target = Target("srv1", "/srv/keys", execute)
+    for call in (lambda: target.read({}), lambda: target.write({"a@x/b2_vault.yml": Change(b"", frozenset())}, ())):
+        with pytest.raises(StoreError, match=r"srv1:/srv/keys (?:cannot be reached|gave an answer that cannot be read)"):
+            call()
+
+
+def test_the_heartbeat_outlives_whatever_happens(monkeypatch):
+    monkeypatch.setattr(_lease, "REFRESH_SECONDS", 0.001)
+    beats = []
+
+    def refresh():
+        beats.append(1)
+        raise RuntimeError
+
+    with _lease.Heartbeat(refresh):
+        _wait_for(lambda: len(beats) > 2)
+
+
 def _wait_for(condition):
     deadline = time.monotonic() + 20
     while not condition():
@@ -256,14 +351,18 @@ def _id_of(there):
     return b2_vault_files.id_of(b2_vault_files.json.loads((there / ".b2_members" / GROUP / "lease").read_text())["lease"])
 
 
-def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys():
+def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypatch):
     lease = new_lease()
     assert read_lease(lease.as_text()) == lease and not lease.dead
     assert dataclasses.replace(lease, pid=2**22 + 1).dead
     # On another machine, or where that cannot be told, nobody is dead for certain.
     assert not dataclasses.replace(lease, pid=2**22 + 1, process="").dead
     assert not dataclasses.replace(lease, pid=2**22 + 1, process="boot pid:[1] 5").dead
-    for text in ("", "{}", "[]", "null", '{"id": 1}'):
+    # Where nothing can be seen of processes, one that can be asked for is there.
+    with monkeypatch.context() as hidden:
+        hidden.setattr(_lease, "_started", lambda pid: os.stat(f"/nonexistent/{pid}"))
+        assert not lease.dead and dataclasses.replace(lease, pid=2**22 + 1).dead and not dataclasses.replace(lease, pid=2**80).dead
+    for text in ("", "{}", "[]", "null", '{"id": 1}', '{"id": 1, "pid": 1e999, "host": "", "since": "", "process": ""}'):
         assert isinstance(read_lease(text), Lease) and not read_lease(text).dead
 
 
@@ -301,7 +400,7 @@ def test_what_is_not_ours_is_not_on_both_sides(path):
 )
 def test_no_path_leads_out_of_the_directory(there, path):
     there.mkdir(parents=True)
-    refused, _holder = b2_vault_files.write(str(there), {"files": {path: {"data": "x", "replaces": ""}}}, None, None)
+    refused, _holder = b2_vault_files.write(str(there), {"files": {path: {"data": "x", "replaces": [""]}}}, None, None)
     assert list(refused) == [path] and not list(there.iterdir()) and sorted(there.parent.iterdir()) == [there]
 
 

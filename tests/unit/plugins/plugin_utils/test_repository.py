@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
+import time
 
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.plugin_utils import _git
-from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, digest
 from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Claim, new_lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
@@ -22,6 +23,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._repository im
 ADA, BEN = "ada@x.example/b2_vault.yml", "ben@x.example/b2_vault.yml"
 JOURNAL = ".b2_members/1/journal.jsonl"
 LOCK = "refs/heads/b2-members-lock/1"
+NEW = frozenset([""])
 
 
 def git(*arguments, cwd):
@@ -41,10 +43,10 @@ def origin(tmp_path):
 
 @pytest.fixture
 def depot(tmp_path, origin):
-    def make(folder="keys", branch=""):
+    def make(folder="keys", branch="", url=origin):
         directory = tmp_path / os.urandom(4).hex()
         (directory / "repository").mkdir(parents=True)
-        return Repository(str(directory), str(origin), branch, folder)
+        return Repository(str(directory), str(url), branch, folder)
 
     return make
 
@@ -79,7 +81,7 @@ def shown(origin, path):
 def put(depot, **files):
     """Write files by their short names; return what was refused."""
     paths = {"ada": ADA, "ben": BEN, "journal": JOURNAL}
-    return depot.write({paths[name]: Change(text.encode(), "") for name, text in files.items()}, ()).refused
+    return depot.write({paths[name]: Change(text.encode(), NEW) for name, text in files.items()}, ()).refused
 
 
 @pytest.mark.parametrize("folder", ["keys", "a b/'c\"", "a\nD a\n#\\", ""])
@@ -177,13 +179,84 @@ def test_who_was_taken_over_hears_of_it_with_the_next_push(depot, origin):
     assert one.claim("1", lease, "").ours
     taken = other.claim("1", theirs, lease.id)
     assert taken.ours and taken.other == lease
-    written = one.write({ADA: Change(b"A", "")}, ())
+    written = one.write({ADA: Change(b"A", NEW)}, ())
     assert written.holder == theirs and not written.refused and shown(origin, f"keys/{ADA}") == "A"
     assert one.refresh() == theirs
     # It is not ours to give up.
-    with pytest.raises(StoreError):
-        one.release()
-    assert other.refresh() is None
+    one.release()
+    assert other.refresh() is None and git("rev-parse", LOCK, cwd=origin)
+
+
+def test_what_is_kept_about_a_group_is_not_pushed_without_its_lease(depot, origin):
+    one, other = depot(), depot()
+    lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
+    one.read({})
+    assert one.claim("1", lease, "").ours and not put(one, journal="J")
+    other.read({})
+    assert other.claim("1", theirs, lease.id).ours
+    written = one.write({ADA: Change(b"A", NEW), JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ())
+    assert written.holder == theirs and set(written.refused) == {JOURNAL}
+    assert (shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{JOURNAL}")) == ("A", "J")
+
+
+def test_without_pushes_of_all_or_nothing_keys_are_pushed_all_the_same(depot, origin):
+    git("config", "receive.advertiseAtomic", "false", cwd=origin)
+    one, other = depot(), depot()
+    lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
+    for each in (one, other):
+        each.read({})
+    assert one.claim("1", lease, "").ours and not put(one, ada="A") and shown(origin, f"keys/{ADA}") == "A"
+    assert other.claim("1", theirs, lease.id).ours
+    assert one.write({BEN: Change(b"B", NEW)}, ()).holder == theirs and shown(origin, f"keys/{BEN}") == "B"
+
+
+def test_what_was_pushed_without_an_answer_is_ours(depot, origin, monkeypatch):
+    """A push that is accepted, and whose answer does not arrive."""
+    one = depot()
+    one.read({})
+    assert one.claim("1", new_lease(), "").ours
+    ask = Git.ask
+
+    def lose(self, *arguments, **given):
+        answer = ask(self, *arguments, **given)
+        if arguments[0] == "push":
+            raise StoreError("git push did not come to its end within 120 seconds.")
+        return answer
+
+    for write in (lambda: put(one, journal="J"), one.refresh):
+        monkeypatch.setattr(Git, "ask", lose)
+        with pytest.raises(StoreError, match="120 seconds"):
+            write()
+        monkeypatch.setattr(Git, "ask", ask)
+    assert shown(origin, f"keys/{JOURNAL}") == "J"
+    # What was written meanwhile is to replace either.
+    assert not one.write({JOURNAL: Change(b"JJ", frozenset(["", digest(b"J")]))}, ()).refused and shown(origin, f"keys/{JOURNAL}") == "JJ"
+    there = git("rev-parse", LOCK, cwd=origin)
+    # Commits are dated by the second.
+    time.sleep(1.1)
+    assert one.refresh() is None and git("rev-parse", LOCK, cwd=origin) != there, "the lease is not kept any more"
+    one.release()
+    assert "b2-members-lock" not in git("for-each-ref", cwd=origin)
+
+
+def test_nothing_dates_a_lease_or_makes_another_kind_of_repository(depot, origin, monkeypatch):
+    for name in ("GIT_COMMITTER_DATE", "GIT_AUTHOR_DATE"):
+        monkeypatch.setenv(name, "@1000000000 +0000")
+    monkeypatch.setenv("GIT_DEFAULT_HASH", "sha256")
+    one, other = depot(), depot()
+    lease = new_lease()
+    for each in (one, other):
+        each.read({})
+    assert one.claim("1", lease, "").ours and other.claim("1", new_lease(), "") == Claim(False, lease)
+
+
+def test_a_repository_of_another_kind_is_refused_before_anything_is_done(depot, origin):
+    other = origin.with_name("other.git")
+    git("init", "--bare", "--quiet", "--object-format=sha256", str(other), cwd=origin)
+    one = depot(url=other)
+    one.read({})
+    with pytest.raises(StoreError, match=r"did not take a push .*hash algorithm"):
+        one.claim("1", new_lease(), "")
 
 
 def test_a_lease_that_was_removed_is_ours_again(depot, origin):
@@ -191,7 +264,7 @@ def test_a_lease_that_was_removed_is_ours_again(depot, origin):
     one.read({})
     assert one.claim("1", new_lease(), "").ours
     git("update-ref", "-d", LOCK, cwd=origin)
-    assert one.write({ADA: Change(b"A", "")}, ()).holder is None
+    assert one.write({ADA: Change(b"A", NEW)}, ()).holder is None
     assert git("rev-parse", LOCK, cwd=origin) and one.refresh() is None
 
 
