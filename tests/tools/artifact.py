@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tree
 
-INSTALLED = tree.BUILD / "installed"
+INSTALLED = tree.WORK / "installed"
 # What users have a use for, whatever galaxy.yml lets through.
 USEFUL = {
     *("MANIFEST.json", "FILES.json", "README.md", "CHANGELOG.rst", "LICENSES", "changelogs", "docs", "meta"),
@@ -28,22 +28,22 @@ UNDOCUMENTED = {"action", "doc_fragments", "module_utils", "plugin_utils"}
 
 def build() -> Path:
     """Build from the copy, so that nothing ignored gets in."""
-    for old in tree.BUILD.glob("*.tar.gz"):
+    for old in tree.WORK.glob("*.tar.gz"):
         old.unlink()
     subprocess.run(
-        ["ansible-galaxy", "collection", "build", "--force", "--output-path", str(tree.BUILD)],
+        ["ansible-galaxy", "collection", "build", "--force", "--output-path", str(tree.WORK)],
         cwd=tree.COLLECTION,
         env=tree.environment(),
         check=True,
     )
-    return next(tree.BUILD.glob("*.tar.gz"))
+    return next(tree.WORK.glob("*.tar.gz"))
 
 
 def install(tarball: Path) -> Path:
     shutil.rmtree(INSTALLED, ignore_errors=True)
     subprocess.run(
         ["ansible-galaxy", "collection", "install", "--offline", "-p", str(INSTALLED), str(tarball)],
-        cwd=tree.BUILD,
+        cwd=tree.WORK,
         env=tree.environment(INSTALLED),
         check=True,
     )
@@ -71,7 +71,7 @@ def documented(collection: Path) -> int:
             continue
         shown = json.loads(
             subprocess.run(
-                ["ansible-doc", "-t", kind, "--json", *names], cwd=tree.BUILD, env=tree.environment(INSTALLED), check=True, stdout=subprocess.PIPE
+                ["ansible-doc", "-t", kind, "--json", *names], cwd=tree.WORK, env=tree.environment(INSTALLED), check=True, stdout=subprocess.PIPE
             ).stdout
         )
         for name in names:

@@ -6,6 +6,8 @@
 
 A pair is written core-python, as in 2.18-3.11. The oldest ansible-core is the one that meta/runtime.yml requires; the newest is what the
 package index has, release candidates included. Every pair has to run as many tests as the others, and to open what all others sealed.
+
+As many pairs run at a time as there are cores, each in a copy of its own, and what they print is shown when a pair has come to its end.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import typing as t
+from concurrent import futures
 from pathlib import Path
 
 import yaml
@@ -94,15 +97,39 @@ def prepare(pair: Pair) -> str:
     return ""
 
 
-def run(pair: Pair, steps: t.Sequence[str], problems: list[str]) -> dict[str, t.Any]:
-    """Run steps on a pair, with its own Python; return by step how many tests passed, 0 where it failed, and add why to problems."""
-    report = MATRIX / f"{pair}.json"
+class Passed(t.NamedTuple):
+    """What steps came to: by step how many tests passed, 0 where it failed; why; and all that was printed."""
+
+    tests: dict[str, int]
+    problems: list[str]
+    output: str
+
+
+def run(pair: Pair, steps: t.Sequence[str]) -> Passed:
+    """Run steps on a pair, with its own Python, in a copy of the tree."""
+    print(f"{pair} begins.", flush=True)
+    work, report = MATRIX / f"{pair}.work", MATRIX / f"{pair}.json"
+    shutil.rmtree(work, ignore_errors=True)
     report.unlink(missing_ok=True)
-    environment = {**os.environ, "STEPS_REPORT": str(report), "STEPS_SEALED": str(SEALED / str(pair))}
-    subprocess.run([str(pair.venv / "bin/python"), str(TOOLS / "steps.py"), "--tree-stands", *steps], env=environment, check=False)
+    tree.git("clone", "--quiet", str(tree.COLLECTION), str(work / "tree" / tree.COLLECTION.relative_to(tree.TREE)), cwd=tree.ROOT)
+    environment = {**os.environ, "STEPS_WORK": str(work), "STEPS_REPORT": str(report), "STEPS_SEALED": str(SEALED / str(pair))}
+    command = [str(pair.venv / "bin/python"), str(TOOLS / "steps.py"), "--tree-stands", *steps]
+    done = subprocess.run(
+        command,
+        env=environment,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
     rows = json.loads(report.read_text()) if report.exists() else []
-    problems.extend(f"{pair}, {row['step']}: {row['problem']}" for row in rows if row["problem"])
-    return {row["step"]: 0 if row["problem"] else row["tests"] for row in rows}
+    return Passed(
+        {row["step"]: 0 if row["problem"] else row["tests"] for row in rows},
+        [f"{pair}, {row['step']}: {row['problem']}" for row in rows if row["problem"]],
+        done.stdout,
+    )
 
 
 def opened(pair: Pair) -> int:
@@ -127,9 +154,14 @@ def matrix(releases: t.Mapping[Pair, str], steps: t.Sequence[str]) -> int:
     SEALED.mkdir(parents=True)
     table: dict[Pair, dict[str, int]] = {}
     problems: list[str] = []
-    for pair, release in releases.items():
-        print(f"\n##### ansible-core {release}, Python {'.'.join(map(str, pair.python))} #####", flush=True)
-        table[pair] = run(pair, steps, problems)
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = {pool.submit(run, pair, steps): pair for pair in releases}
+        for done in futures.as_completed(running):
+            pair, passed = running[done], done.result()
+            print(f"\n##### ansible-core {releases[pair]}, Python {'.'.join(map(str, pair.python))} #####\n{passed.output}", flush=True)
+            table[pair] = passed.tests
+            problems += passed.problems
+    table = {pair: table[pair] for pair in releases}
     most = {step: max(passed.get(step, 0) for passed in table.values()) for step in steps}
     sealed = len(list(SEALED.glob("*/*")))
     failed = 0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import ansible_test
 
-from tree import BUILD, environment
+from tree import WORK, environment
 
 HERE = Path(ansible_test.__path__[0])
 
@@ -64,7 +64,7 @@ def provide_pip() -> None:
     script = cache / f"get_pip_{version[1].replace('.', '_')}.py"
     if script.exists() or reachable(url[1] % version[1]):
         return
-    download = BUILD / "pip"
+    download = WORK / "pip"
     shutil.rmtree(download, ignore_errors=True)
     subprocess.run(
         [

@@ -18,7 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / ".build"
-TREE = BUILD / "tree"
+# Where steps put what is theirs alone: those of a pair of the matrix run beside those of another.
+WORK = Path(os.environ.get("STEPS_WORK") or BUILD)
+TREE = WORK / "tree"
 NAME = "community.backblaze"
 COLLECTION = TREE / "ansible_collections" / "community" / "backblaze"
 BIN = Path(sys.prefix) / "bin"

@@ -512,7 +512,8 @@ def test_after_a_throttling_the_calls_are_spread(standin, client):
 def test_many_threads_that_are_throttled_at_once_slow_down_once(standin, make_client):
     client = make_client(standin, connections=8)
     client.authorize()
-    standin.settings(latency_ms=50)
+    # So long that all are on their way before the first is answered, on a busy machine too.
+    standin.settings(latency_ms=1000)
     standin.faults([{"operation": "b2_list_groups", "times": 8, "action": {"kind": "throttle", "retry_after": 1}}])
     in_threads(8, client.groups)
     assert calls(standin)["b2_list_groups"] == 16
