@@ -164,9 +164,10 @@ class Elsewhere:
         for path in self._odd:
             target = os.path.join(self.copy, path)
             (os.rmdir if self._odd[path] == "directory" else os.unlink)(target)
-        self._odd = dict(odd)
+        self._odd = {}
         for path, kind in odd.items():
             target = os.path.join(self.copy, path)
+            self._odd[path] = kind
             if kind == "directory":
                 os.makedirs(target, mode=0o700)
                 continue
@@ -237,7 +238,9 @@ class Elsewhere:
             with self._talking:
                 written = self._depot.write(changes, gone)
             self._take_note(written.holder)
-            refused.update({**written.refused, **self._withheld(changes)})
+            # Of what it was not asked for a depot has nothing to say.
+            refused.update({path: reason for path, reason in written.refused.items() if path in changes})
+            refused.update(self._withheld(changes))
             for path in changes.keys() - refused.keys():
                 self._digests[path] = digest(changes[path].data)
                 del self._offered[path]
@@ -293,22 +296,24 @@ class Elsewhere:
             # Whatever this costs, the next run settles it.
             with contextlib.suppress(StoreError):
                 self.publish()
-            self._give_up(group)
+            self._give_up()
             if not self._lost:
                 with contextlib.suppress(StoreError), self._talking:
                     self._depot.release()
 
-    def _give_up(self, group: str) -> None:
-        """Try no more to write what belongs to a Group that is not held any more, or what was refused: that is for the next run to settle."""
+    def _give_up(self) -> None:
+        """Try no more to write what is not in its place: its Group is not held any more, and who waited for it was told."""
         with self._noting:
-            left = {path for path in self._unplaced if path not in self._refused and not path.startswith(f"{STATE_NAME}/{group}/")}
-            for path in self._unplaced - left:
+            for path in self._unplaced:
                 # So that the next fetch brings what is there instead.
                 self._digests.pop(path, None)
                 self._offered.pop(path, None)
+                target = os.path.join(self.copy, path)
                 with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(self.copy, path))
-            self._unplaced, self._refused = left, {}
+                    os.unlink(target)
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.dirname(target))
+            self._unplaced, self._refused = set(), {}
 
     def _refresh(self) -> None:
         with self._talking:
@@ -335,7 +340,11 @@ def is_kept(path: str) -> bool:
 
 
 def _is_name(part: str) -> bool:
-    return part not in ("", ".", "..") and not {"/", "\0"} & set(part)
+    try:
+        encoded = os.fsencode(part)
+    except UnicodeEncodeError:
+        return False
+    return encoded not in (b"", b".", b"..") and not {b"/"[0], 0} & set(encoded)
 
 
 def digest(data: bytes) -> str:

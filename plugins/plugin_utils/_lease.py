@@ -43,7 +43,7 @@ class Lease:
     def dead(self) -> bool:
         """Whether its holder ran where this runs, and is gone for certain: then nobody has to wait for the lease to get stale."""
         ours, _space, started = self.process.rpartition(" ")
-        return bool(started) and ours == _machine() and _is_gone(self.pid, started)
+        return bool(ours and started) and ours == _machine() and _is_gone(self.pid, started)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,11 @@ class Claim:
 
 def new_lease() -> Lease:
     """Return one for this process."""
-    pid, started = os.getpid(), ""
+    pid, process = os.getpid(), ""
     with contextlib.suppress(OSError):
-        started = _started(pid)
-    return Lease(secrets.token_hex(8), pid, socket.gethostname(), time.strftime("%Y-%m-%dT%H:%M:%S%z"), f"{_machine()} {started}" if started else "")
+        machine, started = _machine(), _started(pid)
+        process = f"{machine} {started}" if machine and started else ""
+    return Lease(secrets.token_hex(8), pid, socket.gethostname(), time.strftime("%Y-%m-%dT%H:%M:%S%z"), process)
 
 
 def read_lease(text: str) -> Lease:

@@ -33,8 +33,8 @@ _FILE, _SYMLINK, _DIRECTORY = ("100644", "100755"), "120000", "040000"
 _TRIES = 25
 _TRIES_ALONE = 3
 _LONGEST_PAUSE = 2.0
-# How a push of a lease is refused because somebody else was faster: by git here, or by the server.
-_FASTER = re.compile(r"stale info|cannot lock ref|failed to update ref|incorrect old value|already exists")
+# How a push of a lease is refused because somebody else was faster: by git here, by git on the server, or by a server with JGit.
+_FASTER = re.compile(r"stale info|cannot lock ref|failed to update ref|incorrect old value|already exists|does not exist|failed to lock")
 
 
 class Repository:
@@ -175,15 +175,13 @@ class Repository:
             if not news and not there.keys() & set(gone):
                 return Written(refused, holder)
             commit = self._commit(news, there.keys() & set(gone))
-            problem, lost = self._push(commit)
+            problem, lost = self._push(commit, guarded=not holder)
             if not problem:
                 self._tip = commit
                 # With a server that takes nothing or all this was found out before.
                 return Written(refused, self._holder() if lost else holder)
             if lost:
                 holder = self._holder()
-                if holder:
-                    self._held = ""
                 continue
             if "hook declined" in problem or alone == _TRIES_ALONE:
                 break
@@ -227,12 +225,13 @@ class Repository:
         parts.append(b"get-mark :1\ndone\n")
         return self._git("fast-import", "--quiet", "--force", "--done", "--date-format=now", given=b"".join(parts)).decode().strip()
 
-    def _push(self, commit: str) -> tuple[str, bool]:
-        """Push a commit if the lease is still ours; return why it was refused, if so, and whether the lease is not ours."""
-        lease = [f"--force-with-lease={self._lock}:{self._held}"] if self._held else []
+    def _push(self, commit: str, *, guarded: bool) -> tuple[str, bool]:
+        """Push a commit; return why it was refused, if so, and whether the lease is not ours. guarded: only if it still is, where we have one."""
+        held = self._held if guarded else ""
+        lease = [f"--force-with-lease={self._lock}:{held}"] if held else []
         # All or nothing: what is kept about a Group is for the holder of its lease to write.
-        lease += ["--atomic"] if self._held and self._atomic else []
-        refs = [f"{commit}:{self._branch}", *([f"{self._held}:{self._lock}"] if self._held else [])]
+        lease += ["--atomic"] if held and self._atomic else []
+        refs = [f"{commit}:{self._branch}", *([f"{held}:{self._lock}"] if held else [])]
         answer = self._git.ask("push", "--porcelain", "--no-verify", *lease, "origin", *refs)
         told = _told(answer.output)
         if self._branch not in told:
@@ -241,7 +240,7 @@ class Repository:
             return answer.said or f"exit code {answer.code}", False
         flag, summary = told[self._branch]
         lock_flag, lock_summary = told.get(self._lock, ("=", ""))
-        lost = bool(self._held) and lock_flag == "!" and "atomic" not in lock_summary
+        lost = bool(held) and lock_flag == "!" and "atomic" not in lock_summary
         return (f"{summary}: {answer.said}" if flag == "!" else ""), lost
 
     # Leases: a branch with one commit of nothing, whose message is the record

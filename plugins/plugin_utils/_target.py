@@ -96,7 +96,7 @@ class Target:
         """Turn what may happen to whoever reads an answer that is none into our own error."""
         try:
             yield
-        except (LookupError, ValueError, TypeError, AttributeError, RecursionError, zlib.error) as exc:
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as exc:
             raise StoreError(
                 f"{self.name} gave an answer that cannot be read ({type(exc).__name__}).", remedy="Find out what answers there, then run again."
             ) from exc

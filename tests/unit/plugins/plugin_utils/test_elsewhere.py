@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -18,10 +19,10 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
-from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Elsewhere, is_kept
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Elsewhere, Written, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
-from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Lease, new_lease, read_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Claim, Lease, new_lease, read_lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._single_file import SingleFileStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
@@ -205,6 +206,37 @@ def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there,
             assert list(refused.values()) == ["the lease of its Group is not the caller's"]
 
 
+def test_keys_of_a_group_that_were_not_taken_are_left_to_who_holds_it(run, there, new_member, secrets):
+    one, other = run(layout="single_file"), run(layout="single_file")
+    file = there / f"b2_group_{GROUP}" / "b2_vault.yml"
+    with one.held():
+        one.store.seal(new_member())
+        one.wire.broken = "the connection broke"
+        with pytest.raises(StoreError):
+            one.store.seal(new_member("bob@x.example"))
+    one.wire.broken = None
+    with other.held():
+        theirs = file.read_bytes()
+        with one.held(group="100002"):
+            HostVarsStore(one.place.copy, Sealer(secrets), place=one.place).seal(new_member("dora@x.example"))
+        assert file.read_bytes() == theirs
+        other.store.seal(new_member("emil@x.example"))
+    with one.held():
+        assert set(one.store.stored()) == {"alice@x.example", "emil@x.example"}
+
+
+def test_what_gets_in_the_way_of_one_group_is_not_in_the_way_of_the_next(run, there, new_member):
+    one = run()
+    with one.held():
+        (there / "alice@x.example").symlink_to("elsewhere")
+        with pytest.raises(StoreError, match="is in the way"):
+            one.store.seal(new_member())
+    for _again in range(2):
+        with one.held(group="100002"):
+            one.store.seal(new_member("bob@x.example"))
+    assert (there / "bob@x.example" / "b2_vault.yml").exists()
+
+
 def test_those_who_come_together_share_a_message(run, new_member):
     one = run()
     with one.held():
@@ -314,7 +346,14 @@ def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "trouble", [OSError(28, "No space left on device"), AnsibleError("no route"), {"bundle": "!"}, {}, {"ours": "x", "bundle": "e30="}]
+    "trouble",
+    [
+        *(OSError(28, "No space left on device"), AnsibleError("no route"), {"bundle": "!"}, {}),
+        *(
+            {"bundle": b2_vault_files.pack(content)}
+            for content in ([], {"room": [float("inf"), None], "files": {}, "paths": [], "odd": {}, "exists": True})
+        ),
+    ],
 )
 def test_whatever_happens_on_the_way_is_our_own_error(tmp_path, trouble):
     def execute(arguments):
@@ -323,9 +362,11 @@ def test_whatever_happens_on_the_way_is_our_own_error(tmp_path, trouble):
         return trouble
 
     target = Target("srv1", "/srv/keys", execute)
-    for call in (lambda: target.read({}), lambda: target.write({"a@x/b2_vault.yml": Change(b"", frozenset())}, ())):
-        with pytest.raises(StoreError, match=r"srv1:/srv/keys (?:cannot be reached|gave an answer that cannot be read)"):
-            call()
+    said = r"srv1:/srv/keys (?:cannot be reached|gave an answer that cannot be read)"
+    with pytest.raises(StoreError, match=said):
+        target.read({})
+    with contextlib.suppress(StoreError):
+        target.write({"a@x/b2_vault.yml": Change(b"", frozenset())}, ())
 
 
 def test_the_heartbeat_outlives_whatever_happens(monkeypatch):
@@ -358,6 +399,9 @@ def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypa
     # On another machine, or where that cannot be told, nobody is dead for certain.
     assert not dataclasses.replace(lease, pid=2**22 + 1, process="").dead
     assert not dataclasses.replace(lease, pid=2**22 + 1, process="boot pid:[1] 5").dead
+    with monkeypatch.context() as hidden:
+        hidden.setattr(_lease, "_machine", lambda: "")
+        assert not dataclasses.replace(lease, pid=2**22 + 1, process=" 5").dead and not new_lease().process
     # Where nothing can be seen of processes, one that can be asked for is there.
     with monkeypatch.context() as hidden:
         hidden.setattr(_lease, "_started", lambda pid: os.stat(f"/nonexistent/{pid}"))
@@ -416,9 +460,20 @@ class Liar:
     def read(self, known):
         return self.contents
 
+    def write(self, changes, gone):
+        self.told = [*getattr(self, "told", ()), *(change.data for change in changes.values())]
+        return Written({self.refuses: "because"})
+
+    def claim(self, group, lease, instead_of):
+        return Claim(True)
+
+    def release(self):
+        pass
+
 
 @pytest.mark.parametrize(
-    "path", ["/{outside}/b2_vault.yml", "../outside/b2_vault.yml", "../b2_vault.yml", ".b2_members/../journal.jsonl", "..", "a@x\0"]
+    "path",
+    ["/{outside}/b2_vault.yml", "../outside/b2_vault.yml", "../b2_vault.yml", ".b2_members/../journal.jsonl", "..", "a@x\0", "\ud800/b2_vault.yml"],
 )
 @pytest.mark.parametrize("kind", ["file", "path", "odd"])
 def test_nothing_is_written_where_a_host_wants_it(tmp_path, path, kind):
@@ -431,6 +486,24 @@ def test_nothing_is_written_where_a_host_wants_it(tmp_path, path, kind):
     with pytest.raises(StoreError, match="is no path that a key can have"):
         place.fetch()
     assert sorted(tmp_path.iterdir()) == [outside] and not list(outside.iterdir())
+
+
+@pytest.mark.parametrize("path", ["{outside}/secret", "../outside/secret"])
+def test_nothing_is_read_or_removed_where_a_host_wants_it(tmp_path, path):
+    """A host that says of a path it was not asked about that it cannot be written."""
+    secret = tmp_path / "outside" / "secret"
+    secret.parent.mkdir()
+    secret.write_text("the vault password")
+    liar = Liar()
+    liar.refuses = path.format(outside=secret.parent)
+    place = Elsewhere(str(tmp_path / "copy"), liar)
+    place.fetch()
+    with place.held(GROUP, 0, time.sleep):
+        for email in ("ada@x", "ben@x"):
+            (tmp_path / "copy" / email).mkdir()
+            (tmp_path / "copy" / email / "b2_vault.yml").write_text("sealed")
+            place.publish(str(tmp_path / "copy" / email / "b2_vault.yml"))
+    assert secret.read_text() == "the vault password" and set(liar.told) == {b"sealed"}
 
 
 @pytest.mark.parametrize("where", ["folder", "file", "state", "root", "lease"])

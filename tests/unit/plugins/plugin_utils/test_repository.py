@@ -183,8 +183,9 @@ def test_who_was_taken_over_hears_of_it_with_the_next_push(depot, origin):
     assert written.holder == theirs and not written.refused and shown(origin, f"keys/{ADA}") == "A"
     assert one.refresh() == theirs
     # It is not ours to give up.
-    one.release()
-    assert other.refresh() is None and git("rev-parse", LOCK, cwd=origin)
+    with pytest.raises(StoreError):
+        one.release()
+    assert other.refresh() is None
 
 
 def test_what_is_kept_about_a_group_is_not_pushed_without_its_lease(depot, origin):
@@ -197,6 +198,30 @@ def test_what_is_kept_about_a_group_is_not_pushed_without_its_lease(depot, origi
     written = one.write({ADA: Change(b"A", NEW), JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ())
     assert written.holder == theirs and set(written.refused) == {JOURNAL}
     assert (shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{JOURNAL}")) == ("A", "J")
+
+
+def test_a_lost_lease_is_not_forgotten_where_the_push_after_it_fails(depot, origin, monkeypatch):
+    one, other = depot(), depot()
+    lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
+    one.read({})
+    assert one.claim("1", lease, "").ours and not put(one, journal="J")
+    other.read({})
+    assert other.claim("1", theirs, lease.id).ours
+    ask, pushes = Git.ask, []
+
+    def second_fails(self, *arguments, **given):
+        if arguments[0] == "push":
+            pushes.append(arguments)
+            if len(pushes) == 2:
+                raise StoreError("git push did not come to its end within 120 seconds.")
+        return ask(self, *arguments, **given)
+
+    monkeypatch.setattr(Git, "ask", second_fails)
+    changes = {ADA: Change(b"A", NEW), JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}
+    with pytest.raises(StoreError, match="120 seconds"):
+        one.write(changes, ())
+    written = one.write(changes, ())
+    assert written.holder == theirs and set(written.refused) == {JOURNAL} and shown(origin, f"keys/{JOURNAL}") == "J"
 
 
 def test_without_pushes_of_all_or_nothing_keys_are_pushed_all_the_same(depot, origin):
