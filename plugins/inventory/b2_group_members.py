@@ -120,7 +120,8 @@ def marked(variables: dict[str, t.Any]) -> dict[str, t.Any]:
     Only those are marked that could be one: up to ansible-core 2.18 ansible-inventory shows a marked text as a dictionary, and AWX keeps it
     like that. From 2.19 on no text of an inventory is a template, unless somebody says that it is to be trusted.
     """
-    return {name: wrap_var(value) if isinstance(value, str) and may_be_template(value) else value for name, value in variables.items()}
+    suspects = [name for name, value in variables.items() if isinstance(value, str) and may_be_template(value)]
+    return {**variables, **{name: wrap_var(variables[name]) for name in suspects}} if suspects else variables
 
 
 def list_members(client: Client, group_ids: t.Sequence[str], group_names: t.Sequence[str]) -> t.Iterator[dict[str, t.Any]]:

@@ -144,6 +144,9 @@ def one(answer: t.Any) -> dict[str, t.Any]:
 
 def as_text(value: t.Any) -> str:
     """Return an identifier as one line of printable text: pages print some as integers. Empty for any other type, and for what is no identifier."""
+    # What nearly all are: a listing asks for six of each member.
+    if type(value) is str and len(value) <= _LONGEST_TEXT and value.isprintable():
+        return value
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return ""
     text = str(value) if isinstance(value, str) or abs(value) < _HUGE else ""
@@ -155,13 +158,15 @@ def as_text(value: t.Any) -> str:
 
 
 def _count(value: t.Any) -> int:
+    if type(value) is int:
+        return value
     if isinstance(value, bool):
         return 0
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 30:
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if isinstance(value, int) else 0
+    return 0
 
 
 def timestamp(value: t.Any) -> t.Optional[str]:
