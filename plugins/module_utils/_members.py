@@ -160,8 +160,6 @@ def as_text(value: t.Any) -> str:
 def _count(value: t.Any) -> int:
     if type(value) is int:
         return value
-    if isinstance(value, bool):
-        return 0
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 30:
         return int(value)
     if isinstance(value, float) and value.is_integer():

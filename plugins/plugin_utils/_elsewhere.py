@@ -224,17 +224,19 @@ class Elsewhere:
         """Hand over what is not in its place; return the files that were refused, and why."""
         refused = self._withheld(due)
         changes: dict[str, Change] = {}
+        digests: dict[str, str] = {}
         gone: list[str] = []
         for path in sorted(set(due) - refused.keys()):
             data = self._data(path)
             if data is None:
                 gone += [path] * (path in self._digests)
             # An empty file that is not there yet has nothing to say.
-            elif digest(data) != self._digests.get(path) and (data or path in self._digests):
+            elif (now := digest(data)) != self._digests.get(path) and (data or path in self._digests):
                 changes[path] = Change(data, frozenset({self._digests.get(path, ""), *self._offered.get(path, ())}))
+                digests[path] = now
         if changes or gone:
-            for path, change in changes.items():
-                self._offered.setdefault(path, set()).add(digest(change.data))
+            for path, now in digests.items():
+                self._offered.setdefault(path, set()).add(now)
             with self._talking:
                 written = self._depot.write(changes, gone)
             self._take_note(written.holder)
@@ -242,7 +244,7 @@ class Elsewhere:
             refused.update({path: reason for path, reason in written.refused.items() if path in changes})
             refused.update(self._withheld(changes))
             for path in changes.keys() - refused.keys():
-                self._digests[path] = digest(changes[path].data)
+                self._digests[path] = digests[path]
                 del self._offered[path]
             for path in gone:
                 self._digests.pop(path, None)

@@ -164,7 +164,11 @@ class Repository:
         alone = 0
         for attempt in range(_TRIES):
             there = self._there([*blobs, *gone])
-            refused = {path: "somebody else has changed it" for path, change in changes.items() if not self._may_replace(there.get(path, ""), change)}
+            refused = {
+                path: "somebody else has changed it"
+                for path, blob in blobs.items()
+                if there.get(path, "") not in {blob, *map(self._blobs.get, changes[path].replaces)}
+            }
             if refused and not attempt:
                 # What we know of the branch may be old.
                 self._catch_up()
@@ -190,10 +194,6 @@ class Repository:
             self._catch_up()
             alone = alone + 1 if self._tip == before else 0
         raise StoreError(f"{self.name} did not take a push ({problem}).", remedy="Mend that, then run again.")
-
-    def _may_replace(self, blob: str, change: Change) -> bool:
-        """Tell whether a blob on the branch is one that a change is to replace, or is what it would make of it."""
-        return blob in {self._blobs.get(one) for one in (*change.replaces, digest(change.data))}
 
     def _catch_up(self) -> None:
         """Learn which commit the branch is at with as few commands as can be: whoever pushes while they run is ahead of us again."""
@@ -227,12 +227,13 @@ class Repository:
 
     def _push(self, commit: str, *, guarded: bool) -> tuple[str, bool]:
         """Push a commit; return why it was refused, if so, and whether the lease is not ours. guarded: only if it still is, where we have one."""
-        held = self._held if guarded else ""
-        lease = [f"--force-with-lease={self._lock}:{held}"] if held else []
-        # All or nothing: what is kept about a Group is for the holder of its lease to write.
-        lease += ["--atomic"] if held and self._atomic else []
-        refs = [f"{commit}:{self._branch}", *([f"{held}:{self._lock}"] if held else [])]
-        answer = self._git.ask("push", "--porcelain", "--no-verify", *lease, "origin", *refs)
+        guarded = guarded and bool(self._held)
+        conditions, refs = [], [f"{commit}:{self._branch}"]
+        if guarded:
+            # All or nothing: what is kept about a Group is for the holder of its lease to write.
+            conditions = [f"--force-with-lease={self._lock}:{self._held}", *(["--atomic"] if self._atomic else [])]
+            refs.append(f"{self._held}:{self._lock}")
+        answer = self._git.ask("push", "--porcelain", "--no-verify", *conditions, "origin", *refs)
         told = _told(answer.output)
         if self._branch not in told:
             # Not every server can; without it the keys are as safe, and two runs at once are told a moment later.
@@ -240,7 +241,7 @@ class Repository:
             return answer.said or f"exit code {answer.code}", False
         flag, summary = told[self._branch]
         lock_flag, lock_summary = told.get(self._lock, ("=", ""))
-        lost = bool(held) and lock_flag == "!" and "atomic" not in lock_summary
+        lost = guarded and lock_flag == "!" and "atomic" not in lock_summary
         return (f"{summary}: {answer.said}" if flag == "!" else ""), lost
 
     # Leases: a branch with one commit of nothing, whose message is the record

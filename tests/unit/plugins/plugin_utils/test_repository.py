@@ -188,25 +188,27 @@ def test_who_was_taken_over_hears_of_it_with_the_next_push(depot, origin):
     assert other.refresh() is None
 
 
-def test_what_is_kept_about_a_group_is_not_pushed_without_its_lease(depot, origin):
+@pytest.fixture
+def overtaken(depot):
+    """A depot that has written a journal and then lost its lease, without having heard of it; and whose the lease is now."""
     one, other = depot(), depot()
     lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
     one.read({})
     assert one.claim("1", lease, "").ours and not put(one, journal="J")
     other.read({})
     assert other.claim("1", theirs, lease.id).ours
+    return one, theirs
+
+
+def test_what_is_kept_about_a_group_is_not_pushed_without_its_lease(overtaken, origin):
+    one, theirs = overtaken
     written = one.write({ADA: Change(b"A", NEW), JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ())
     assert written.holder == theirs and set(written.refused) == {JOURNAL}
     assert (shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{JOURNAL}")) == ("A", "J")
 
 
-def test_a_lost_lease_is_not_forgotten_where_the_push_after_it_fails(depot, origin, monkeypatch):
-    one, other = depot(), depot()
-    lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
-    one.read({})
-    assert one.claim("1", lease, "").ours and not put(one, journal="J")
-    other.read({})
-    assert other.claim("1", theirs, lease.id).ours
+def test_a_lost_lease_is_not_forgotten_where_the_push_after_it_fails(overtaken, origin, monkeypatch):
+    one, theirs = overtaken
     ask, pushes = Git.ask, []
 
     def second_fails(self, *arguments, **given):
