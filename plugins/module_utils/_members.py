@@ -145,7 +145,7 @@ def one(answer: t.Any) -> dict[str, t.Any]:
 def as_text(value: t.Any) -> str:
     """Return an identifier as one line of printable text: pages print some as integers. Empty for any other type, and for what is no identifier."""
     # What nearly all are: a listing asks for six of each member.
-    if type(value) is str and len(value) <= _LONGEST_TEXT and value.isprintable():
+    if isinstance(value, str) and len(value) <= _LONGEST_TEXT and value.isprintable():
         return value
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return ""
@@ -158,8 +158,8 @@ def as_text(value: t.Any) -> str:
 
 
 def _count(value: t.Any) -> int:
-    if type(value) is int:
-        return value
+    if isinstance(value, int):
+        return 0 if isinstance(value, bool) else value
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 30:
         return int(value)
     if isinstance(value, float) and value.is_integer():
