@@ -117,7 +117,7 @@ def artifact_step() -> int:
 
 def job() -> int:
     """All of the end-to-end tests that have no step of their own."""
-    others = ("test_artifact.py", "test_awx_setup.py", "test_places.py", "test_vault.py")
+    others = ("test_artifact.py", "test_awx_setup.py", "test_official_clients.py", "test_places.py", "test_vault.py")
     return stream_pytest(pytest(*(f"--ignore={E2E}/{name}" for name in others), E2E), tree.COLLECTION, tree.environment())
 
 
@@ -125,6 +125,11 @@ def awx() -> int:
     # Beside our own collection and not within reach of all, as most users have no awx.awx.
     env = {**tree.environment(), "AWX_COLLECTIONS": str(awx_collection.provide())}
     return stream_pytest(pytest(f"{E2E}/test_awx_setup.py"), tree.COLLECTION, env)
+
+
+def clients() -> int:
+    """Backblaze's own clients against the stand-in: what they make of it does not depend on ansible-core."""
+    return stream_pytest(pytest(f"{E2E}/test_official_clients.py"), tree.COLLECTION, tree.environment())
 
 
 def places() -> int:
@@ -171,6 +176,7 @@ STEPS: dict[str, Callable[[], int]] = {
     "artifact": artifact_step,
     "job": job,
     "awx": awx,
+    "clients": clients,
     "places": places,
     "faults": faults,
     "docs": docs_step,

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A stand-in for the Backblaze Partner API, for tests, demos and benchmarks.
 
-It speaks the Partner API (and the three key operations of a member's own account) on a loopback address, remembers
-every key it ever handed out, and misbehaves on request: it can refuse, stall, cut the line or act and lose the answer.
-Python's standard library is all it needs.
+It speaks the Partner API (and, of a member's own account, the three key operations and an empty list of buckets) on a
+loopback address, remembers every key it ever handed out, and misbehaves on request: it can refuse, stall, cut the line
+or act and lose the answer. Python's standard library is all it needs.
 
 In a test, in the same process::
 
@@ -66,6 +66,16 @@ redirect       location, status (302)
 delay          seconds, then as usual
 endless        status (200), limit_bytes (256 MiB), rate (bytes/s, null), chunked (true), headers ({}), execute
 expire_token   the token of this request expires: 401 expired_auth_token, nothing executed
+interim        statuses ([103]), seconds (0.05), headers ({}): executed; one head without a body for each status, a
+               packet each; after so many seconds the true answer
+early          status (200), body ("{}"), headers ({}), seconds (0.05): executed; this answer at once and, after so many
+               seconds, the true one behind it on the same connection, where no client may be asked to find it
+drip           seconds (0.1), bytes (1): executed; the true answer, head included, so many bytes at a time with so many
+               seconds in between, until the client leaves
+foreign        parts (["applicationKey", "applicationKeyId", "groupMember"]), of (the email of a member; null: one of
+               the same Group, made out of band as foreign-<n>@ the wanted domain), place ("instead"): for
+               b2_create_group_member only; executed, and these parts of the answer are those of another account.
+               "before" and "after": an array of both whole answers, the foreign one first or last
 =============  =====================================================================================================
 """
 
@@ -116,7 +126,10 @@ CAPABILITIES = (
     "writeBucketLogging", "readBucketNotifications", "writeBucketNotifications", "readBucketReplications",
     "writeBucketReplications", "listFiles", "readFiles", "shareFiles", "writeFiles", "deleteFiles", "bypassGovernance",
     "readFileLegalHolds", "writeFileLegalHolds", "readFileRetentions", "writeFileRetentions",
+    "readBucketLifecycleRules", "writeBucketLifecycleRules",
 )  # fmt: skip
+CREATE_PARTS = ("applicationKey", "applicationKeyId", "groupMember")  # of the answer to b2_create_group_member
+ARRAYS_WHERE_MIXED = ("b2_create_group_member", "b2_list_group_members")
 KEY_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
 EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 KEY_NAME = re.compile(r"[A-Za-z0-9-]{1,100}")
@@ -159,7 +172,8 @@ class Settings:
     api_url: str | None = None  # the same for storageApi.apiUrl
     token_uses: int | None = None  # tokens handed out from now on expire after so many uses
     token_seconds: float | None = None  # … or after so long
-    shape: str = "object"  # or "array": every 2xx body is a one-element array
+    wrong_key_code: str = "unauthorized"  # or "bad_auth_token": how authorize says that key id or key are wrong
+    shape: str = "object"  # or "array": every 2xx body is a one-element array; "mixed": those of ARRAYS_WHERE_MIXED
     case_sensitive_order: bool = False  # how members are ordered, and startEmail compared
     quirk_last_page: bool = False  # the last page names its own last member as nextEmail
     lag_seconds: float = 0.0  # a new member is listed only after so long
@@ -184,8 +198,10 @@ class Settings:
         if unknown:
             raise bad_request(f"no such setting: {', '.join(unknown)}")
         changed = dataclasses.replace(self, **changes)
-        if changed.shape not in ("object", "array"):
-            raise bad_request("shape is object or array")
+        if changed.shape not in ("object", "array", "mixed"):
+            raise bad_request("shape is object, array or mixed")
+        if changed.wrong_key_code not in ("unauthorized", "bad_auth_token"):
+            raise bad_request("wrong_key_code is unauthorized or bad_auth_token")
         return changed
 
 
@@ -216,12 +232,14 @@ class Key:
     bucket_ids: list[str] | None = None
     name_prefix: str | None = None
     expires_ms: int | None = None
+    made_at: str = "v3"  # the version of the API
 
 
 @dataclass
 class Token:
     account_id: str
     capabilities: Sequence[str]
+    bucket_ids: list[str] | None
     master: bool
     uses_left: int | None
     expires_at: float | None  # monotonic
@@ -230,7 +248,10 @@ class Token:
 
 @dataclass
 class LedgerEntry:
-    """A key that was handed out. ``delivered``: the whole answer, key included, went into the socket."""
+    """A key that was handed out.
+
+    ``delivered``: the whole answer, key included, went into the socket. An answer behind an early one does not count.
+    """
 
     at: float
     operation: str
@@ -256,7 +277,7 @@ class Call:
     user_agent: str
     email: str | None = None  # the address it is about
     account_id: str = ""  # whose token it carries, once that is checked
-    entry: LedgerEntry | None = None
+    entries: list[LedgerEntry] = field(default_factory=list)  # keys that the answer may hold
     fault: str | None = None
     executed: bool = False
     status: int | None = None  # as answered; None: the line was cut
@@ -323,8 +344,10 @@ class Partner:
         except ApiFault as fault:
             return Answer(fault.status, fault.body(), fault.headers)
 
-    def shaped(self, answer: Answer) -> Json:
-        return [answer.body] if self.settings.shape == "array" and answer.status < 300 else answer.body
+    def shaped(self, answer: Answer, operation: str) -> Json:
+        shape = self.settings.shape
+        in_array = shape == "array" or (shape == "mixed" and operation in ARRAYS_WHERE_MIXED)
+        return [answer.body] if in_array and answer.status < 300 else answer.body
 
     def latency(self, operation: str) -> float:
         return self.settings.latency_ms_by_operation.get(operation, self.settings.latency_ms) / 1000
@@ -383,10 +406,13 @@ class Partner:
         if credentials is None:
             raise ApiFault(401, "bad_auth_token", "b2_authorize_account wants HTTP Basic")
         key, master = self._key(*credentials)
+        if call.version == "v3" and key.made_at == "v4" and key.bucket_ids is not None:
+            raise bad_request("a key that is restricted to buckets is not currently supported on API version number 3")
         settings = self.settings
         token = f"4_{key.id}_{secrets.token_urlsafe(24)}"
         expires = None if settings.token_seconds is None else time.monotonic() + settings.token_seconds
-        self.tokens[token] = Token(key.account_id, key.capabilities, master, settings.token_uses, expires)
+        uses = settings.token_uses
+        self.tokens[token] = Token(key.account_id, key.capabilities, key.bucket_ids, master, uses, expires)
         account = self.accounts.get(key.account_id)
         region = account.region if account else settings.default_region
         storage: Fields = {
@@ -420,7 +446,7 @@ class Partner:
             return Key(key_id, secret, settings.admin_key_id, "ordinary"), False
         key = self.keys.get(key_id)
         if key is None or key.secret != secret or (key.expires_ms is not None and key.expires_ms <= time.time() * 1000):
-            raise ApiFault(401, "unauthorized", "invalid application key id or application key")
+            raise ApiFault(401, settings.wrong_key_code, "invalid application key id or application key")
         return key, False
 
     # -- the Partner API --
@@ -473,7 +499,7 @@ class Partner:
         if domain in {refused.lower() for refused in self.settings.refused_domains}:
             raise ApiFault(420, "method_failure", "the account could not be created")
         account, key = self._new_member(group, address, region, self.settings.lag_seconds)
-        call.entry = self._enter("b2_create_group_member", account, key)
+        call.entries.append(self._enter("b2_create_group_member", account, key))
         return {"applicationKey": key.secret, "applicationKeyId": key.id, "groupMember": self._member(account, group)}
 
     def eject_member(self, call: Call) -> Json:
@@ -548,8 +574,9 @@ class Partner:
         key = self._new_key(call.account_id, account.region if account else self.settings.default_region, fields["keyName"])
         key.capabilities, key.bucket_ids, key.name_prefix = fields["capabilities"], buckets, fields.get("namePrefix")
         key.expires_ms = None if seconds is None else int((time.time() + seconds) * 1000)
+        key.made_at = call.version
         if account:
-            call.entry = self._enter("b2_create_key", account, key)
+            call.entries.append(self._enter("b2_create_key", account, key))
         return {**self._key_row(key, call.version), "applicationKey": key.secret}
 
     def list_keys(self, call: Call) -> Json:
@@ -572,6 +599,13 @@ class Partner:
         if not self.settings.delete_missing_key_ok:
             raise bad_request("no such application key")
         return self._key_row(Key(call.fields["applicationKeyId"], "", call.account_id, ""), call.version)
+
+    def list_buckets(self, call: Call) -> Json:
+        """There are no buckets here. Clients ask all the same, for the names of those that a key is restricted to."""
+        named = call.fields.get("bucketId") or call.fields.get("bucketName")
+        if self.tokens[call.authorization].bucket_ids is not None and not named:
+            raise ApiFault(401, "unauthorized", "a key that is restricted to buckets has to name one")
+        return {"buckets": []}
 
     @staticmethod
     def _key_row(key: Key, version: str) -> Fields:
@@ -611,10 +645,28 @@ class Partner:
         return {"applicationKey": key.secret, "applicationKeyId": key.id, **self._member(account, found)}
 
     def remove_member(self, member: str, email: str | None = None) -> Fields:
-        account = self.accounts.get(self.addresses.get(member.lower(), member))
-        if account is None or account.group_id is None:
-            raise bad_request(f"no such member: {member}")
-        return self._leave(account, self.groups[account.group_id], email)
+        account = self.member_named(member)
+        return self._leave(account, self.groups[str(account.group_id)], email)
+
+    def foreign_member(self, call: Call, email: str | None) -> tuple[Fields, LedgerEntry]:
+        """What the create of another account answered, and the ledger's entry of that.
+
+        ``email`` is that of a member; None makes a new member of the Group that the call is about.
+        """
+        if email is None:
+            domain = call.fields["memberEmail"].rpartition("@")[2]
+            named = (f"foreign-{number}@{domain}" for number in range(1, 10**9))
+            email = next(name for name in named if not {name.lower()} & (self.addresses.keys() | self.taken))
+            self.add_member(call.fields["groupId"], email)
+        account = self.member_named(email)
+        of_account = (entry for entry in self.ledger if entry.account_id == account.id)
+        entry = next((entry for entry in of_account if entry.operation != "b2_create_key"), None)
+        if entry is None:  # a member from the start, whose key nobody has had so far
+            key = next(key for key in self.keys.values() if key.account_id == account.id)
+            entry = self._enter("out_of_band", account, key)
+            entry.out_of_band = True
+        member = self._member(account, self.groups[str(account.group_id)])
+        return dict(zip(CREATE_PARTS, (entry.key, entry.key_id, member))), entry
 
     def change_settings(self, changes: Mapping[str, Json]) -> None:
         self.settings = self.settings.changed(changes)
@@ -637,6 +689,13 @@ class Partner:
             token.state = "expired"
 
     # -- the parts these are made of --
+
+    def member_named(self, member: str) -> Account:
+        """``member``: an email address or an account id."""
+        account = self.accounts.get(self.addresses.get(member.lower(), member))
+        if account is None or account.group_id is None:
+            raise bad_request(f"no such member: {member}")
+        return account
 
     def _new_member(self, group: Group, address: str, region: str, lag: float = 0.0) -> tuple[Account, Key]:
         account_id = secrets.token_hex(6)
@@ -718,7 +777,11 @@ def basic_credentials(authorization: str) -> tuple[str, str] | None:
 
 
 def checked_fields(fields: Fields, known: Mapping[str, tuple[type, bool]], from_query: bool) -> Fields:
-    """As strict as can be: a field that the service does not know, or of another type, is the client's mistake."""
+    """As strict as can be: a field that the service does not know, or of another type, is the client's mistake.
+
+    In JSON, null is as good as leaving an optional field out.
+    """
+    fields = {name: given for name, given in fields.items() if given is not None or name not in known or known[name][1]}
     unknown = sorted(set(fields) - set(known))
     missing = sorted(name for name, (_type, required) in known.items() if required and name not in fields)
     if unknown or missing:
@@ -745,7 +808,7 @@ class Operation:
 
 READ, WRITE = ("GET", "POST"), ("POST",)
 OPERATIONS: dict[str, Operation] = {
-    "b2_authorize_account": Operation(Partner.authorize, ("GET",), "basic", {}),
+    "b2_authorize_account": Operation(Partner.authorize, READ, "basic", {}),
     "b2_list_groups": Operation(Partner.list_groups, READ, "groups", {
         "adminAccountId": (str, True), "groupName": (str, False), "startGroupId": (str, False), "maxGroupCount": (int, False)}),
     "b2_list_group_members": Operation(Partner.list_members, READ, "groups", {
@@ -760,6 +823,8 @@ OPERATIONS: dict[str, Operation] = {
     "b2_list_keys": Operation(Partner.list_keys, READ, "listKeys", {
         "accountId": (str, True), "maxKeyCount": (int, False), "startApplicationKeyId": (str, False)}),
     "b2_delete_key": Operation(Partner.delete_key, WRITE, "deleteKeys", {"applicationKeyId": (str, True)}),
+    "b2_list_buckets": Operation(Partner.list_buckets, READ, "listBuckets", {
+        "accountId": (str, True), "bucketId": (str, False), "bucketName": (str, False), "bucketTypes": (list, False)}),
 }  # fmt: skip
 
 
@@ -786,8 +851,10 @@ class Rule:
             # What "faults" shows may be put back: its counts are not taken over.
             rule = cls(**{name: value for name, value in described.items() if name not in ("matches", "hits")})
             arguments = dict(rule.action)
-            handler = FAULTS[arguments.pop("kind")]
-            inspect.signature(handler).bind(None, **arguments)
+            kind = arguments.pop("kind")
+            inspect.signature(FAULTS[kind]).bind(None, **arguments)
+            if kind in CHECKS:
+                CHECKS[kind](rule, **arguments)
         except (TypeError, KeyError, ValueError) as error:
             raise bad_request(f"bad rule {described}: {error!r}") from error
         if rule.operation != "*" and rule.operation not in OPERATIONS:
@@ -823,8 +890,10 @@ class Faults:
 # ---------------------------------------------------------------------------------------------------------------------
 
 MAX_HEAD, MAX_BODY = 64 * 1024, 16 * 1024 * 1024
-REASONS = {200: "OK", 302: "Found", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
-           404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout", 420: "Method Failure", 429: "Too Many Requests",
+REASONS = {100: "Continue", 102: "Processing", 103: "Early Hints", 200: "OK", 204: "No Content", 302: "Found",
+           307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
+           405: "Method Not Allowed", 408: "Request Timeout", 411: "Length Required", 413: "Content Too Large",
+           420: "Method Failure", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
            500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout"}  # fmt: skip
 JSON_TYPE = "application/json;charset=utf-8"
 
@@ -844,8 +913,15 @@ def to_json(value: Json) -> bytes:
 
 
 def response_head(status: int, headers: Mapping[str, str]) -> bytes:
+    """With the date, unless the headers have one; an interim response (1xx) has only what it is given."""
+    if status >= 200 and "date" not in map(str.lower, headers):
+        headers = {"Date": formatdate(usegmt=True), **headers}
     lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}", *(f"{name}: {value}" for name, value in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def full_head(status: int, payload: bytes, headers: Mapping[str, str]) -> bytes:
+    return response_head(status, {"Content-Type": JSON_TYPE, "Content-Length": str(len(payload)), **headers})
 
 
 class Connection(asyncio.Protocol):
@@ -1014,10 +1090,12 @@ def read_call(request: Request, version: str, operation: str) -> Call:
     try:
         if request.method == "GET":
             fields = dict(urllib.parse.parse_qsl(request.query, keep_blank_values=True, strict_parsing=bool(request.query)))
-        else:
+        elif request.body or OPERATIONS[operation].fields:
             fields = json.loads(request.body)
             if not isinstance(fields, dict) or request.query:
                 fields, defect = {}, bad_request("a POST has its fields in a JSON object")
+        elif request.query:  # a POST without a body, which is enough where there are no fields
+            defect = bad_request("a POST has its fields in a JSON object")
     except ValueError as error:
         defect = bad_request(f"the request cannot be read: {error}")
     authorization, user_agent = request.headers.get("authorization", ""), request.headers.get("user-agent", "")
@@ -1061,20 +1139,23 @@ class Exchange:
         return await self.execute() if wanted else Answer(status, None)
 
     def payload(self, answer: Answer) -> bytes:
-        return to_json(self.partner.shaped(answer))
+        return to_json(self.partner.shaped(answer, self.call.operation))
 
     async def answer(self, answer: Answer) -> None:
         await self.send(answer.status, self.payload(answer), answer.headers)
 
     async def send(self, status: int, payload: bytes, headers: Mapping[str, str], cut_at: int | None = None) -> None:
-        head = response_head(status, {"Content-Type": JSON_TYPE, "Content-Length": str(len(payload)), **headers})
-        written = await self.connection.write(head + payload[:cut_at])
-        self.call.status = status if written else None
-        entry = self.call.entry
+        written = await self.connection.write(full_head(status, payload, headers) + payload[:cut_at])
         if cut_at is not None:
             self.connection.close()
-        elif entry and written and entry.key.encode() in payload:
-            entry.delivered = True
+        self.sent(status, payload, written, whole=cut_at is None)
+
+    def sent(self, status: int, payload: bytes, written: bool, whole: bool = True) -> None:
+        """Note what became of an answer, and of the keys in it."""
+        self.call.status = status if written else None
+        for entry in self.call.entries:
+            if written and whole and entry.key.encode() in payload:
+                entry.delivered = True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1184,6 +1265,76 @@ async def fault_expire_token(exchange: Exchange) -> None:
     await exchange.answer(Answer(401, ApiFault(401, "expired_auth_token", "Authorization token has expired").body()))
 
 
+async def fault_interim(exchange: Exchange, *, statuses: Sequence[int] = (103,), seconds: float = 0.05,
+                        headers: dict[str, str] | None = None) -> None:  # fmt: skip
+    answer = await exchange.execute()
+    for status in statuses:
+        await exchange.connection.write(response_head(status, headers or {}))
+    await exchange.connection.linger(seconds)
+    await exchange.answer(answer)
+
+
+async def fault_early(exchange: Exchange, *, status: int = 200, body: str = "{}", headers: dict[str, str] | None = None,
+                      seconds: float = 0.05) -> None:  # fmt: skip
+    answer = await exchange.execute()
+    early = b"" if status == 204 else body.encode("utf-8", "surrogateescape")
+    # A 204 has no body and says so by itself: a length, even of zero, is forbidden.
+    head = response_head(status, headers or {}) if status == 204 else full_head(status, early, headers or {})
+    exchange.call.status = status if await exchange.connection.write(head + early) else None
+    await exchange.connection.linger(seconds)
+    late = exchange.payload(answer)
+    await exchange.connection.write(full_head(answer.status, late, answer.headers) + late)
+
+
+async def fault_drip(exchange: Exchange, *, seconds: float = 0.1, bytes: int = 1) -> None:
+    answer = await exchange.execute()
+    payload = exchange.payload(answer)
+    response = full_head(answer.status, payload, answer.headers) + payload
+    written = True
+    for at in range(0, len(response), bytes):
+        if at:
+            await exchange.connection.linger(seconds)
+        written = await exchange.connection.write(response[at : at + bytes])
+        if not written:
+            break
+    exchange.sent(answer.status, payload, written)
+
+
+async def fault_foreign(exchange: Exchange, *, parts: Sequence[str] = CREATE_PARTS, of: str | None = None,
+                        place: str = "instead") -> None:  # fmt: skip
+    partner, call = exchange.partner, exchange.call
+    if of is not None:
+        partner.member_named(of)  # before anything is executed: a test that names nobody is wrong
+    answer = await exchange.execute()
+    if not call.entries:  # refused: there is no answer to put anything into
+        await exchange.answer(answer)
+        return
+    foreign, entry = partner.foreign_member(call, of)
+    call.entries.append(entry)
+    if place == "instead":
+        answer.body = {**answer.body, **{part: foreign[part] for part in parts}}
+        await exchange.answer(answer)
+    else:
+        both = [foreign, answer.body] if place == "before" else [answer.body, foreign]
+        await exchange.send(answer.status, to_json(both), answer.headers)
+
+
+def check_drip(rule: Rule, seconds: float = 0.1, bytes: int = 1) -> None:
+    if bytes < 1:
+        raise ValueError("bytes is 1 or more")
+
+
+def check_foreign(rule: Rule, place: str = "instead", parts: Sequence[str] = CREATE_PARTS, of: Json = None) -> None:
+    if rule.operation != "b2_create_group_member":
+        raise ValueError("only b2_create_group_member has an answer with a key of an account")
+    if not parts or not set(parts) <= set(CREATE_PARTS) or place not in ("instead", "before", "after"):
+        raise ValueError(f"parts are out of {CREATE_PARTS}, place is instead, before or after")
+    if place != "instead" and set(parts) != set(CREATE_PARTS):
+        raise ValueError("before and after have whole answers: all parts")
+
+
+# What a signature cannot say of the arguments of a kind; each raises ValueError.
+CHECKS: dict[str, Callable[..., None]] = {"drip": check_drip, "foreign": check_foreign}
 FAULTS: dict[str, Callable[..., Awaitable[None]]] = {
     name[len("fault_") :]: handler for name, handler in list(globals().items()) if name.startswith("fault_")
 }
