@@ -5,17 +5,17 @@
 """One HTTP exchange with Backblaze: the only importer of requests.
 
 A transport sends one request and brings back whatever arrived, cut short or not; it never repeats, follows or judges.
-That is the client's part. What it guards is where credentials go: https or a loopback address, no redirects, no netrc,
-no proxy for plain http.
+That is the client's part. What it guards is where credentials go (https or a loopback address, no redirects, no netrc,
+no proxy for plain http), and that no connection is used again of which it is not certain that the exchange is over.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import os
 import platform
-import time
 import traceback
 import typing as t
 import zlib
@@ -23,6 +23,7 @@ from http.client import HTTPException
 from urllib.parse import urlencode, urlsplit
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, NetworkError, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._response import Response
 from ansible_collections.community.backblaze.plugins.module_utils._version import VERSION
 
 try:
@@ -31,15 +32,14 @@ try:
     from requests.auth import AuthBase, HTTPBasicAuth
     from requests.utils import check_header_validity, get_environ_proxies
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-    from urllib3.exceptions import HTTPError as PoolError
 except ImportError:
     REQUESTS_IMPORT_ERROR: t.Optional[str] = traceback.format_exc()
-    AuthBase = object  # type: ignore[assignment,misc]  # never used then
+    AuthBase = HTTPAdapter = object  # type: ignore[assignment,misc]  # never used then
 else:
     REQUESTS_IMPORT_ERROR = None
 
 #: A thousand members are about half a megabyte; far beyond that the other side is not the Partner API.
-MAX_BODY = 32 * 1024 * 1024
+MAX_BODY = 8 * 1024 * 1024
 _CHUNK = 64 * 1024
 # So much of a URL that is refused is shown.
 _SHOWN = 200
@@ -53,6 +53,7 @@ class Answer:
     """What came back. ``complete`` is false where the body was cut short; what arrived of it is in ``body`` all the same.
 
     asked_with: the credential that the request carried, in the forms that it had there; what is shown of an answer must not repeat it.
+    rest: what had arrived behind the end of the body, and answers no request of ours.
     """
 
     status: int
@@ -60,6 +61,7 @@ class Answer:
     body: bytes = dataclasses.field(repr=False)
     complete: bool = True
     asked_with: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    rest: bytes = dataclasses.field(default=b"", repr=False)
 
 
 class TokenAuth(AuthBase):
@@ -184,10 +186,37 @@ def _decoded(body: bytes, encoding: str) -> bytes:
         return body
 
 
+@functools.lru_cache(maxsize=None)
+def _strict(pool: t.Any) -> t.Any:
+    """Return a pool class of urllib3 whose connections read responses as ``Response`` does."""
+    connection = pool.ConnectionCls
+    if issubclass(connection.response_class, Response):
+        return pool
+    return type(pool.__name__, (pool,), {"ConnectionCls": type(connection.__name__, (connection,), {"response_class": Response})})
+
+
+class _Adapter(HTTPAdapter):  # type: ignore[misc]  # it has no type where requests cannot be imported
+    """An adapter whose pools, those through a proxy as well, are strict."""
+
+    def init_poolmanager(self, *args: t.Any, **options: t.Any) -> None:
+        """Make the pools for direct connections."""
+        super().init_poolmanager(*args, **options)
+        self._make_strict(self.poolmanager)
+
+    def proxy_manager_for(self, *args: t.Any, **options: t.Any) -> t.Any:
+        """Return the pools for connections through a proxy."""
+        return self._make_strict(super().proxy_manager_for(*args, **options))
+
+    @staticmethod
+    def _make_strict(manager: t.Any) -> t.Any:
+        manager.pool_classes_by_scheme = {scheme: _strict(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
+        return manager
+
+
 class Transport:
     """A pool of kept-alive connections. Safe to use from many threads.
 
-    timeout: seconds to wait for the first byte of an answer, and again for the rest of it.
+    timeout: seconds in which an answer has to be there, from the request being sent to the last byte of the body.
     verify: true, false, or the path of a CA bundle, as requests means it.
     """
 
@@ -206,7 +235,7 @@ class Transport:
                 "Accept-Encoding": "identity",
             }
         )
-        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
+        adapter = _Adapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
 
@@ -222,8 +251,12 @@ class Transport:
         auth: t.Any,
         query: t.Optional[t.Mapping[str, t.Any]] = None,
         body: t.Optional[bytes] = None,
+        is_sound: t.Callable[[Answer], bool] = lambda answer: answer.status == 200,
     ) -> Answer:
         """Send one request, once.
+
+        is_sound: looks at the answer before anything else does, and tells whether it is the one that this request asks for. Only then is
+        the connection used again: after any other answer the one that was asked for may still be on its way.
 
         Raises NetworkError where nothing came back, with ``sent`` false only if the request cannot have left.
         """
@@ -260,36 +293,40 @@ class Transport:
         except ValueError as exc:
             # What is raised about the answer, whatever its headers hold.
             raise _unreadable(url, exc) from None
-        return dataclasses.replace(self._read(response), asked_with=_credential_of(prepared, auth))
+        usable = False
+        try:
+            answer, certain = self._read(response, _credential_of(prepared, auth))
+            usable = is_sound(answer) and certain
+            return answer
+        finally:
+            if usable:
+                response.raw.release_conn()
+            else:
+                response.close()
 
-    def _read(self, response: t.Any) -> Answer:
-        """Read the body up to its end, its limit or its time, and keep what arrived."""
+    def _read(self, response: t.Any, asked_with: tuple[str, ...]) -> tuple[Answer, bool]:
+        """Read the body up to its end, its limit or its time, and keep what arrived; tell whether its end is certain."""
+        # Not by urllib3, which gives the connection to the next thread as soon as it sees the end.
+        original: Response = response.raw._original_response
         parts: list[bytes] = []
         size = 0
         whole = False
-        deadline = time.monotonic() + self._timeout
-        # read1 gives what is there; read(n) of urllib3 2 gathers n bytes and drops them if the connection breaks meanwhile.
-        # That of http.client below would do for urllib3 before 2.2, but leaves it open at its end: its connection would be taken too early.
-        read = getattr(response.raw, "read1", response.raw.read)
         try:
-            while size <= MAX_BODY and time.monotonic() <= deadline:
-                part = read(_CHUNK)
+            while size <= MAX_BODY:
+                part = original.read1(_CHUNK)
                 if not part:
                     whole = True
                     break
                 parts.append(part)
                 size += len(part)
-        except (PoolError, HTTPException, OSError, ValueError):
+        except (HTTPException, OSError, ValueError):
             whole = False
+        rest = original.end()
         declared = response.headers.get("Content-Length", "")
         # A number of thousands of digits is more than Python reads.
         complete = whole and not (declared.isdecimal() and size < int(declared[:_MOST_DIGITS]))
-        if complete:
-            response.raw.release_conn()
-        else:
-            # A connection that was not read to its end cannot be used again.
-            response.close()
-        return Answer(response.status_code, response.headers, _decoded(b"".join(parts), response.headers.get("Content-Encoding", "")), complete)
+        body = _decoded(b"".join(parts), response.headers.get("Content-Encoding", ""))
+        return Answer(response.status_code, response.headers, body, complete, asked_with, rest), complete and original.is_certain(size)
 
     def _network_error(self, url: str, exc: Exception) -> NetworkError:
         host = urlsplit(url).netloc

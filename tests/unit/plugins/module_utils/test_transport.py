@@ -331,6 +331,134 @@ def test_connections_are_kept_alive(standin, monkeypatch):
     assert len(accepted) <= 8
 
 
+# Which request an answer belongs to
+
+
+@contextlib.contextmanager
+def scripted(answers):
+    """A server that gives these bytes to the requests that it gets, one each; yields its URL and, for each request, the number of its connection."""
+    waiting, connections = list(answers), []
+
+    def serve(line, number):
+        with line, contextlib.suppress(OSError):
+            while line.recv(65536) and waiting:
+                connections.append(number)
+                for part in waiting.pop(0):
+                    line.sendall(part)
+                    time.sleep(0.02)
+
+    def accept(server):
+        with contextlib.suppress(OSError):
+            for number in range(100):
+                threading.Thread(target=serve, args=(server.accept()[0], number), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, args=(server,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", connections
+
+
+def fine(body):
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "interim", [[EARLY_HINTS], [PROCESSING], [CONTINUE, EARLY_HINTS, PROCESSING], [EARLY_HINTS + PROCESSING], [EARLY_HINTS[:30], EARLY_HINTS[30:]]]
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_an_interim_answer_is_not_taken_for_the_final_one(transport, interim, together):
+    """http.client skips 100 only. The next request on the connection then read the final answer to this one."""
+    first = [b"".join(interim) + fine(b"first")] if together else [*interim, fine(b"first")]
+    with scripted([first, [fine(b"second")]]) as (url, connections):
+        for expected in (b"first", b"second"):
+            answer = transport.send("GET", url + "/", auth=basic_auth("a", "b"))
+            assert (answer.status, answer.body, answer.complete) == (200, expected, True)
+    assert connections == [0, 0], "an exchange that ended for certain leaves its connection for the next one"
+
+
+def test_interim_answers_without_end_are_no_answer(transport):
+    with scripted([[EARLY_HINTS * 100]]) as (url, _connections), pytest.raises(NetworkError) as failed:
+        transport.send("GET", url + "/", auth=basic_auth("a", "b"))
+    assert failed.value.sent
+
+
+def test_switching_protocols_is_an_answer_after_which_nothing_else_is_sent(transport):
+    with scripted([[b"HTTP/1.1 101 Switching Protocols\r\n\r\n"], [fine(b"second")]]) as (url, connections):
+        assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).status == 101
+        assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).body == b"second"
+    assert connections == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", fine(b"late")],
+        [b"HTTP/1.1 204 No Content\r\n\r\n", fine(b"late")],
+        [b"HTTP/1.1 204 No Content\r\n\r\n" + fine(b"late")],
+        [fine(b"{}") + fine(b"late")],
+        [fine(b"{}") + b"\r\n"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 02\r\n\r\n{}"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + fine(b"late")],
+        [b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}"],
+        [b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 2\r\n\r\n{}"],
+    ],
+)
+def test_a_connection_of_which_it_is_not_certain_that_its_exchange_is_over_is_not_used_again(odd):
+    transport = Transport(timeout=0.5, verify=True)
+    with scripted([odd, [fine(b"second")]]) as (url, connections):
+        first = transport.send("GET", url + "/", auth=basic_auth("a", "b"), is_sound=lambda answer: answer.complete and answer.status == 200)
+        assert first.body in (b"", b"{}")
+        time.sleep(0.05)
+        assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).body == b"second"
+    assert connections == [0, 1]
+
+
+def test_a_connection_is_used_again_only_after_the_answer_that_was_asked_for(transport):
+    with scripted([[fine(b"first")], [fine(b"second")], [fine(b"third")]]) as (url, connections):
+        looked_at = []
+        for sound in (False, True, True):
+            transport.send("GET", url + "/", auth=basic_auth("a", "b"), is_sound=lambda answer, sound=sound: (looked_at.append(answer.body), sound)[1])
+        assert looked_at == [b"first", b"second", b"third"]
+    assert connections == [0, 1, 1]
+
+
+def test_whoever_fails_over_an_answer_leaves_no_connection(transport):
+    def failing(_answer):
+        raise RuntimeError("a bug")
+
+    with scripted([[fine(b"first")], [fine(b"second")]]) as (url, connections):
+        with pytest.raises(RuntimeError):
+            transport.send("GET", url + "/", auth=basic_auth("a", "b"), is_sound=failing)
+        assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).body == b"second"
+    assert connections == [0, 1]
+
+
+def test_what_arrives_behind_the_end_is_kept_apart(transport):
+    with scripted([[fine(b"{}") + fine(b"late")]]) as (url, _connections):
+        answer = transport.send("GET", url + "/", auth=basic_auth("a", "b"))
+    assert (answer.body, answer.rest, answer.complete) == (b"{}", fine(b"late"), True)
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"])
+@pytest.mark.parametrize("drop", [b"x", b"x: y\r\n", b"1\r\nx\r\n"])
+def test_an_answer_that_drips_ends_with_the_timeout_wherever_it_drips(start, drop):
+    """One deadline for headers, body and trailers: each byte used to begin a new one."""
+    transport = Transport(timeout=0.5, verify=True)
+    with scripted([[start, *[drop] * 400]]) as (url, _connections):
+        started = time.monotonic()
+        with contextlib.suppress(NetworkError):
+            assert not transport.send("GET", url + "/", auth=basic_auth("a", "b")).complete
+        # The server drips for eight seconds and longer.
+        assert time.monotonic() - started < 5
+
+
 def test_what_cannot_be_sent_is_known_as_not_sent(standin, transport):
     unreadable_bundle = Transport(timeout=1.0, verify="/does/not/exist.pem")
     with pytest.raises(NetworkError) as failed:
