@@ -9,10 +9,13 @@ from __future__ import annotations
 import typing as t
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import wanted_members
 from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import options_of, run_action, seal_members
+
+display = Display()
 
 _MODULE = "community.backblaze.b2_group_member"
 
@@ -41,6 +44,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
     def _run_module(self, task_vars: t.Any) -> dict[str, t.Any]:
         result: dict[str, t.Any] = self._execute_module(module_name=_MODULE, task_vars=task_vars)
         if result.get("application_key") and self._task.register:
+            if result.get("failed"):
+                display.error(result["msg"], wrap_text=False)
             # The key is in the variable that the task registers; on the screen it has no business.
             result["_ansible_no_log"] = True
         return result

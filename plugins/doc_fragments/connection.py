@@ -42,7 +42,8 @@ options:
     type: path
   api_version:
     description:
-      - Version of the API. V(v3) is the one that Backblaze documents; its newest samples use V(v4).
+      - Version of the API for calls about Groups and their members. V(v3) is the one that Backblaze documents; its newest samples use V(v4).
+      - Authorizing is always done at V(v4), because V(v3) refuses some application keys there.
     type: str
     default: v3
     choices:
@@ -50,7 +51,8 @@ options:
       - v4
   timeout:
     description:
-      - Seconds to wait for the first byte of an answer, and again for the rest of it. Connecting takes at most 15 seconds of them.
+      - Seconds in which an answer has to be there, from the request being sent to the last byte of the answer. Connecting may take as long before
+        that, but at most 15 seconds.
     type: float
     default: 60.0
   max_retries:
@@ -169,12 +171,10 @@ options:
       - warn
   on_key_lost:
     description:
-      - What to do about an account that this collection made, and whose key never arrived.
-      - V(fail) names it. V(recreate) ejects it, which cannot be undone, under the address of O(throwaway_email), and creates the member anew
+      - What to do about an account that this run made, and whose key never arrived.
+      - V(fail) names it. V(recreate) ejects it, which no API undoes, under the address of O(throwaway_email), and creates the member once more
         under its own address. The ejected account lives on and is billed on its own.
-      - Only an account of which the journal in O(vault_dir) proves that this collection made it is ejected, which is one that was found right after
-        its create had no answer. One that turns up after a killed run may be somebody else's and is only named; eject that yourself, with
-        M(community.backblaze.b2_group_member), and the next run makes the member anew.
+      - Accounts whose key an earlier run lost are never ejected by this alone; see O(recreate_members).
       - Do not use V(recreate) where others create members of the same addresses at the same time. An answer that does not arrive does not tell
         whose account it was.
       - Whether Backblaze frees the old address is not confirmed; if it does not, the task says so.
@@ -183,16 +183,28 @@ options:
     choices:
       - fail
       - recreate
+  recreate_members:
+    description:
+      - Addresses of members whose account is to be replaced, because an earlier run made it and never got its key. The account is ejected, and the
+        member is created once more, as O(on_key_lost=recreate) does for a key that is lost in the same run.
+      - The message of the outcome V(key_lost) has this line ready to be copied. Look whether the account is used before you do that.
+      - Both this word and the journal in O(vault_dir) are needed. The journal is a file that others may be able to write to, so nothing that cannot
+        be undone rests on it alone.
+      - An account that turns up after a run was killed may be somebody else's, and is not replaced. Eject it with
+        M(community.backblaze.b2_group_member), and the next run creates the member once more.
+    type: list
+    elements: str
   throwaway_email:
     description:
-      - Form of the address that an account gets when O(on_key_lost=recreate) ejects it. C({account_id}), C({local}) and C({domain}) stand for its
-        account id and the two sides of its address.
+      - Form of the address that an account gets when O(on_key_lost=recreate) or O(recreate_members) ejects it. C({account_id}), C({local}) and
+        C({domain}) stand for its account id and the two sides of its address.
     type: str
     default: lost-{account_id}@{domain}
   verify_keys:
     description:
-      - Whether the stored key of each wanted member is tried. A key that Backblaze refuses ends in the outcome V(dead_key), one that opens another
-        account in V(conflict).
+      - Whether the stored key of each wanted member is tried, and each new key as well. A key that Backblaze refuses ends in the outcome
+        V(dead_key), one that opens another account in V(conflict).
+      - A key that cannot be tried, such as because its member's account is at a cap, is named in a warning, and the others are tried all the same.
     type: bool
     default: false
 """

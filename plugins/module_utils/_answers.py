@@ -20,7 +20,7 @@ import re
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import REMEDIES, AnswerError, ApiError, B2Error
-from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, as_text, one, read_member
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, as_text, folded, one, read_member
 from ansible_collections.community.backblaze.plugins.module_utils._transport import Answer
 
 _TRANSIENT_STATUS = {
@@ -61,6 +61,7 @@ def parse(answer: Answer) -> t.Any:
 
 # Keys and tokens of Backblaze are far longer; of something shorter every other word of a message would be made.
 _LEAST_SECRET = 12
+_LONGEST_MESSAGE = 300
 
 
 def _code(answer: Answer) -> tuple[str, str]:
@@ -81,7 +82,7 @@ def _hidden(text: str, answer: Answer) -> str:
 
 def _printable(text: str) -> str:
     """Make a text of the service fit for one line of a message."""
-    return "".join(character if character.isprintable() else " " for character in text)[:300]
+    return "".join(character if character.isprintable() else " " for character in text[:_LONGEST_MESSAGE])
 
 
 def judge(answer: Answer) -> Verdict:
@@ -110,8 +111,8 @@ def refuses_token(answer: Answer) -> bool:
     return not 200 <= answer.status < 300 and judge(answer) is Verdict.RENEW
 
 
-def problem(operation: str, answer: Answer) -> B2Error:
-    """Return the error that an answer stands for."""
+def problem(operation: str, answer: Answer, *, of_member: bool = False) -> B2Error:
+    """Return the error that an answer stands for; of_member: whether the call was made with a member's key."""
     if 300 <= answer.status < 400:
         return AnswerError(
             f"Backblaze answered {operation} with a redirect (HTTP {answer.status}), which is not followed: it would carry the credentials along.",
@@ -128,7 +129,8 @@ def problem(operation: str, answer: Answer) -> B2Error:
             f"The answer to {operation} is an error that the Partner API does not send (HTTP {answer.status}).",
             remedy="Check the realm and the proxy settings of the environment.",
         )
-    return ApiError(operation, answer.status, code or _TRANSIENT_STATUS[answer.status], message, unclear=judge(answer) is Verdict.UNCLEAR)
+    unclear = judge(answer) is Verdict.UNCLEAR
+    return ApiError(operation, answer.status, code or _TRANSIENT_STATUS[answer.status], message, unclear=unclear, of_member=of_member)
 
 
 def retry_after(answer: Answer, now: datetime.datetime) -> t.Optional[float]:
@@ -157,9 +159,14 @@ def _objects(value: t.Any) -> t.Iterator[dict[str, t.Any]]:
             queue.extend(current)
 
 
+# Far more than any field that is looked for; a text that is never closed must not cost more than one pass over it.
+_LONGEST_FIELD = 4096
+_SPACE = r"[ \t\r\n]{0,64}"
+
+
 def _field_in_text(text: str, name: str) -> str:
     """Find a string field in JSON that cannot be parsed as a whole."""
-    found = re.search(rf'"{name}"\s*:\s*("(?:[^"\\]|\\.)*")', text)
+    found = re.search(rf'"{name}"{_SPACE}:{_SPACE}("(?:[^"\\]|\\.){{0,{_LONGEST_FIELD}}}")', text)
     if found:
         try:
             return str(json.loads(found.group(1)))
@@ -170,7 +177,7 @@ def _field_in_text(text: str, name: str) -> str:
 
 def _loose_key_id(text: str) -> str:
     """Find what has the documented form of a key id; a number has it too, if it is long enough, but stands without quotes."""
-    found = (match for match in _KEY_ID.finditer(text) if not match.group().isdigit() or text[: match.start()].endswith('"'))
+    found = (match for match in _KEY_ID.finditer(text) if not match.group().isdigit() or text[match.start() - 1 : match.start()] == '"')
     return next((match.group() for match in found), "")
 
 
@@ -179,19 +186,34 @@ def _secret(value: t.Any) -> str:
     return value.encode("utf-8", errors="replace").decode("utf-8") if isinstance(value, str) else ""
 
 
-def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: str) -> t.Optional[NewMember]:
-    """Find the key in a create answer, whatever shape the answer has; None only if there is none.
+# More keys than that are not kept: one answer has one.
+_MOST_OTHERS = 8
 
-    This never raises: the key stands nowhere else, so whatever is odd about the rest becomes the ``complaint``, to be made
-    when the key is safe. First the documented fields wherever they are; then, in an answer that claims success, the documented form of
-    a key anywhere. An error page may hold a text of that form by chance.
+
+def account_in(key_id: str) -> str:
+    """Return the account id inside a key id; empty where the key id has not the documented form."""
+    form = _KEY_ID.fullmatch(key_id)
+    return form.group(1) if form else ""
+
+
+def _keys_in(objects: t.Sequence[dict[str, t.Any]], group_id: str) -> list[NewMember]:
+    """Return every key that stands in its field, each once, with the member that stands beside it."""
+    found: dict[tuple[str, str], NewMember] = {}
+    for holder in objects:
+        key, key_id = _secret(holder.get(_KEY_FIELD)), as_text(holder.get(_KEY_ID_FIELD))
+        if key:
+            beside = one(holder.get("groupMember")) or (holder if "accountId" in holder else {})
+            found.setdefault((key_id, key), NewMember(read_member(beside, group_id), key_id, key))
+    return list(found.values())
+
+
+def _key_somewhere(answer: Answer, text: str, objects: t.Sequence[dict[str, t.Any]], group_id: str) -> t.Optional[NewMember]:
+    """Return a key that is not where it should be: in its field in what is no JSON or was cut short, or by its documented form.
+
+    By its form only in an answer that claims success: an error page may hold a text of that form by chance.
     """
-    text = answer.body.decode("utf-8", errors="replace")
-    objects = list(_objects(parse(answer)))
-    holder = next((found for found in objects if _secret(found.get(_KEY_FIELD))), {})
-    key = _secret(holder.get(_KEY_FIELD)) or _secret(_field_in_text(text, _KEY_FIELD))
-    key_id = as_text(holder.get(_KEY_ID_FIELD)) or _field_in_text(text, _KEY_ID_FIELD)
-    complaints = [] if holder and key_id else ["its fields are not where they should be"]
+    key = next((_secret(found[_KEY_FIELD]) for found in objects if _secret(found.get(_KEY_FIELD))), "") or _secret(_field_in_text(text, _KEY_FIELD))
+    key_id = _field_in_text(text, _KEY_ID_FIELD)
     if 200 <= answer.status < 300 and not (key and key_id):
         # A slash may be escaped in JSON that could not be parsed.
         loose = text.replace("\\/", "/")
@@ -200,32 +222,73 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
         key_id = key_id or _loose_key_id(loose)
     if not key:
         return None
-
     raw = next((found["groupMember"] for found in objects if one(found.get("groupMember"))), None)
     raw = raw or next((found for found in objects if "accountId" in found), None)
     raw = raw or {name: _field_in_text(text, name) for name in ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")}
-    member = read_member(raw, group_id)
-    if not answer.complete or not objects:
-        complaints.append("it was cut short or is not JSON")
-    if not key_id:
-        complaints.append("it has no application key id")
-    # A key id of the documented form has the account's id inside.
-    form = _KEY_ID.fullmatch(key_id)
-    doubtful = form is not None and form.group(1) != member.account_id
+    return NewMember(read_member(raw, group_id), key_id, key)
+
+
+def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: str) -> t.Optional[NewMember]:
+    """Find the key in a create answer, whatever shape and status the answer has; None only if there is none.
+
+    This never raises: the key stands nowhere else, so whatever is odd about the rest becomes a ``complaint``, and whatever makes it
+    uncertain whose key it is a ``doubt``, both to be looked into when the key is safe. In an answer with several keys the one is taken
+    that stands with the wanted address.
+    """
+    objects = list(_objects(parse(answer)))
+    keys = _keys_in(objects, group_id)
+    ours = [new for new in keys if folded(new.member.email) == wanted_email]
+    new = next(iter(ours or keys), None)
+    doubts = []
+    if new is None or not (new.key_id and new.member.account_id):
+        text = (answer.body + answer.rest).decode("utf-8", errors="replace")
+        new = _key_somewhere(answer, text, objects, group_id)
+        doubts.append("its fields are not where they should be")
+    if new is None:
+        return None
+    if len(ours) > 1:
+        doubts.append("it holds more than one key of this address")
+    if not objects:
+        doubts.append("it was cut short or is not JSON")
+    if not new.key_id:
+        doubts.append("it has no application key id")
+    member, inside = new.member, account_in(new.key_id)
     if not member.account_id:
-        complaints.append("it names no account")
-        member = dataclasses.replace(member, account_id=form.group(1) if form else "")
-    if member.email.lower() != wanted_email:
-        complaints.append(f"it names the address {_printable(member.email)!r}")
+        doubts.append("it names no account")
+    elif inside and inside != member.account_id:
+        doubts.append("its key id is one of another account")
+    named = folded(member.email) == wanted_email
+    if not named:
+        doubts.append(f"it names the address {_printable(member.email)!r}" if member.email else "it names no address")
+    complaints = []
+    others = [other for other in keys if other.key != new.key]
+    if len(others) > _MOST_OTHERS:
+        complaints.append(f"it holds {len(others)} keys of others, of which {_MOST_OTHERS} are kept")
+    if not answer.complete and objects:
+        complaints.append("it was cut short")
+    if not 200 <= answer.status < 300:
+        complaints.append(f"it came with HTTP {answer.status}")
     if member.group_id != group_id:
         complaints.append("it names another Group")
     if region and member.region != region:
         complaints.append(f"it names the region {_printable(member.region)!r}" if member.region else "it names no region")
-    return NewMember(
+    return dataclasses.replace(
+        new,
         # The address is the one asked for: what the service sent is not let near a path or a host name.
-        member=dataclasses.replace(member, email=wanted_email, group_id=group_id),
-        key_id=key_id,
-        key=key,
-        complaint="The create answer is odd: " + ", ".join(complaints) + "." if complaints else "",
-        doubtful=doubtful,
+        member=dataclasses.replace(_of_key(new), email=wanted_email, group_id=group_id),
+        complaint=_odd(complaints),
+        doubt=_odd(doubts),
+        named=named and inside in ("", member.account_id),
+        others=tuple(
+            dataclasses.replace(other, member=_of_key(other), doubt=_odd(["it holds the keys of several members"])) for other in others[:_MOST_OTHERS]
+        ),
     )
+
+
+def _of_key(new: NewMember) -> Member:
+    """Return the member of a key. Where the key id has an account inside, that is the account of the key, whatever else the answer says."""
+    return dataclasses.replace(new.member, account_id=account_in(new.key_id) or new.member.account_id)
+
+
+def _odd(reasons: t.Sequence[str]) -> str:
+    return f"The create answer is odd: {', '.join(reasons)}." if reasons else ""

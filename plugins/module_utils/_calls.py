@@ -26,6 +26,8 @@ from ansible_collections.community.backblaze.plugins.module_utils._pace import A
 from ansible_collections.community.backblaze.plugins.module_utils._transport import Answer, TokenAuth, Transport, basic_auth, check_service_url
 
 AUTHORIZE = "b2_authorize_account"
+# At v3 authorize refuses keys that are restricted to buckets and were made through v4; at v4 it takes every key.
+_AUTHORIZE_VERSION = "v4"
 
 # Backblaze recommends 1 s doubling to 64 s.
 _FIRST_DELAY = 1.0
@@ -58,9 +60,47 @@ class Session:
     use: Use = dataclasses.field(default_factory=Use, repr=False, compare=False)
 
 
+def _do_nothing(_error: B2Error) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Handling(t.Generic[T]):
+    """What the maker of a call says about its answers.
+
+    accept: takes what is wanted out of an answer, before anything else looks at it; None where it is not there.
+    is_sure: tells whether what was taken is certainly the answer to this request.
+    settle: is called before what may have been executed is sent again; raises where it was.
+    resend: is called before what most probably was not executed is sent again, and where nothing is sent again after all.
+    gate: is called each time before the call is sent; waits, or raises where it must not be sent now.
+    """
+
+    accept: t.Callable[[Answer], t.Optional[T]]
+    is_sure: t.Callable[[T], bool] = lambda value: True
+    settle: t.Callable[[B2Error], None] = _do_nothing
+    resend: t.Callable[[B2Error], None] = _do_nothing
+    gate: t.Callable[[], None] = lambda: None
+
+
+def _take(send: t.Callable[[t.Callable[[Answer], bool]], Answer], how: Handling[T]) -> tuple[Answer, t.Optional[T]]:
+    """Send by a transport; return the answer and what was taken out of it. Its connection is used again only if that is surely what was asked for."""
+    taken: list[T] = []
+
+    def is_sound(answer: Answer) -> bool:
+        value = how.accept(answer)
+        if value is None:
+            return False
+        taken.append(value)
+        return how.is_sure(value)
+
+    answer = send(is_sound)
+    return answer, taken[0] if taken else None
+
+
 class Caller:
     """Makes the calls of one Group admin. Safe to use from many threads; authorizes once, when first needed.
 
+    api_version: of the Group calls; authorize is always sent at v4, whose token is good for both.
     max_retries: how often a call is sent again, at most; 0 for never.
     wait: how to wait for some seconds; raises StoppedError where the run was asked to end.
     """
@@ -121,15 +161,20 @@ class Caller:
             return self._session
 
     def account_of(self, key_id: str, key: str) -> str:
-        """Return the id of the account that an application key opens: the proof that a key is good, and whose it is."""
-        return self._authorize(key_id, key).account_id
+        """Return the id of the account that an application key opens: the proof that a key is good, and whose it is.
 
-    def _authorize(self, key_id: str, key: str) -> Session:
-        def send() -> Answer:
+        An error of this call is about that key and its account, and not about the Group admin.
+        """
+        return self._authorize(key_id, key, of_member=True).account_id
+
+    def _authorize(self, key_id: str, key: str, *, of_member: bool = False) -> Session:
+        url = f"{self._realm}/b2api/{_AUTHORIZE_VERSION}/{AUTHORIZE}"
+
+        def send() -> tuple[Answer, t.Optional[dict[str, t.Any]]]:
             self._count(AUTHORIZE)
-            return self._transport.send("GET", f"{self._realm}/b2api/{self._version}/{AUTHORIZE}", auth=basic_auth(key_id, key))
+            return _take(lambda is_sound: self._transport.send("GET", url, auth=basic_auth(key_id, key), is_sound=is_sound), Handling(accept_object))
 
-        body = self._repeat(AUTHORIZE, send, accept_object)
+        body = self._repeat(AUTHORIZE, send, of_member=of_member)
         groups = one(one(body.get("apiInfo")).get("groupsApi"))
         account_id, token = as_text(body.get("accountId")), as_text(body.get("authorizationToken"))
         if not account_id or not token or not token.isascii() or not token.isprintable() or " " in token:
@@ -154,40 +199,42 @@ class Caller:
         with self._calls_lock:
             self._calls[operation] += 1
 
-    def _send(self, method: str, operation: str, fields: dict[str, t.Any], gate: t.Callable[[], None]) -> Answer:
-        """Send one call with a valid token; a refused one means that nothing was executed, and is renewed.
+    def _send(self, method: str, operation: str, fields: dict[str, t.Any], how: Handling[T]) -> tuple[Answer, t.Optional[T]]:
+        """Send one call with a valid token; a refused one means that most probably nothing was executed, and is renewed.
 
         That is once, unless other threads may have used up the fresh token in the meantime: those few codes do not say why a token is refused.
         """
 
-        def send(session: Session) -> Answer:
-            gate()
+        def send(session: Session) -> tuple[Answer, t.Optional[T]]:
+            how.gate()
             self._count(operation)
             with self._using(session):
-                answer = transmit(session)
-                session.use.taken = session.use.taken or not refuses_token(answer)
-                return answer
+                taken = _take(lambda is_sound: transmit(session, is_sound), how)
+                session.use.taken = session.use.taken or not refuses_token(taken[0])
+                return taken
 
-        def transmit(session: Session) -> Answer:
+        def transmit(session: Session, is_sound: t.Callable[[Answer], bool]) -> Answer:
             url = f"{session.groups_url}/b2api/{self._version}/{operation}"
             full = {"adminAccountId": session.account_id, **fields}
+            auth = TokenAuth(session.token)
             if method == "GET":
-                return self._transport.send(method, url, auth=TokenAuth(session.token), query=full)
-            return self._transport.send(method, url, auth=TokenAuth(session.token), body=json.dumps(full).encode())
+                return self._transport.send(method, url, auth=auth, query=full, is_sound=is_sound)
+            return self._transport.send(method, url, auth=auth, body=json.dumps(full).encode(), is_sound=is_sound)
 
         session = self.authorize()
-        answer = send(session)
+        answer, value = send(session)
         for number in range(_MOST_TOKENS):
-            if not refuses_token(answer) or (number and not self._used_by_others(session)):
+            if value is not None or not refuses_token(answer) or (number and not self._used_by_others(session)):
                 break
+            how.resend(problem(operation, answer))
             try:
                 session = self._renew(session)
             except NetworkError as exc:
                 # Authorize did not come through; the call itself was refused.
                 exc.sent = False
                 raise
-            answer = send(session)
-        return answer
+            answer, value = send(session)
+        return answer, value
 
     @contextlib.contextmanager
     def _using(self, session: Session) -> t.Iterator[None]:
@@ -208,14 +255,14 @@ class Caller:
     def _repeat(
         self,
         operation: str,
-        send: t.Callable[[], Answer],
-        accept: t.Callable[[Answer], t.Optional[T]],
-        settle: t.Callable[[B2Error], None] = lambda failed: None,
+        send: t.Callable[[], tuple[Answer, t.Optional[T]]],
+        how: t.Optional[Handling[T]] = None,
+        *,
+        of_member: bool = False,
     ) -> T:
-        """Send until an answer is accepted or refused, within ``max_retries``.
+        """Send until an answer holds what was asked for or is a refusal, within ``max_retries``.
 
-        accept: takes what it needs out of an answer, before anything else looks at it; None where it is not there.
-        settle: called before a repeat of what may have been executed; raises where it was.
+        send: returns an answer and what was taken out of it, if that was there. of_member: see account_of.
         """
         # Being throttled says nothing about the call itself, so it is counted apart, and bounded by patience instead of attempts.
         attempt = throttles = 0
@@ -226,19 +273,20 @@ class Caller:
             asked = 0.0
             executed = throttled = hopeless = False
             try:
-                answer = send()
+                answer, value = send()
             except NetworkError as exc:
                 failed: B2Error = exc
                 executed, hopeless = exc.sent, exc.hopeless
             else:
-                value = accept(answer)
                 if value is not None:
                     self._note_passed(turn)
                     return value
-                failed = problem(operation, answer)
+                failed = problem(operation, answer, of_member=of_member)
                 verdict = judge(answer)
                 if verdict in (Verdict.REFUSED, Verdict.RENEW):
                     self._note_passed(turn)
+                    if verdict is Verdict.RENEW and how:
+                        how.resend(failed)
                     raise failed
                 throttled, hopeless = verdict is Verdict.THROTTLED, verdict is Verdict.REDIRECTED
                 asked = _asked(answer)
@@ -247,8 +295,10 @@ class Caller:
                 else:
                     self._note_passed(turn)
                 executed = not throttled
-            if executed:
-                settle(failed)
+            if executed and how:
+                how.settle(failed)
+            elif throttled and how:
+                how.resend(failed)
             backed_out = failed.facts.get("code") == "method_failure" and attempt + 1 >= _METHOD_FAILURE_TRIES
             spent = attempt >= self._max_retries and not throttled
             delay = asked or back_off(throttles if throttled else attempt)
@@ -291,24 +341,16 @@ class Caller:
         with self._pace_lock:
             self._pace.throttled(turn, time.monotonic(), asked)
 
-    def operate(
-        self,
-        method: str,
-        operation: str,
-        fields: dict[str, t.Any],
-        accept: t.Callable[[Answer], t.Optional[T]],
-        settle: t.Callable[[B2Error], None] = lambda failed: None,
-        gate: t.Callable[[], None] = lambda: None,
-    ) -> T:
-        """Make one call of the Partner API, see _repeat; ``gate`` is called before each time it is sent."""
+    def operate(self, method: str, operation: str, fields: dict[str, t.Any], how: Handling[T]) -> T:
+        """Make one call of the Partner API, see _repeat."""
 
         # Before the loop, so that its attempts are not multiplied by those of authorize.
         self.authorize()
-        return self._repeat(operation, lambda: self._send(method, operation, fields, gate), accept, settle)
+        return self._repeat(operation, lambda: self._send(method, operation, fields, how), how)
 
     def read(self, operation: str, fields: dict[str, t.Any]) -> dict[str, t.Any]:
         """Make one call that changes nothing, and return the object that it answers."""
-        return self.operate("GET", operation, fields, accept_object)
+        return self.operate("GET", operation, fields, Handling(accept_object))
 
 
 def back_off(attempt: int) -> float:

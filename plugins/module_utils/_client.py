@@ -18,8 +18,9 @@ import threading
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._answers import find_new_member
-from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller, accept_object, back_off
+from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller, Handling, accept_object, back_off
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    WRONG_KEY_CODES,
     AnswerError,
     ApiError,
     B2Error,
@@ -31,13 +32,13 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
     Group,
     Member,
     NewMember,
+    Proof,
     as_text,
     folded,
     listed_group,
     listed_member,
     read_member,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._transport import Answer
 
 LIST_GROUPS = "b2_list_groups"
 LIST_MEMBERS = "b2_list_group_members"
@@ -55,6 +56,8 @@ _LATE_LISTING_LOOKS = 3
 _END = object()
 
 _UNANSWERED = "A create that was sent got no clear answer, and a look-up did not find the account; if it turns up later, its key is lost."
+
+_RESENT = "Most probably it was not created; the next run looks."
 
 T = t.TypeVar("T")
 
@@ -83,6 +86,18 @@ class Client:
     def account_of(self, key_id: str, key: str) -> str:
         """Return the id of the account that an application key opens: the proof that a key is good, and whose it is."""
         return self._caller.account_of(key_id, key)
+
+    def opens(self, key_id: str, key: str) -> str:
+        """Return the id of the account that an application key opens, empty where Backblaze says that the key is no good.
+
+        Any other refusal says nothing about the key, and is raised: it is about the member's account.
+        """
+        try:
+            return self.account_of(key_id, key)
+        except ApiError as exc:
+            if exc.code in WRONG_KEY_CODES:
+                return ""
+            raise
 
     def _pages(
         self, operation: str, fields: dict[str, t.Any], start: str, following: str, array: str
@@ -220,7 +235,9 @@ class Client:
         fields = {"groupId": group_id, "memberEmail": email}
         if region:
             fields["region"] = region
+        # What was sent and may have been executed; and what was sent and most probably was not: throttled, or its token refused.
         unanswered: list[B2Error] = []
+        resent: list[B2Error] = []
 
         def settle(failed: B2Error) -> None:
             """Look whether a create that may have been executed was."""
@@ -235,24 +252,30 @@ class Client:
             if member and member.account_id != ignoring:
                 raise KeyLostError(email, member.account_id, failed.happened) from failed
 
-        def accept(answer: Answer) -> t.Optional[NewMember]:
-            return find_new_member(answer, email, group_id, region or "")
-
+        how = Handling(
+            accept=lambda answer: find_new_member(answer, email, group_id, region or ""),
+            is_sure=lambda new: not new.doubt,
+            settle=settle,
+            resend=resent.append,
+            gate=gate,
+        )
         try:
-            return self._caller.operate("POST", CREATE_MEMBER, fields, accept, settle, gate)
+            return self._caller.operate("POST", CREATE_MEMBER, fields, how)
         except B2Error as exc:
-            exc.may_have_acted = bool(unanswered)
-            exc.changed = exc.changed or (_UNANSWERED if unanswered else "It was not created.")
+            exc.may_have_acted = bool(unanswered or resent)
+            exc.changed = exc.changed or (_UNANSWERED if unanswered else _RESENT if resent else "It was not created.")
             if isinstance(exc, ApiError) and exc.code == "invalid_email":
-                self._settle_taken(group_id, email, unanswered, exc, ignoring)
+                self._settle_taken(group_id, email, unanswered, resent, exc, ignoring)
             elif unanswered and not isinstance(exc, KeyLostError):
                 # The last word is not left to the quick look-up, which may miss what is there.
                 look(self.search_member, unanswered[-1])
+            elif resent and not isinstance(exc, KeyLostError):
+                self._settle_resent(group_id, email, exc, ignoring)
             raise
 
-    def _settle_taken(self, group_id: str, email: str, unanswered: list[B2Error], refusal: ApiError, ignoring: str) -> None:
+    def _settle_taken(self, group_id: str, email: str, unanswered: list[B2Error], resent: list[B2Error], refusal: ApiError, ignoring: str) -> None:
         """Say whose the address is that Backblaze will not take: returns only where it is nobody's in this Group."""
-        for look in range(_LATE_LISTING_LOOKS if unanswered else 1):
+        for look in range(_LATE_LISTING_LOOKS if unanswered or resent else 1):
             try:
                 if look:
                     self._caller.wait(back_off(look))
@@ -265,10 +288,57 @@ class Client:
                 member = None
             if member and unanswered:
                 raise KeyLostError(email, member.account_id, unanswered[0].happened) from refusal
+            if member and resent:
+                raise KeyLostError(email, member.account_id, resent[0].happened, ours=False) from refusal
             if member:
                 raise MemberExistsError(member) from refusal
         if unanswered:
             raise KeyLostError(email, "", f"{unanswered[0].happened} Now the address is refused, yet it is not in the Group.") from refusal
+
+    def _settle_resent(self, group_id: str, email: str, refusal: B2Error, ignoring: str) -> None:
+        """Look, if that is possible, whether a create that most probably was not executed was: returns only where nothing shows that it was."""
+        try:
+            member = self.find_member(group_id, email)
+        except B2Error:
+            return
+        if member and member.account_id != ignoring:
+            raise KeyLostError(email, member.account_id, refusal.happened, ours=False) from refusal
+
+    def prove(self, group_id: str, new: NewMember) -> Proof:
+        """Find out whose a new key is that came in an odd answer: try it, and look up who has the address. The key has to be safe already."""
+        opens: t.Optional[str] = None
+        problems: list[str] = []
+        try:
+            opens = self._opens_late(new) if new.key_id else None
+        except B2Error as exc:
+            problems.append(f"The key could not be tried: {exc.happened}")
+        if opens and opens == new.member.account_id and not new.complaint and not new.doubt:
+            return Proof(opens)
+        try:
+            return Proof(opens, self._find_late(group_id, new.member.email), " ".join(problems))
+        except B2Error as exc:
+            problems.append(f"The member could not be looked up: {exc.happened}")
+            return Proof(opens, None, " ".join(problems))
+
+    def _opens_late(self, new: NewMember) -> str:
+        """Return the account that a new key opens, empty for none. A key may not be known everywhere at once, so one refusal is not believed."""
+        for look in range(_LATE_LISTING_LOOKS):
+            if look:
+                self._caller.wait(back_off(look))
+            account = self.opens(new.key_id, new.key)
+            if account:
+                return account
+        return ""
+
+    def _find_late(self, group_id: str, email: str) -> t.Optional[Member]:
+        """Look up a member that was created just now, and may not be listed yet."""
+        for look in range(_LATE_LISTING_LOOKS):
+            if look:
+                self._caller.wait(back_off(look))
+            member = self.find_member(group_id, email)
+            if member:
+                return member
+        return self.search_member(group_id, email)
 
     def eject_member(
         self, group_id: str, account_id: str, new_email: t.Optional[str] = None, gate: t.Callable[[], None] = lambda: None
@@ -283,7 +353,7 @@ class Client:
         unanswered: list[B2Error] = []
         try:
             try:
-                answer = self._caller.operate("POST", EJECT_MEMBER, fields, accept_object, unanswered.append, gate)
+                answer = self._caller.operate("POST", EJECT_MEMBER, fields, Handling(accept_object, settle=unanswered.append, gate=gate))
             except ApiError as refusal:
                 if refusal.code != "invalid_member_account_id" or not self._has_left(group_id, account_id, _LATE_LISTING_LOOKS if unanswered else 1):
                     raise

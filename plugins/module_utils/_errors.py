@@ -10,6 +10,7 @@ turn them into a result. No error ever carries a key or a token: messages are bu
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 UNCHANGED = "Nothing was changed at Backblaze."
@@ -32,6 +33,10 @@ REMEDIES: dict[str, tuple[str, str]] = {
     "unauthorized": (
         "The credentials are wrong, or they do not allow this call.",
         "Use the Group admin's master application key: its key id equals the account id. Check application_key_id, application_key and the realm.",
+    ),
+    "unsupported": (
+        "The application key is valid, but not for this version of the API.",
+        "Make a new key with the current version of Backblaze's tools, and use that; for the Partner API only the master application key works.",
     ),
     "invalid_group_id": (
         "There is no such Group, it was deleted, or this account is not its admin.",
@@ -82,10 +87,45 @@ REMEDIES: dict[str, tuple[str, str]] = {
 }
 
 
-def remedy_for(code: str) -> tuple[str, str]:
-    """Return (meaning, remedy) of an error code; every cap has one text, an unknown code a general one."""
+#: The codes by which authorize says that a key is no good. Only there, "bad_auth_token" is not about a token.
+WRONG_KEY_CODES = frozenset({"unauthorized", "bad_auth_token", "expired_auth_token"})
+
+_WRONG_KEY = (
+    "The key id or the key is wrong, or the key was deleted or has expired.",
+    "Use the Group admin's master application key: its key id equals the account id. Check application_key_id, application_key and the realm.",
+)
+
+#: The same for a call that was made with a member's key: what it says is about that member, and not about the Group admin.
+_REMEDIES_OF_MEMBER: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        WRONG_KEY_CODES,
+        (
+            "Backblaze refuses the member's key: its key id or key is wrong, or it was deleted or has expired.",
+            "Sign in to Backblaze as the member, make a new key, and adopt it.",
+        ),
+    ),
+    "access_denied": (
+        "The member's account is suspended, or not in good standing.",
+        "Sign in to Backblaze as the member and look for notices.",
+    ),
+    "cap_exceeded": (
+        "A cap of the member's account is used up.",
+        "Raise the cap under Caps & Alerts in the member's account, then run again.",
+    ),
+}
+
+
+def remedy_for(code: str, *, authorize: bool = False, of_member: bool = False) -> tuple[str, str]:
+    """Return (meaning, remedy) of an error code; every cap has one text, an unknown code a general one.
+
+    authorize: whether authorize answered it. of_member: whether the call was made with a member's key.
+    """
     if code.endswith("_cap_exceeded"):
         code = "cap_exceeded"
+    if of_member and code in _REMEDIES_OF_MEMBER:
+        return _REMEDIES_OF_MEMBER[code]
+    if authorize and code in WRONG_KEY_CODES:
+        return _WRONG_KEY
     return REMEDIES.get(code, ("Backblaze gave a reason that this collection does not know.", "See the message of the service."))
 
 
@@ -142,11 +182,11 @@ class AnswerError(B2Error):
 class ApiError(B2Error):
     """The service said no: ``status``, ``code`` and ``message`` are its own words.
 
-    ``unclear`` is true where that no may have come after something was done all the same.
+    ``unclear`` is true where that no may have come after something was done all the same. of_member: see remedy_for.
     """
 
-    def __init__(self, operation: str, status: int, code: str, message: str, *, unclear: bool = False) -> None:
-        meaning, known = remedy_for(code)
+    def __init__(self, operation: str, status: int, code: str, message: str, *, unclear: bool = False, of_member: bool = False) -> None:
+        meaning, known = remedy_for(code, authorize=operation == "b2_authorize_account", of_member=of_member)
         self.status = status
         self.code = code
         self.unclear = unclear
@@ -169,20 +209,26 @@ class PatienceError(B2Error):
         )
 
 
+def recreate_line(email: str) -> str:
+    """Return the option that has an account replaced whose key is lost, ready to be copied into a task."""
+    return f"recreate_members: {json.dumps([email])}"
+
+
 class KeyLostError(B2Error):
     """An account was made, or may have been, and its key never arrived: nobody can show that key again.
 
     ``account_id`` is empty where even a look-up could not confirm that the account exists. What it says to do rests on the journal; where
-    there is none, ``without_journal`` says something else.
+    there is none, ``without_journal`` says something else. ``ours``: whether it is certain that we made the account.
     """
 
-    def __init__(self, email: str, account_id: str, cause: str) -> None:
+    def __init__(self, email: str, account_id: str, cause: str, *, ours: bool = True) -> None:
         self.account_id = account_id
+        self.ours = ours
         super().__init__(
             f"The answer with the key of {email} never arrived ({cause.rstrip('.')}).",
             changed=f"Account {account_id} was created." if account_id else "An account may have been created.",
-            remedy="Backblaze shows a key only once. Make a new key as the member and adopt it with b2_group_members, or let its "
-            "on_key_lost: recreate replace the account."
+            remedy="Backblaze shows a key only once. Make a new key as the member and adopt it with b2_group_members; or have the account "
+            f"replaced, with this option: {recreate_line(email)}"
             if account_id
             else "Run again: the next run looks first and says what became of it.",
             account_id=account_id,
@@ -197,6 +243,21 @@ class KeyLostError(B2Error):
             "If it is, make a new key as the member; or eject it, with new_email to free the address, and create it anew. With vault_dir a journal "
             "remembers such addresses."
         )
+
+
+class UnprovenKeyError(B2Error):
+    """A create answer held a key that is not certainly the member's. ``facts`` hold that key: it is nowhere else."""
+
+    def __init__(self, email: str, happened: str, **facts: t.Any) -> None:
+        super().__init__(
+            f"{email}: {happened}",
+            changed="An account was most probably created. The key that came is in the result of this task, and nowhere else.",
+            remedy="Keep that key, if the task registers its result. See with b2_group_member_info whether the address is in the Group. With "
+            "vault_dir such a key is stored.",
+            **facts,
+        )
+        # In the result of a task, where that is the word for whether anything was changed.
+        self.facts["changed"] = True
 
 
 class MemberExistsError(B2Error):

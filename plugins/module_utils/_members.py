@@ -66,39 +66,109 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class NewMember:
-    """What a create answer held. The key stands nowhere else, so it is kept out of ``repr``.
+    """A key that a create answer held, and whose it is. The key stands nowhere else, so it is kept out of ``repr``.
 
-    complaint: what is odd about the answer. doubtful: whether the member should be looked up, though there is nothing to complain of.
+    complaint: what is odd about the answer, though not whose key it holds. doubt: why it is not certain that this key is the member's.
+    named: whether the answer says that this is the key of the address that was asked for. others: the keys of other members in the same answer.
     """
 
     member: Member
     key_id: str
     key: str = dataclasses.field(repr=False)
     complaint: str = ""
-    doubtful: bool = False
+    doubt: str = ""
+    named: bool = True
+    others: tuple[NewMember, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What was found out about a new key whose answer is odd.
+
+    opens: the account that the key opens, empty for none, None where it could not be tried. member: who has the address in the Group, None where
+    nobody was found. problem: why something could not be found out.
+    """
+
+    opens: t.Optional[str] = None
+    member: t.Optional[Member] = None
+    problem: str = ""
+
+
+_BLANKS = " \t\r\n"
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def folded(email: str) -> str:
-    """Return the form in which two addresses are the same member."""
-    return email.strip().lower()
+    """Return the form in which two addresses are the same member.
+
+    Only ASCII letters are made lower-case. Others stay as they are: Unicode makes a "k" of the Kelvin sign, which would be another member.
+    """
+    email = email.strip(_BLANKS)
+    return email.lower() if email.isascii() else email.translate(_ASCII_LOWER)
+
+
+_LONGEST_EMAIL = 254
+_LONGEST_LOCAL = 64
+# What a shell, CSV, YAML or a mail program puts around or between addresses, and what begins a pattern of --limit or a comment.
+_NOT_IN_EMAIL = frozenset("()<>[]{},;:\"'`*?")
+_NOT_FIRST_IN_EMAIL = "#!&-~"
+_DOMAIN_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def check_email(email: t.Any) -> str:
     """Return a wanted address in lower case, or say why it cannot be one.
 
-    It becomes the name of a directory and of an inventory host, so it has to be safe as both. Whether Backblaze takes
-    it is for Backblaze to say.
+    An account cannot be deleted, so what could be a typing mistake is refused. The address also becomes the name of a directory and of an
+    inventory host, so it has to be safe as both. Whether Backblaze takes it is for Backblaze to say.
     """
     if not isinstance(email, str) or not email.strip():
         raise OptionError("A member needs an email address, as a non-empty string.")
     address = folded(email)
-    reason = unsafe_name(address)
-    local, at, domain = address.rpartition("@")
-    if not reason and (not (local and at and domain) or "@" in local):
-        reason = "it does not look like an email address"
+    reason = unsafe_name(address) or _unfit_address(address)
     if reason:
-        raise OptionError(f"{email!r} cannot be the address of a member: {reason}.")
+        raise OptionError(f"{email!r} is not a valid address for a member: {reason}.")
     return address
+
+
+def _unfit_address(address: str) -> str:
+    """Say why a text, which is safe as a name, is no address that an account is created for; empty where it is one."""
+    if not address.isascii():
+        return "it contains a character that is not ASCII"
+    strange = sorted(set(address) & _NOT_IN_EMAIL)
+    if strange:
+        return f"it contains {' '.join(strange)}"
+    if address[0] in _NOT_FIRST_IN_EMAIL:
+        return f"it begins with {address[0]}"
+    local, at, domain = address.partition("@")
+    if not (local and at and domain) or "@" in domain:
+        return "it does not have the form name@domain"
+    if "" in local.split("."):
+        return "a dot is at the edge of its name, or beside another dot"
+    labels = domain.split(".")
+    if len(labels) < 2 or not all(map(_DOMAIN_LABEL.fullmatch, labels)):
+        return f"{domain!r} is not a domain"
+    return "it is too long" if len(local) > _LONGEST_LOCAL or len(address) > _LONGEST_EMAIL else ""
+
+
+#: The regions that Backblaze documents, or that its own tools know. There may be more.
+REGIONS = ("us-west", "us-east", "eu-central", "ca-east")
+_REGION_BY_LETTERS = {region.replace("-", ""): region for region in REGIONS}
+
+
+def check_region(region: str) -> str:
+    """Return a wanted region, or refuse another name of one that is known, such as the S3 label us-west-004 or EU-Central."""
+    letters = re.sub(r"[^a-z]", "", region.lower())
+    meant = _REGION_BY_LETTERS.get(letters, _REGION_BY_LETTERS.get(letters[len("s") :] if letters.startswith("s") else ""))
+    if meant and region != meant:
+        raise OptionError(f"There is no region {region!r}; write {meant}.")
+    return region
+
+
+def unknown_region(region: t.Optional[str]) -> str:
+    """Return a warning about a region that is not known here, empty where it is: it is sent, as Backblaze may have new ones."""
+    if not region or region in REGIONS:
+        return ""
+    return f"The region {region!r} is not one that this collection knows ({', '.join(REGIONS)}). It is sent to Backblaze as it is."
 
 
 def may_be_template(text: str) -> bool:

@@ -85,6 +85,7 @@ VAULT_SPEC: dict[str, t.Any] = {
     "lock_timeout": {"type": "float", "default": 60.0},
     "on_missing_key": {"type": "str", "default": "fail", "choices": ["fail", "warn"]},
     "on_key_lost": {"type": "str", "default": "fail", "choices": ["fail", "recreate"]},
+    "recreate_members": {"type": "list", "elements": "str"},
     "throwaway_email": {"type": "str", "default": "lost-{account_id}@{domain}"},
     "verify_keys": {"type": "bool", "default": False},
 }
@@ -93,7 +94,8 @@ VAULT_SPEC: dict[str, t.Any] = {
 MEMBER_SPEC: dict[str, t.Any] = {
     **GROUP_SPEC,
     **VAULT_SPEC,
-    "email": {"type": "str", "required": True},
+    "email": {"type": "str"},
+    "account_id": {"type": "str"},
     "region": {"type": "str"},
     "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
     "confirm_eject": {"type": "bool", "default": False},
@@ -145,10 +147,10 @@ _PLACE_RULES: dict[str, t.Any] = {"required_if": [("vault_location", "git", ("va
 #: At most one way to name the Group.
 MEMBER_INFO_RULES: dict[str, t.Any] = {"mutually_exclusive": [("group_id", "group_name")], **_PLACE_RULES}
 
-#: Exactly one way to name the Group.
+#: Exactly one way to name the Group, and one to name the member.
 MEMBER_RULES: dict[str, t.Any] = {
-    "mutually_exclusive": [("group_id", "group_name")],
-    "required_one_of": [("group_id", "group_name")],
+    "mutually_exclusive": [("group_id", "group_name"), ("email", "account_id")],
+    "required_one_of": [("group_id", "group_name"), ("email", "account_id")],
     **_PLACE_RULES,
 }
 
@@ -161,6 +163,28 @@ MEMBERS_RULES: dict[str, t.Any] = {
 
 _LONGEST_TIMEOUT = 3600
 _MOST_RETRIES = 20
+
+
+def refuse_text_for_lists(options: t.Mapping[str, t.Any], spec: t.Mapping[str, t.Any], inside: str = "") -> None:
+    """Refuse a text where a list is expected, before Ansible splits it at its commas.
+
+    A list that came as text, such as by ``-e 'name=["a", "b"]'``, would become members with brackets and quotes in their addresses, which
+    cannot be deleted.
+    """
+    for name, rule in spec.items():
+        value = options.get(name)
+        if rule.get("type") != "list" or value is None:
+            continue
+        if isinstance(value, (str, bytes)):
+            raise OptionError(
+                f"{inside}{name} is text, but has to be a list.",
+                remedy="Write it as a list in a playbook or a variables file, or on the command line as JSON: "
+                """-e '{"b2_members_list": ["ada@customers.example.com", "ben@customers.example.com"]}'. """
+                "A template has to be nothing but one expression, and a file of JSON needs the filter from_json.",
+            )
+        for entry in value if isinstance(value, (list, tuple)) else ():
+            if isinstance(entry, dict):
+                refuse_text_for_lists(entry, rule.get("options", {}), f"{inside}{name}: ")
 
 
 def connect(

@@ -13,8 +13,8 @@ import dataclasses
 import enum
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, KeyLostError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded
+from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, KeyLostError, recreate_line
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof, folded
 
 
 class Outcome(str, enum.Enum):
@@ -48,14 +48,15 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
     Outcome.KEY_LOST: (
         "It was made by this collection, or most likely was, but the answer with the key never arrived.",
         (
-            "Sign in as the member, make a new key and adopt it. Or have the member made anew: where the journal proves that this collection made "
-            "the account, on_key_lost: recreate ejects it and does so; else eject it yourself, as the message says, and run again."
+            "Sign in as the member, make a new key and adopt it. Or have the account replaced: name its address in recreate_members, with the line "
+            "that the message gives. The account is ejected then, and the member is created anew. on_key_lost: recreate does that by itself, but "
+            "only for a key that is lost in the same run."
         ),
     ),
     Outcome.CONFLICT: (
         (
-            "It is not as asked: in another region; the stored key is another, or of another account, or of one that is not in the Group; or a "
-            "key to adopt opens another account, or is for nobody in the Group."
+            "It is not as asked: in another region; the stored key is another, or of another account, or of one that is not in the Group; a key "
+            "to adopt opens another account, or is for nobody in the Group; or the answer to its creation held a key that is not certainly its own."
         ),
         f"Do as the message says; a region cannot be changed, so mend the list. Where a key is in the way, {_TAKE_OUT}: its account may be alive.",
     ),
@@ -65,7 +66,10 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         "Mend what the task's message names, and run again.",
     ),
     Outcome.DEAD_KEY: (
-        "With verify_keys: its stored key was tried, and Backblaze refuses it: it was deleted or has expired.",
+        (
+            "With verify_keys: its stored key was tried, and Backblaze refuses it: it was deleted or has expired. If every key is refused, the "
+            "service may be at fault: run again later first."
+        ),
         f"Sign in as the member and make a new key; {_TAKE_OUT}; then adopt the new key.",
     ),
     Outcome.EJECTED: ("It left the Group. The account lives on, with its data and its keys.", "Nothing; it cannot be undone."),
@@ -110,10 +114,12 @@ class Stored:
 class KeyState:
     """What is known about the key of one address, where keys are stored at all.
 
-    lost: the account's key never arrived here; proven: and the journal proves that we made the account. recreate: it is to be replaced then.
+    lost: the journal says that the account's key never arrived here; proven: and that we made the account. recreate: the user's word that it is
+    to be replaced then, without which nothing that the journal says has an account ejected: others may write to that file.
     parked: where an earlier run stored the key, if not in its place.
     stored_opens, given_opens: the account that the stored or the given key opens, empty for none, None where it was not tried.
-    given_differs: whether a given key is another than the stored one.
+    stored_untried, given_untried: why it could not be tried.
+    given_differs: whether a given key is another than the stored one. all_refused: whether Backblaze refuses every key that was tried.
     """
 
     stored: t.Optional[Stored] = None
@@ -123,7 +129,10 @@ class KeyState:
     parked: str = ""
     stored_opens: t.Optional[str] = None
     given_opens: t.Optional[str] = None
+    stored_untried: str = ""
+    given_untried: str = ""
     given_differs: bool = False
+    all_refused: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,23 +188,27 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
             f"{stored.path} holds another key than the one that is given. To adopt that one, {_TAKE_OUT}.",
         )
     if stored is not None and stored.key_id:
-        return _decide_opened(
-            wanted, member, keys.stored_opens, f"The key in {stored.path}", Step(wanted, Outcome.UNCHANGED, member), Outcome.DEAD_KEY
-        )
+        message = f"The key in {stored.path} could not be tried. {keys.stored_untried}" if keys.stored_untried else ""
+        good = Step(wanted, Outcome.UNCHANGED, member, message)
+        dead = f"{_ALL_REFUSED if keys.all_refused else ''}The key in {stored.path}"
+        return _decide_opened(wanted, member, keys.stored_opens, dead, good, Outcome.DEAD_KEY)
+    if wanted.key and keys.given_untried:
+        return Step(wanted, Outcome.NOT_ATTEMPTED, member, f"The given key could not be tried and was not stored. {keys.given_untried}")
     if wanted.key:
         adopted = Step(wanted, Outcome.UNCHANGED, member, "The given key was adopted: it opens this account and is stored.", adopts=True)
         # Without proof nothing is written: a key that was not tried counts as one that opens nothing.
         return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.MISSING_KEY)
     if keys.parked:
         message = (
-            f"An earlier run had to store its key in {keys.parked}. Give this run that directory as vault_fallback_dir, and it moves the key home."
+            f"An earlier run had to store its key in {keys.parked}. If that is a fallback directory, give it to this run as vault_fallback_dir, and "
+            "the key is moved home; if not, look into the file with ansible-vault view, and adopt the key if it is this member's."
         )
         return Step(wanted, Outcome.MISSING_KEY, member, message)
     # Where a part of the key could be saved, that is not thrown after the rest.
     if keys.lost and keys.proven and keys.recreate and stored is None:
         return Step(wanted, Outcome.CREATED, message=f"Account {member.account_id}, whose key was lost, is ejected before.", replaces=member)
     if keys.lost:
-        return Step(wanted, Outcome.KEY_LOST, member, lost_message(member.account_id, proven=keys.proven))
+        return Step(wanted, Outcome.KEY_LOST, member, lost_message(wanted.email, member.account_id, proven=keys.proven))
     return Step(
         wanted,
         Outcome.MISSING_KEY,
@@ -204,17 +217,41 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
     )
 
 
-def lost_message(account_id: str, *, proven: bool) -> str:
+def lost_message(email: str, account_id: str, *, proven: bool) -> str:
     """Say how an account came to be without its key; proven: see Open."""
     if proven:
         return (
-            f"Account {account_id} was created by an earlier run, and its key never arrived. Make a new key as the member and adopt it, "
-            "or let on_key_lost: recreate replace the account."
+            f"Account {account_id} was created by an earlier run, and its key never arrived. Make a new key as the member and adopt it; or, if "
+            f"nobody uses the account, have it replaced, with this option: {recreate_line(email)}"
         )
     return (
         f"Account {account_id} is there since an earlier run, which was about to create it, ended before it had the key. Most likely that run made "
-        "it, but it may be somebody else's, so on_key_lost: recreate does not replace it. Make a new key as the member and adopt it; or, if nobody "
+        "it, but it may be somebody else's, so recreate_members does not replace it. Make a new key as the member and adopt it; or, if nobody "
         "uses the account, eject it with b2_group_member (state: absent, and new_email to free its address) and run again."
+    )
+
+
+_ALL_REFUSED = (
+    "Backblaze refused every key that was tried, so the service may be at fault: run again later before you take any key out of the vault. "
+)
+
+
+def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
+    """Say what became of a member whose create answer was odd, and why, now that its key was tried."""
+    member, opens = proof.member, proof.opens
+    if opens is None and new.doubt:
+        return Outcome.CONFLICT, f"Whose key it is could not be found out. {proof.problem} The next run tries it again.".replace("  ", " ")
+    owner = new.member.account_id if opens is None else opens
+    whose = f"it opens account {owner}" if owner else "Backblaze refuses it"
+    if not owner and not new.doubt:
+        return Outcome.DEAD_KEY, "The key in that answer was tried, and Backblaze refuses it."
+    if member is not None and owner != member.account_id:
+        return Outcome.KEY_LOST, f"The key in that answer is not the one of account {member.account_id}, which is the member: {whose}."
+    if member is not None or (owner and owner == new.member.account_id and new.named):
+        return Outcome.CREATED, proof.problem
+    return (
+        Outcome.CONFLICT,
+        f"The key in that answer is not certainly the member's: {whose}, and the member is not found in the Group. {proof.problem}".strip(),
     )
 
 
@@ -258,7 +295,10 @@ class Event(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Open:
-    """An address that the journal has open. path: where its key is parked. at: since when, ISO 8601 in UTC."""
+    """An address that the journal has open. path: where its key is parked. at: since when, ISO 8601 in UTC.
+
+    told: whether a run has reported since that its key is lost.
+    """
 
     email: str
     group_id: str
@@ -266,10 +306,11 @@ class Open:
     account_id: str = ""
     path: str = ""
     at: str = dataclasses.field(default="", compare=False)
+    told: bool = False
 
     @property
     def proven(self) -> bool:
-        """Whether the journal proves that we made the account and that its key never arrived."""
+        """Whether the journal says that we made the account and that its key never arrived."""
         return self.event in (Event.LOST, Event.EJECTING)
 
 
@@ -280,7 +321,7 @@ class Settled:
     ``created`` and sealed; ``key_lost``; ``missing_key``, stored in another place; ``ejected``, to be created anew; or ``absent``, nothing made
     or left since.
 
-    known: whether an earlier run said so already, and the journal names the account. proven: see Open. path: where the key is parked.
+    known: whether an earlier run has reported so already. proven: see Open. path: where the key is parked.
     """
 
     email: str
@@ -304,20 +345,30 @@ def settle(entry: Open, member: t.Optional[Member], stored: t.Optional[Stored]) 
         return Settled(entry.email, Outcome.CREATED, member.account_id)
     if entry.event is Event.PARKED:
         return Settled(entry.email, Outcome.MISSING_KEY, member.account_id, known=True, path=entry.path)
-    return Settled(entry.email, Outcome.KEY_LOST, member.account_id, known=bool(entry.account_id), proven=entry.proven)
+    return Settled(entry.email, Outcome.KEY_LOST, member.account_id, known=entry.told, proven=entry.proven)
 
 
-def audit(members: t.Sequence[Member], stored: t.Mapping[str, Stored], opens: t.Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
+def all_refused(opened: t.Mapping[str, Proof]) -> bool:
+    """Tell whether Backblaze refused every one of several keys, which says more about the service than about the keys."""
+    return len(opened) > 1 and all(one.opens == "" for one in opened.values())
+
+
+def audit(members: t.Sequence[Member], stored: t.Mapping[str, Stored], opened: t.Mapping[str, Proof]) -> dict[str, list[dict[str, str]]]:
     """Compare Groups with a vault directory: what each of the two lacks, and keys that are not what they should be.
 
-    members: all of the Groups. stored: the keys of these Groups. opens: by address, what each key opened; empty where none was tried.
+    members: all of the Groups. stored: the keys of these Groups. opened: by address, what each key opened; empty where none was tried.
     """
     there = by_email(members)
-    found: dict[str, list[dict[str, str]]] = {"missing_key": [], "key_without_member": [], "conflict": [], "dead_key": []}
+    refused = all_refused(opened)
+    found: dict[str, list[dict[str, str]]] = {"missing_key": [], "key_without_member": [], "conflict": [], "dead_key": [], "not_attempted": []}
     for email, member in there.items():
-        step = decide_present(Wanted(email), member, KeyState(stored=stored.get(email), stored_opens=opens.get(email)))
-        if step.outcome.value in found:
-            found[step.outcome.value].append({"email": email, "account_id": member.account_id, "message": step.message})
+        tried = opened.get(email, Proof())
+        keys = KeyState(stored=stored.get(email), stored_opens=tried.opens, stored_untried=tried.problem, all_refused=refused)
+        step = decide_present(Wanted(email), member, keys)
+        # Its key is there, and nothing else can be said of it.
+        outcome = "not_attempted" if step.outcome is Outcome.UNCHANGED and tried.problem else step.outcome.value
+        if outcome in found:
+            found[outcome].append({"email": email, "account_id": member.account_id, "message": step.message})
     for email, key in stored.items():
         if email not in there:
             message = f"{key.path} holds the key of an account that is in none of these Groups."

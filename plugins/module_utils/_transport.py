@@ -195,7 +195,7 @@ def _strict(pool: t.Any) -> t.Any:
     return type(pool.__name__, (pool,), {"ConnectionCls": type(connection.__name__, (connection,), {"response_class": Response})})
 
 
-class _Adapter(HTTPAdapter):  # type: ignore[misc]  # it has no type where requests cannot be imported
+class _Adapter(HTTPAdapter):
     """An adapter whose pools, those through a proxy as well, are strict."""
 
     def init_poolmanager(self, *args: t.Any, **options: t.Any) -> None:

@@ -33,9 +33,14 @@ options:
   email:
     description:
       - Address of the member. It need not be real, must look like an address, and must not belong to any Backblaze account yet.
-      - It is compared and sent in lower case.
+      - It is compared and sent in lower case. An account cannot be deleted, so what could be a typing mistake is refused. That is anything but
+        ASCII, a blank, a bracket, a quote, one of C(,;:\*?), a domain without a dot, and C(#), C(!), C(&), C(-) or C(~) at the beginning.
+      - Exactly one of O(email) and O(account_id) is required.
     type: str
-    required: true
+  account_id:
+    description:
+      - Account id of the member, with O(state=absent) only. It names a member whose address O(email) does not take.
+    type: str
   region:
     description:
       - Region of the new account, such as V(us-west), V(us-east), V(eu-central) or V(ca-east); Backblaze chooses if it is not given.
@@ -91,6 +96,13 @@ EXAMPLES = r"""
   community.backblaze.b2_group_member:
     group_name: hosting
     email: alice@customers.example.com
+    state: absent
+    confirm_eject: true
+
+- name: Eject a member whose address cannot be written here
+  community.backblaze.b2_group_member:
+    group_name: hosting
+    account_id: 5f2a1c0b3d4e
     state: absent
     confirm_eject: true
 """
@@ -161,10 +173,25 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, KeyLostError, MemberExistsError, OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, check_email
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    B2Error,
+    KeyLostError,
+    MemberExistsError,
+    OptionError,
+    UnprovenKeyError,
+)
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, check_email, check_region, folded, unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC, VAULT_SPEC
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Step, Wanted, decide_absent, decide_present, diff, outcome_of
+from ansible_collections.community.backblaze.plugins.module_utils._plan import (
+    Outcome,
+    Step,
+    Wanted,
+    decide_absent,
+    decide_created,
+    decide_present,
+    diff,
+    outcome_of,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._run import run_module
 
 EJECTING = (
@@ -175,7 +202,11 @@ EJECTING = (
 
 def check(params: dict[str, t.Any]) -> None:
     """Refuse what can be refused before anything is sent."""
-    check_email(params["email"])
+    if params["email"] is not None:
+        check_email(params["email"])
+    elif params["state"] == "present":
+        raise OptionError("account_id goes with state: absent only.", remedy="Name the member to be created by email.")
+    check_region(params["region"] or "")
     if params["vault_dir"] is not None and params["state"] == "present":
         # The action of the same name takes vault_dir for itself: keys are sealed where the vault secrets are.
         raise OptionError("vault_dir works on the controller only, but this ran as a plain module.")
@@ -193,11 +224,12 @@ def check(params: dict[str, t.Any]) -> None:
 def ensure(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
     """Decide from a look-up, then act on the decision; the steps are the same in check mode, but for the calls."""
     group_id = client.resolve_group(module.params["group_id"], module.params["group_name"])
-    wanted = Wanted(check_email(module.params["email"]), module.params["region"] or None)
-    # A miss in one call is no proof of absence.
-    member = client.find_member(group_id, wanted.email) or client.search_member(group_id, wanted.email)
+    member = look_up(client, group_id, module.params["email"], module.params["account_id"])
+    wanted = Wanted(folded(module.params["email"] or (member.email if member else "")), module.params["region"] or None)
     step = decide_absent(wanted, member) if module.params["state"] == "absent" else decide_present(wanted, member)
     key: dict[str, str] = {}
+    if step.outcome is Outcome.CREATED and unknown_region(wanted.region):
+        module.warn(unknown_region(wanted.region))
     if step.changes and not module.check_mode:
         if step.outcome is Outcome.EJECTED:
             step = eject(client, group_id, step, module.params["new_email"])
@@ -212,6 +244,13 @@ def ensure(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
         "diff": diff([step]),
         **key,
     }
+
+
+def look_up(client: Client, group_id: str, email: t.Optional[str], account_id: t.Optional[str]) -> t.Optional[Member]:
+    if email is None:
+        return next((member for member in client.members(group_id) if member.account_id == account_id), None)
+    # A miss in one call is no proof of absence.
+    return client.find_member(group_id, email) or client.search_member(group_id, email)
 
 
 def eject(client: Client, group_id: str, step: Step, new_email: t.Optional[str]) -> Step:
@@ -229,9 +268,17 @@ def create(module: AnsibleModule, client: Client, group_id: str, step: Step) -> 
         if isinstance(exc, KeyLostError):
             exc.without_journal(step.wanted.email)
         raise
-    if new.complaint:
-        module.warn(new.complaint)
-    return dataclasses.replace(step, member=new.member), {"application_key_id": new.key_id, "application_key": new.key}
+    key = {"application_key_id": new.key_id, "application_key": new.key}
+    member = new.member
+    if new.complaint or new.doubt:
+        proof = client.prove(group_id, new)
+        member = proof.member or member
+        outcome, message = decide_created(new, proof)
+        message = " ".join(filter(None, (new.complaint, new.doubt, message)))
+        if outcome is not Outcome.CREATED:
+            raise UnprovenKeyError(step.wanted.email, message, outcome=outcome.value, member=member.as_dict(), **key)
+        module.warn(message)
+    return dataclasses.replace(step, member=member), key
 
 
 def main() -> None:

@@ -164,6 +164,11 @@ audit:
       description: Members whose stored key Backblaze refuses. Empty where O(verify_keys=false).
       type: list
       elements: dict
+    not_attempted:
+      description:
+        - Members whose stored key could not be tried, such as because the member's account is at a cap or suspended. Nothing is known of such a key.
+      type: list
+      elements: dict
 """
 
 import typing as t

@@ -37,18 +37,20 @@ extends_documentation_fragment:
 options:
   members:
     description:
-      - The members, each a dictionary with C(email) and, if wanted, C(region); or just an address.
+      - The members, each a dictionary with C(email) and, if wanted, C(region); or just an address. A text that only looks like a list is refused.
       - "A member that was made elsewhere is adopted with C(application_key_id) and C(application_key): the key is tried, has to open that member's
         account, and is then sealed. Without this proof nothing is written."
-      - Addresses are compared and sent in lower case; each may be there once, and has to be fit for the name of a directory.
+      - Addresses are compared and sent in lower case; each may be there once. An account cannot be deleted, so what could be a typing mistake is
+        refused, see M(community.backblaze.b2_group_member). So is another name of a region, such as V(us-west-004) for V(us-west); a region that is
+        not known is sent, with a warning.
       - Exactly one of O(members), O(members_file) and O(groups) is required.
     type: list
     elements: raw
   members_file:
     description:
       - A file on the controller with the members. A file whose name ends in C(.csv) has a first line with the columns C(email) and, if
-        wanted, C(region), C(application_key_id) and C(application_key); any other holds a list in YAML. It may be a vault file, and should be one if
-        it has keys in it.
+        wanted, C(region), C(application_key_id) and C(application_key), and its lines that begin with C(#) are skipped; any other holds a list in
+        YAML. It may be a vault file, and should be one if it has keys in it.
     type: path
   groups:
     description:
@@ -169,7 +171,7 @@ members:
         - V(missing_key), it is in the Group, but no key is stored. V(dead_key), its stored key was tried and Backblaze refuses it.
         - V(key_lost), it was created by this collection, but the answer with the key never arrived.
         - V(conflict), it is in the Group but not as asked; or the stored key is of another account, such as of one that was ejected; or a key to
-          adopt is given where none can be.
+          adopt is given where none can be; or the key that came is not certainly its own, and was stored beside its place.
         - V(refused), Backblaze said no. V(not_attempted), the run ended before.
       type: str
       sample: created

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import typing as t
@@ -48,6 +49,11 @@ class FallbackStore:
                 replace(root, name, self._sealer.seal(key_text(new)))
                 os.fsync(root)
         return path
+
+    def remove(self, path: str) -> None:
+        """Remove the file of a key that is in its place now; somebody else may have done so, and a file that stays does no harm."""
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
     def unfit(self) -> str:
         """Say why keys could not go here, or not to stay; empty where they could, as far as that can be seen without writing."""

@@ -24,7 +24,9 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     is_temporary,
     opened,
     prove_place,
+    put,
     replace,
+    temporary_name,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME, Index
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
@@ -167,6 +169,28 @@ class HostVarsStore:
     def _sync_root(self, root: int) -> None:
         there = os.fstat(root)
         self._root_syncs.setdefault((there.st_dev, there.st_ino), Shared())(lambda: os.fsync(root))
+
+    def set_aside(self, email: str, new: NewMember) -> str:
+        """Encrypt a key of which it is not certain that it is that of an address, and put it beside the place of that address."""
+        if unsafe_name(email):
+            raise StoreError("An address that is not safe as a name came as far as the store.")
+        name = temporary_name(FILE_NAME)
+        path = os.path.join(self.directory.path, email, name)
+        with explained("cannot be written", path), self.directory.root() as root:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(email, 0o700, dir_fd=root)
+            with opened(root, email, DIRECTORY) as directory:
+                put(directory, name, self._sealer.seal(key_text(new)))
+                os.fsync(directory)
+            self._sync_root(root)
+        self.directory.place.publish(path)
+        return path
+
+    def discard(self, path: str) -> None:
+        """Remove a file that was set aside."""
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            self.directory.place.later(path)
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that a killed run had written beside its place but not renamed yet; None where there is none.

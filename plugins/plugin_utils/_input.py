@@ -14,7 +14,7 @@ import typing as t
 import yaml
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._members import check_email
+from ansible_collections.community.backblaze.plugins.module_utils._members import check_email, check_region
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Policy
 
@@ -109,17 +109,24 @@ def _wanted_member(entry: t.Any) -> Wanted:
         raise OptionError("the key to adopt holds characters that no Backblaze key has.")
     if bool(key_id) != bool(key):
         raise OptionError("to adopt a key, both application_key_id and application_key are needed.")
-    return Wanted(check_email(entry.get("email")), region or None, key_id, key)
+    return Wanted(check_email(entry.get("email")), check_region(region) or None, key_id, key)
 
 
-def policy_of(options: t.Mapping[str, t.Any]) -> Policy:
-    """Return how odd cases are to be handled; OptionError where the form of the throw-away address cannot be."""
+def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Policy:
+    """Return how odd cases are to be handled; OptionError where the form of the throw-away address gives none, or nobody wants what is recreated.
+
+    wanted: the addresses of the task.
+    """
     form = options["throwaway_email"]
     try:
         check_email(form.format(account_id="0a1b2c3d4e5f", local="local", domain="domain.example"))
     except (LookupError, ValueError, AttributeError, B2Error):
         raise OptionError(f"throwaway_email {form!r} gives no address.", remedy="Use {account_id}, {local} and {domain} in it.") from None
-    return Policy(recreate=options["on_key_lost"] == "recreate", throwaway=form, verify_keys=options["verify_keys"])
+    members = frozenset(check_email(email) for email in options["recreate_members"] or ())
+    strangers = sorted(members.difference(wanted))
+    if strangers:
+        raise OptionError(f"recreate_members names addresses that this task does not want: {', '.join(strangers)}.")
+    return Policy(options["on_key_lost"] == "recreate", members, form, options["verify_keys"])
 
 
 def read_members(path: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
@@ -138,18 +145,28 @@ def read_members(path: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
 
 
 def _read_csv(path: str, text: str) -> list[t.Any]:
-    rows = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
+    number = 0
+
+    def lines() -> t.Iterator[str]:
+        """Yield the lines that are not comments, and keep count."""
+        nonlocal number
+        for line in io.StringIO(text, newline=""):
+            number += 1
+            if not line.lstrip(" \t").startswith("#"):
+                yield line
+
+    rows = csv.DictReader(lines(), strict=True, skipinitialspace=True)
     try:
         if "email" not in (rows.fieldnames or ()):
             raise OptionError(f"members_file {path} has no column email in its first line.")
         entries = []
         for row in rows:
             if None in row:
-                raise OptionError(f"members_file {path}, line {rows.line_num} has more fields than the first line.")
+                raise OptionError(f"members_file {path}, line {number} has more fields than the first line.")
             entries.append({name: value for name, value in row.items() if value})
         return entries
     except csv.Error as exc:
-        raise OptionError(f"members_file {path}, line {rows.line_num}: {exc}.") from None
+        raise OptionError(f"members_file {path}, line {number}: {exc}.") from None
 
 
 def _read_yaml(path: str, text: str) -> list[t.Any]:

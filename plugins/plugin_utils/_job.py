@@ -56,11 +56,13 @@ class Stop:
 class Policy:
     """How the user wants odd cases handled.
 
-    recreate: replace accounts of ours whose key is lost. throwaway: form of the address that such an account gets when it is ejected.
-    verify_keys: try every stored key of a wanted member.
+    recreate: replace an account whose key is lost in this run. recreate_members: addresses whose account is to be replaced, if the journal says
+    that an earlier run lost its key. throwaway: form of the address that such an account gets when it is ejected. verify_keys: try every
+    stored key of a wanted member, and every new one.
     """
 
     recreate: bool = False
+    recreate_members: frozenset[str] = frozenset()
     throwaway: str = ""
     verify_keys: bool = False
 
@@ -88,12 +90,16 @@ class Places:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that is known before the first change: one step a wanted member, and what earlier runs left open."""
+    """All that is known before the first change: one step a wanted member, and what earlier runs left open.
+
+    paths: the file of each stored key, by address. accounts: the address of each account in the Group.
+    """
 
     group_id: str
     steps: tuple[Step, ...]
     settled: tuple[Settled, ...]
     paths: t.Mapping[str, str]
+    accounts: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def changes(self) -> tuple[Step, ...]:

@@ -11,6 +11,7 @@ closed after the key is sealed, so that the next run can say of every open addre
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import errno
 import json
@@ -73,6 +74,15 @@ class Journal:
         with contextlib.suppress(StoreError):
             self.note(Open(email, group_id, Event.PARKED, account_id, path))
 
+    def told(self, group_id: str, email: str, account_id: str) -> None:
+        """Put on disk that a run has reported that the key of an account is lost. If that fails the next run reports it again."""
+        with self._lock:
+            entry = self._entries.get((group_id, email))
+        if entry and not entry.told:
+            event = Event.PRESUMED if entry.event is Event.PENDING else entry.event
+            with contextlib.suppress(StoreError):
+                self.note(dataclasses.replace(entry, event=event, account_id=account_id, told=True))
+
     def close(self, group_id: str, email: str) -> None:
         """Put on disk that an address is settled. If that fails the next run just settles it again."""
         with contextlib.suppress(StoreError):
@@ -118,7 +128,8 @@ class Journal:
                 email, group_id, account_id, path, moment = texts
                 if not all(isinstance(value, str) for value in (event, *texts)) or unsafe_name(email):
                     raise ValueError("not a line of ours")
-                entry = Open(email, group_id, Event.PENDING if event == _CLOSED else Event(event), account_id, path, moment)
+                known = Event.PENDING if event == _CLOSED else Event(event)
+                entry = Open(email, group_id, known, account_id, path, moment, record.get("told") is True)
             except (ValueError, AttributeError):
                 raise StoreError(
                     f"Line {number} of the journal {self._path} is damaged.",
@@ -196,6 +207,8 @@ def is_recent(entry: Open) -> bool:
 def _line(entry: Open, event: str) -> bytes:
     record: dict[str, t.Any] = {"event": event, "email": entry.email, "group_id": entry.group_id}
     record.update((name, value) for name, value in (("account_id", entry.account_id), ("path", entry.path)) if value)
+    if entry.told:
+        record["told"] = True
     record["at"] = entry.at or datetime.datetime.now(datetime.timezone.utc).strftime(_TIME)
     return json.dumps(record).encode() + b"\n"
 

@@ -21,8 +21,8 @@ from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError, StoppedError
-from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
+from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect, refuse_text_for_lists
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, Wanted, audit, by_email
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import lost_with_job, prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
@@ -31,7 +31,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._job import Jo
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_stores
 from ansible_collections.community.backblaze.plugins.plugin_utils._location import controller_path, elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
-from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, provision_groups
+from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary, summary_of_groups, summary_of_move
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
@@ -74,7 +74,9 @@ def options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any) -> di
 
 def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any) -> dict[str, t.Any]:
     """Return the validated arguments of a task."""
-    validated = ArgumentSpecValidator(spec, **rules).validate(plain(action._task.args))
+    given = plain(action._task.args)
+    refuse_text_for_lists(given, spec)
+    validated = ArgumentSpecValidator(spec, **rules).validate(given)
     if validated.error_messages:
         raise OptionError("; ".join(validated.error_messages) + ".")
     options = t.cast("dict[str, t.Any]", plain(validated.validated_parameters))
@@ -204,12 +206,14 @@ def _provisioned(
 def _provisioned_in(
     action: ActionBase, options: dict[str, t.Any], path: str, place: Place, groups: t.Sequence[WantedGroup], concurrency: int, stop: Stop
 ) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]]]:
+    policy = policy_of(options, [one.email for group in groups for one in group.members])
+    for warning in sorted({unknown_region(one.region) for group in groups for one in group.members} - {""}):
+        display.warning(warning)
     sealer = Sealer(vault_secrets(action), options["vault_id"])
     if place is HERE and not options["vault_dir_is_durable"]:
         prove_durable("vault_dir", path)
     store_of = open_stores(options["layout"], path, sealer, place)
     fallback = _fallback(action, options, sealer)
-    policy = policy_of(options)
     client = connect(options, connections=concurrency, wait=stop.wait)
     heed_signals(stop)
     # What is wrong with the credentials is wrong for every Group, and said once.
@@ -225,8 +229,10 @@ def _provisioned_in(
             jobs[group_id] = job, store_of(group_id)
         except B2Error as exc:
             failed[number] = exc
-    done = iter(provision_groups(client, list(jobs.values()), fallback, stop, show_progress))
-    return client, [failed[number] if number in failed else next(done) for number in range(len(groups))]
+    done = provision_groups(client, list(jobs.values()), fallback, stop, show_progress)
+    mark_told(list(jobs.values()), done)
+    rest = iter(done)
+    return client, [failed[number] if number in failed else next(rest) for number in range(len(groups))]
 
 
 def _fallback(action: ActionBase, options: dict[str, t.Any], sealer: Sealer) -> FallbackStore:

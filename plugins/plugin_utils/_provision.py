@@ -18,9 +18,18 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoppedError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._plan import KeyState, Open, Outcome, Stored, by_email, decide_present, settle
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoppedError, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, Proof, folded, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._plan import (
+    KeyState,
+    Open,
+    Outcome,
+    Stored,
+    all_refused,
+    by_email,
+    decide_present,
+    settle,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Report, Stop, foreseen
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal, is_recent
@@ -31,8 +40,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._workers impor
 #: Seconds between looks for a member whose key was stored just now, and how long that is.
 LISTING_DELAYS = (1.0, 2.0, 4.0)
 _NEW_SECONDS = 120
-# The codes by which Backblaze says that a key is no good; any other refusal says nothing about the key.
-_DEAD_KEY_CODES = frozenset({"unauthorized", "bad_auth_token", "expired_auth_token"})
+# Seconds to wait for the lock once more, only to put in the journal what was reported.
+_TELLING_PATIENCE = 2.0
 
 
 def provision_groups(
@@ -93,8 +102,10 @@ def provision(
             stack.callback(store.remember)
         members = by_email(client.members(job.group_id))
         members.update(_not_listed(client, job, members, stored, stop))
-        found, notes = _bring_home(store, fallback, entries, members, write)
-        stored.update(found)
+        found, notes = _recovered(store, entries, members, write)
+        brought, more = _brought_home(store, fallback, members, write)
+        stored.update({**found, **brought})
+        notes += more
         plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key)
         store.directory.prove_room(len(plan.changes))
         unfit = fallback.unfit() if plan.changes else ""
@@ -114,7 +125,7 @@ def make_plan(
     members: t.Mapping[str, Member],
     stored: t.Mapping[str, Stored],
     entries: t.Sequence[Open],
-    opens: t.Callable[[dict[str, tuple[str, str]]], dict[str, str]],
+    opens: t.Callable[[dict[str, tuple[str, str]]], dict[str, Proof]],
     key_of: t.Callable[[str], tuple[str, str]],
 ) -> Plan:
     """Return the plan for what is wanted, there, stored and open in the journal.
@@ -128,44 +139,72 @@ def make_plan(
     whole = {email for email, found in stored.items() if found.key_id}
     stored_opens = opens({one.email: key_of(one.email) for one in present if job.policy.verify_keys and one.email in whole})
     given_opens = opens({one.email: (one.key_id, one.key) for one in present if one.key and one.email not in whole})
+    refused = all_refused({**stored_opens, **given_opens})
     steps = []
     for one in job.wanted:
+        stored_one, given_one = stored_opens.get(one.email, Proof()), given_opens.get(one.email, Proof())
         keys = KeyState(
             stored=stored.get(one.email),
             lost=one.email in lost,
             # That a create was about to be sent is no proof that we made what is there now.
             proven=one.email in lost and lost[one.email].proven,
-            recreate=job.policy.recreate,
+            recreate=one.email in job.policy.recreate_members,
             parked=parked.get(one.email, ""),
-            stored_opens=stored_opens.get(one.email),
-            given_opens=given_opens.get(one.email),
+            stored_opens=stored_one.opens,
+            given_opens=given_one.opens,
+            stored_untried=stored_one.problem,
+            given_untried=given_one.problem,
+            all_refused=refused,
             given_differs=bool(one.key) and one.email in whole and key_of(one.email) != (one.key_id, one.key),
         )
         steps.append(decide_present(one, members.get(one.email), keys))
-    return Plan(job.group_id, tuple(steps), settled, {email: found.path for email, found in stored.items()})
+    paths = {email: found.path for email, found in stored.items()}
+    return Plan(job.group_id, tuple(steps), settled, paths, {member.account_id: email for email, member in members.items()})
 
 
-def keys_open(client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None) -> dict[str, str]:
-    """Try keys, many at a time: the account that each opens, empty where Backblaze says that it is no good.
+def keys_open(client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None) -> dict[str, Proof]:
+    """Try keys, many at a time: the account that each opens, empty where Backblaze says that it is no good; or why it could not be tried.
 
-    Raises StoppedError where the run was asked to stop, and B2Error where a key could not be tried.
+    One that cannot be tried, for its member's account is suspended or at a cap, says nothing about the others. Raises StoppedError where
+    the run was asked to stop.
     """
     if not keys:
         return {}
 
-    def opens(email: str) -> str:
+    def opens(email: str) -> Proof:
         if stop and stop.asked:
             raise StoppedError
         try:
-            return client.account_of(*keys[email])
-        except B2Error as exc:
-            if isinstance(exc, ApiError) and exc.code in _DEAD_KEY_CODES:
-                return ""
-            exc.happened = f"The key of {email} could not be tried. {exc.happened}"
+            return Proof(client.opens(*keys[email]))
+        except StoppedError:
             raise
+        except B2Error as exc:
+            return Proof(problem=exc.explain())
 
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         return dict(zip(keys, pool.map(opens, keys), strict=True))
+
+
+def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]]) -> None:
+    """Put in the journals that it is told now which keys are lost; to be called last of all, when the report is on its way.
+
+    Until then a lost key is news, and a later run fails because of it. What cannot be put there is told again by the next run.
+    """
+    for (job, store), one in zip(jobs, done, strict=True):
+        if job.check_mode or isinstance(one, B2Error):
+            continue
+        plan, report = one
+        lost = {each.email: each.account_id for each in plan.settled if each.outcome is Outcome.KEY_LOST and not each.known}
+        lost.update({each.email: each.member.account_id for each in report.results if each.outcome is Outcome.KEY_LOST and each.member})
+        if not lost:
+            continue
+        with contextlib.suppress(B2Error), store.directory.locked(job.group_id, _TELLING_PATIENCE, time.sleep) as state:
+            journal = Journal(state, store.directory.state_path(job.group_id), place=store.directory.place)
+            try:
+                for email, account in lost.items():
+                    journal.told(job.group_id, email, account)
+            finally:
+                journal.finish()
 
 
 def _not_listed(client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored], stop: Stop) -> dict[str, Member]:
@@ -192,10 +231,8 @@ def _is_new(stored: Stored) -> bool:
         return False
 
 
-def _bring_home(
-    store: Store, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], write: bool
-) -> tuple[dict[str, Stored], tuple[str, ...]]:
-    """Find keys that an earlier run saved, but not in their place (beside it, or in the fallback place), and move them there."""
+def _recovered(store: Store, entries: t.Sequence[Open], members: t.Mapping[str, Member], write: bool) -> tuple[dict[str, Stored], tuple[str, ...]]:
+    """Find keys that a killed run saved beside their place, and move them there."""
     found: dict[str, Stored] = {}
     notes = []
     done = "was" if write else "would be"
@@ -209,6 +246,14 @@ def _bring_home(
                 else f"{recovered.path} may hold the key of {entry.email}, and does not decrypt with the vault secrets of this run: a run that was "
                 "killed left it there, torn or under another password. It is left alone."
             )
+    return found, tuple(notes)
+
+
+def _brought_home(store: Store, fallback: FallbackStore, members: t.Mapping[str, Member], write: bool) -> tuple[dict[str, Stored], tuple[str, ...]]:
+    """Find keys that an earlier run saved in the fallback place, and move those of members of this Group to their own."""
+    found: dict[str, Stored] = {}
+    notes = []
+    done = "was" if write else "would be"
     accounts = {member.account_id: member for member in members.values()}
     for path, variables in fallback.found():
         if not variables:
@@ -229,9 +274,7 @@ def _bring_home(
         if write:
             # Nothing new where a run was killed between the two.
             store.seal(new)
-            with contextlib.suppress(OSError):
-                # It is home already, whoever else moves it or whatever keeps it from being removed.
-                os.unlink(path)
+            fallback.remove(path)
         if any(there):
             continue
         found[email] = Stored(new.member.account_id, new.key_id, store.file(email), new.member.group_id)
@@ -249,7 +292,5 @@ def _close_settled(plan: Plan, journal: Journal) -> None:
     still_possible = {entry.email for entry in journal.entries(plan.group_id) if not entry.account_id and is_recent(entry)} - there
     about_to_be_created = {step.wanted.email for step in plan.changes}
     for one in plan.settled:
-        if one.outcome is Outcome.KEY_LOST and not one.known:
-            journal.presumed(plan.group_id, one.email, one.account_id)
-        elif one.outcome not in (Outcome.KEY_LOST, Outcome.MISSING_KEY) and one.email not in about_to_be_created | still_possible:
+        if one.outcome not in (Outcome.KEY_LOST, Outcome.MISSING_KEY) and one.email not in about_to_be_created | still_possible:
             journal.close(plan.group_id, one.email)

@@ -82,7 +82,7 @@ def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:
     named = {one.email for one in report.results}
     lines = [f"{one.email}: {one.outcome.value}. {one.message}".strip() for one in report.results if _fails(one, on_missing_key)]
     lines += [
-        f"{one.email}: {one.outcome.value}. {lost_message(one.account_id, proven=one.proven)}"
+        f"{one.email}: {one.outcome.value}. {lost_message(one.email, one.account_id, proven=one.proven)}"
         for one in report.settled
         if one.outcome is Outcome.KEY_LOST and not one.known and one.email not in named
     ]
@@ -109,6 +109,6 @@ def _fails(one: Result, on_missing_key: str) -> bool:
 
 
 def _warns(one: Result, on_missing_key: str) -> bool:
-    if one.outcome is Outcome.CREATED:
-        return bool(one.message)
+    if one.outcome in (Outcome.CREATED, Outcome.UNCHANGED):
+        return bool(one.message) and not one.adopted
     return one.outcome in (Outcome.MISSING_KEY, Outcome.KEY_LOST) and not _fails(one, on_missing_key)

@@ -28,7 +28,9 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     look,
     opened,
     prove_place,
+    put,
     replace,
+    temporary_name,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._key_list import KeyList, new_text, read_text
@@ -258,7 +260,31 @@ class SingleFileStore:
             self._learn(known)
         return going
 
-    # What a killed run leaves
+    # What is beside the file
+
+    def set_aside(self, email: str, new: NewMember) -> str:
+        """Encrypt a key of which it is not certain that it is that of an address, and put it beside the file, in a list of its own."""
+        name = temporary_name(FILE_NAME)
+        path = os.path.join(os.path.dirname(self._path), name)
+        request = _Request(new, False)
+        text = _with(new_text(path), [request]).text
+        if request.error:
+            raise request.error
+        with explained("cannot be written", path), self.directory.root() as root:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._folder, 0o700, dir_fd=root)
+            with opened(root, self._folder, DIRECTORY) as directory:
+                put(directory, name, self._sealer.seal(text.encode("utf-8")))
+                os.fsync(directory)
+            os.fsync(root)
+        self.directory.place.publish(path)
+        return path
+
+    def discard(self, path: str) -> None:
+        """Remove a file that was set aside."""
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            self.directory.place.later(path)
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that is only in what a killed run had written beside the file; None where there is none.

@@ -39,6 +39,16 @@ class Store(t.Protocol):
         No other key is ever replaced. again: the same key, with more known about its account.
         """
 
+    def set_aside(self, email: str, new: NewMember) -> str:
+        """Encrypt a key of which it is not certain that it is that of an address, and put it on disk; return the path of its file.
+
+        The file is beside the place of that address, where Ansible does not load it, and where ``recover`` finds it if its account turns out to
+        be that of the address.
+        """
+
+    def discard(self, path: str) -> None:
+        """Remove a file of ``set_aside`` whose key is in its place now. Never raises: one that stays does no harm."""
+
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that a killed run had written, but not into its place; None where there is none.
 

@@ -14,6 +14,7 @@ import threading
 import time
 import typing as t
 
+from ansible_collections.community.backblaze.plugins.module_utils._answers import account_in
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     ApiError,
@@ -24,7 +25,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
     StoreError,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
-from ansible_collections.community.backblaze.plugins.module_utils._plan import KeyState, Outcome, Step, decide_present, outcome_of
+from ansible_collections.community.backblaze.plugins.module_utils._plan import KeyState, Outcome, Step, decide_created, decide_present, outcome_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Result, Stop
 
 T = t.TypeVar("T")
@@ -51,6 +52,10 @@ class Workers:
         self._stop = stop
         # What earlier runs left open, with the account where they knew it.
         self._open_before = {one.email: one.account_id for one in plan.settled}
+        # Whose each account and each key is, as far as this run knows: no two members have one.
+        self._accounts = dict(plan.accounts)
+        self._keys: dict[str, str] = {}
+        self._seen_lock = threading.Lock()
         # How many creates are under way. There are more workers than that, so that while some seal, the network is not idle.
         self._slots = threading.Semaphore(job.concurrency)
         # How many workers hold a key that could not be stored yet; nothing is created while there are any.
@@ -119,13 +124,13 @@ class Workers:
         except MemberExistsError as exc:
             return self._found_there(step, exc.member)
         except KeyLostError as exc:
-            lost = self._not_created(email, exc)
+            lost, ours = self._not_created(email, exc), exc.ours
         except B2Error as exc:
             return self._not_created(email, exc)
         else:
             return self._keep(step, new)
         # Only what this run asked for itself and got no answer to; and only once.
-        return self._recreate(step, lost.member) if lost.member and self._job.policy.recreate and not replaced else lost
+        return self._recreate(step, lost.member) if lost.member and ours and self._job.policy.recreate and not replaced else lost
 
     def _found_there(self, step: Step, member: Member) -> Result:
         """The address is in the Group, though the listing did not show it: ours if the journal had it open, else somebody else's."""
@@ -150,7 +155,7 @@ class Workers:
         if isinstance(error, KeyLostError):
             if error.account_id:
                 member = Member(error.account_id, email, self._plan.group_id)
-                message += self._note(self._journal.lost, email, error.account_id)
+                message += self._note(self._journal.lost if error.ours else self._journal.presumed, email, error.account_id)
         elif not error.may_have_acted and email not in self._open_before:
             # What rests on a look-up only stays open, and the next run looks again; so does what an earlier run left open.
             self._journal.close(self._plan.group_id, email)
@@ -202,33 +207,117 @@ class Workers:
 
     def _keep(self, step: Step, new: NewMember) -> Result:
         """Store a new key: first of all, and with all patience."""
-        email = step.wanted.email
+        new = self._suspected(new)
         tried: list[str] = []
-        path, home = "", True
-        try:
-            path = self._patiently(lambda: _sealed(self._store.seal, new, tried), f"keys can no longer be stored in {self._store.directory.path}")
-        except StoreError:
-            home = False
-            with contextlib.suppress(StoreError):
-                path = _sealed(self._fallback.seal, new, tried)
-        account = new.member.account_id
+        path, home = self._stored(new, tried)
+        others = self._keep_others(new)
+        email, account = step.wanted.email, new.member.account_id
         if not path:
-            message = f"Account {account} was created, but its key could not be stored anywhere: {' '.join(dict.fromkeys(tried))}"
-            return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, account), new.member, made=True)
-        message = "" if home else f"Its key was stored in {path}, because: {tried[-1]} The next run moves it home."
-        if new.complaint or new.doubtful:
-            new, complaint = self._complete(new, home)
-            message = f"{message} {complaint}".strip()
-        if not new.key_id:
-            message = f"The key arrived without its id, without which it opens nothing. {message}"
-            return Result(
-                email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, new.member.account_id), new.member, path, made=True
-            )
+            return self._not_kept(email, new, f"{' '.join(dict.fromkeys(tried))} {others}".strip())
+        astray = "" if home else f"Its key was stored in {path}, because: {tried[-1]} The next run moves it home."
+        said = f"{astray} {others}".strip()
+        if not (new.complaint or new.doubt or self._job.policy.verify_keys):
+            self._close(email, account, path, home)
+            return Result(email, Outcome.CREATED, said, new.member, path, made=True)
+        result = self._proven(email, new, path, home)
+        return dataclasses.replace(result, message=f"{result.message} {said}".strip())
+
+    def _not_kept(self, email: str, new: NewMember, why: str) -> Result:
+        """Say that a key could not be stored anywhere. Whose it was may be doubtful; then the next run finds out what is in the Group."""
+        account = new.member.account_id
+        if new.doubt:
+            message = f"The key that came, of account {account or 'unknown'}, could not be stored anywhere: {why} {new.doubt}"
+            return Result(email, Outcome.KEY_LOST, message, made=True)
+        message = f"Account {account} was created, but its key could not be stored anywhere: {why}"
+        return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, account), new.member, made=True)
+
+    def _stored(self, new: NewMember, tried: list[str]) -> tuple[str, bool]:
+        """Store a new key; return its path, empty where nothing takes it, and whether that is in the vault directory.
+
+        A key of which it is not certain whose it is goes beside its place: from its place Ansible would load it for the member.
+        """
+        email = new.member.email
+        # Without its id a key opens nothing, for nobody.
+        aside = _of_itself(new) if new.doubt and new.key_id else None
+        seal = self._store.seal if aside is None else lambda one: self._store.set_aside(email, one)
+        try:
+            return self._patiently(lambda: _sealed(seal, aside or new, tried), f"keys can no longer be stored in {self._store.directory.path}"), True
+        except StoreError:
+            with contextlib.suppress(StoreError):
+                return _sealed(self._fallback.seal, aside or new, tried), False
+        return "", False
+
+    def _suspected(self, new: NewMember) -> NewMember:
+        """Doubt a key that comes a second time, or whose account is known under another address."""
+        email, account = new.member.email, new.member.account_id
+        with self._seen_lock:
+            addresses = {self._keys.setdefault(new.key, email), self._accounts.setdefault(account, email) if account else email}
+        addresses.discard(email)
+        if not addresses:
+            return new
+        doubt = f"{new.doubt} The key or its account is known already, as that of {' and '.join(sorted(addresses))}."
+        return dataclasses.replace(new, doubt=doubt.strip(), named=False)
+
+    def _keep_others(self, new: NewMember) -> str:
+        """Store the keys of other members that came in the same answer, beside the place of this one."""
+        paths: list[str] = []
+        tried: list[str] = []
+        email = new.member.email
+        for other in new.others:
+            kept = _of_itself(dataclasses.replace(other, member=dataclasses.replace(other.member, email=email)))
+            with contextlib.suppress(StoreError):
+                paths.append(_sealed(lambda one: self._store.set_aside(email, one), kept, tried))
+        said = (
+            f"The answer also held {len(new.others)} keys of other members; those are stored in: {', '.join(paths) or 'no file'}. {' '.join(tried)}"
+        )
+        return said.strip() if new.others else ""
+
+    def _close(self, email: str, account: str, path: str, home: bool) -> None:
+        """Put in the journal that a key is stored, or where it is, if not in its place."""
         if home:
             self._journal.sealed(self._plan.group_id, email)
         else:
-            self._journal.parked(self._plan.group_id, email, new.member.account_id, path)
-        return Result(email, Outcome.CREATED, message, new.member, path, made=True)
+            self._journal.parked(self._plan.group_id, email, account, path)
+
+    def _proven(self, email: str, new: NewMember, path: str, home: bool) -> Result:
+        """Find out whose the key of an odd answer is, now that it is safe, and bring it home if it is the member's."""
+        proof = self._client.prove(self._plan.group_id, new)
+        odd = f"{new.complaint} {new.doubt}".strip()
+        if not new.key_id:
+            member = proof.member or new.member
+            message = f"The key arrived without its id, without which it opens nothing. {odd}"
+            message += self._note(self._journal.lost, email, member.account_id)
+            return Result(email, Outcome.KEY_LOST, message, member, path, made=True)
+        outcome, message = decide_created(new, proof)
+        message = f"{odd} {message}".strip()
+        if outcome is Outcome.CREATED:
+            return self._bring_home(email, new, proof.member or new.member, path, home, message)
+        if outcome is Outcome.DEAD_KEY:
+            self._close(email, new.member.account_id, path, home)
+            return Result(email, outcome, message, new.member, path, made=True)
+        message += f" That key is kept in {path}."
+        if outcome is Outcome.KEY_LOST:
+            lost = t.cast(Member, proof.member)
+            return Result(email, outcome, message + self._note(self._journal.lost, email, lost.account_id), lost, path, made=True)
+        self._journal.parked(self._plan.group_id, email, "", path)
+        return Result(email, outcome, message, proof.member, path, made=True)
+
+    def _bring_home(self, email: str, new: NewMember, member: Member, path: str, home: bool, message: str) -> Result:
+        """Store a key in its place that was proven to be the member's, with all that is known about its account."""
+        known = dataclasses.replace(new, member=dataclasses.replace(member, email=email, group_id=self._plan.group_id), doubt="")
+        place = self._store.file(email)
+        try:
+            if path == place:
+                if known.member != new.member:
+                    _sealed(lambda one: self._store.seal(one, again=True), known, [])
+            else:
+                self._patiently(lambda: _sealed(self._store.seal, known, []), f"keys can no longer be stored in {self._store.directory.path}")
+                (self._store.discard if home else self._fallback.remove)(path)
+                path, home = place, True
+        except StoreError as exc:
+            message = f"{message} Its key is in {path}, because: {exc.happened}".strip()
+        self._close(email, known.member.account_id, path, path == place)
+        return Result(email, Outcome.CREATED, message, known.member, path, made=True)
 
     def _patiently(self, write: t.Callable[[], T], reason: str) -> T:
         """Write with back-off, while nothing is created; where that is in vain ask the run to stop, and raise the last StoreError."""
@@ -258,20 +347,15 @@ class Workers:
                 self._troubled -= 1
                 self._trouble.notify_all()
 
-    def _complete(self, new: NewMember, home: bool) -> tuple[NewMember, str]:
-        """Look up what an odd answer left out, now that its key is safe, and seal it once more with that; return what is to be said of it."""
-        try:
-            member = self._client.find_member(self._plan.group_id, new.member.email)
-            if member is None:
-                return new, f"{new.complaint} A look-up did not find the member.".strip()
-            known = dataclasses.replace(new, member=dataclasses.replace(member, email=new.member.email, group_id=self._plan.group_id))
-            if home and known.member != new.member:
-                self._store.seal(known, again=True)
-            if known.member.account_id != new.member.account_id and not new.complaint:
-                return known, "The create answer named another account than the Group does."
-            return known, new.complaint
-        except B2Error as exc:
-            return new, f"{new.complaint} It could not be completed: {exc.happened}".strip()
+
+# What no account id is, so that no later run takes the key for that of any account.
+_NO_ACCOUNT = "unproven"
+
+
+def _of_itself(new: NewMember) -> NewMember:
+    """Return a doubtful key with what it says of its account by itself, and nothing else that its answer said."""
+    account = account_in(new.key_id) or _NO_ACCOUNT
+    return dataclasses.replace(new, member=Member(account, new.member.email, new.member.group_id))
 
 
 def _sealed(seal: t.Callable[[NewMember], str], new: NewMember, tried: list[str]) -> str:

@@ -39,8 +39,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils import _worker
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Plan, Policy, Report, Result, Stop
-from ansible_collections.community.backblaze.plugins.plugin_utils._provision import provision
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._provision import mark_told, provision
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, read_key_text
 from project import Project, serving
 from project import standin as partner
 
@@ -58,7 +58,8 @@ AUTHORIZE, LIST_GROUPS, LIST_MEMBERS, CREATE, EJECT = (
 )
 VICTIM, OTHERS = "bob@customers.example.com", ("alice@customers.example.com", "cleo@customers.example.com")
 WANTED = [Wanted(OTHERS[0]), Wanted(VICTIM, "eu-central"), Wanted(OTHERS[1])]
-RECREATE = Policy(recreate=True, throwaway="lost-{account_id}@{domain}")
+#: Replace accounts whose key is lost: in this run, and by the user's word in an earlier one.
+RECREATE = Policy(recreate=True, recreate_members=frozenset({VICTIM, *OTHERS}), throwaway="lost-{account_id}@{domain}")
 
 _FEW_ROUNDS = 10
 
@@ -170,19 +171,32 @@ class Lab:
         try:
             group_id = client.group_id("hosting")
             job = Job(group_id, wanted, policy, concurrency=3, lock_timeout=0.0, check_mode=check)
-            plan, report = provision(client, job, self.store(), FallbackStore(str(self.directory / "fallback"), self.sealer), stop)
+            store = self.store()
+            plan, report = provision(client, job, store, FallbackStore(str(self.directory / "fallback"), self.sealer), stop)
+            mark_told([(job, store)], [(plan, report)])
         except B2Error as exc:
             error = exc
         finally:
             client.close()
         return Run(plan, report, error, client.calls, time.monotonic() - started)
 
-    def sealed(self, place: str = "host_vars") -> dict[str, dict[str, str]]:
+    def sealed(self) -> dict[str, dict[str, str]]:
         """What each vault file holds, by address; a file that does not decrypt raises."""
-        directory = self.directory / place
-        names = sorted(os.listdir(directory)) if directory.is_dir() else []
-        read = {name: self.store(place).read(name) for name in names if not name.startswith(".")}
+        names = sorted(os.listdir(self.vault_dir)) if self.vault_dir.is_dir() else []
+        read = {name: self.store().read(name) for name in names if not name.startswith(".")}
         return {name: variables for name, variables in read.items() if variables}
+
+    def kept(self) -> dict[str, str]:
+        """Every key that is encrypted on disk, in its place or not, with the address that it is kept for."""
+        found = {variables["b2_application_key"]: email for email, variables in self.sealed().items()}
+        found.update((variables["b2_application_key"], email) for email, variables in self.aside().items())
+        fallback = FallbackStore(str(self.directory / "fallback"), self.sealer)
+        return {**found, **{variables["b2_application_key"]: variables["b2_email"] for _path, variables in fallback.found()}}
+
+    def aside(self) -> dict[str, dict[str, str]]:
+        """What each file holds that is beside the place of a key, by the address of that place."""
+        files = self.vault_dir.glob("*/.b2_vault.yml.*.tmp")
+        return {path.parent.name: read_key_text(self.sealer.open(path.read_bytes(), str(path)), str(path)) for path in files}
 
     def created(self) -> list[dict[str, t.Any]]:
         """The ledger's entries of members that the client created."""
@@ -219,7 +233,7 @@ def check_invariants(
     """
     promise(run.seconds < BOUND, f"the run took {run.seconds:.0f} s")
     entries = lab.created()
-    keys = {variables["b2_application_key"]: email for place in ("fallback", "host_vars") for email, variables in lab.sealed(place).items()}
+    keys = lab.kept()
     if run.error is not None:
         new = [entry["email"] for entry in entries if entry["account_id"] not in known]
         promise(not new, f"the run ended with {run.error} after {new} had been created")
@@ -249,6 +263,7 @@ def check_invariants(
         if email in invented:
             continue
         entry = next(entry for entry in lab.server.ledger() if entry["key"] == variables["b2_application_key"])
+        promise(entry["email"].lower() == email, f"the key of {entry['email']} is in the place of {email}")
         promise(variables["b2_account_id"] in ("", entry["account_id"]), f"{email} is sealed with a wrong account id")
 
 
@@ -346,11 +361,31 @@ def faults(fields: t.Sequence[str], other_url: str = "http://127.0.0.1:9") -> li
     # Nobody waits as long as this asks for, and whoever would have to does not begin.
     patience = {"kind": "throttle", "retry_after": 999999999}
     found.append(Fault("throttle beyond patience", patience, "too_many_requests", everybodys=True))
+    found += [
+        Fault(f"executed, then {status} {code}", {"kind": "error", "status": status, "code": code, "execute": True})
+        for status, code in ((401, "expired_auth_token"), (401, "bad_auth_token"), (429, "too_many_requests"))
+    ]
+    found += [
+        Fault(f"the answer in a {status} {code}", {"kind": "raw", "status": status, "execute": True, "body": f'{{"code":"{code}","answer":@BODY@}}'})
+        for status, code in ((401, "expired_auth_token"), (429, "too_many_requests"), (500, "internal_error"))
+    ]
+    found += [Fault(f"interim {statuses}", {"kind": "interim", "statuses": statuses, "seconds": 0.02}) for statuses in ([103], [102, 103])]
+    found += [
+        Fault(f"early {name}", {"kind": "early", "seconds": 0.02, **arguments})
+        for name, arguments in {
+            "object": {},
+            "204": {"status": 204},
+            "nothing": {"body": ""},
+            "429": {"status": 429, "body": '{"code":"too_many_requests"}'},
+            "401": {"status": 401, "body": '{"code":"expired_auth_token"}'},
+        }.items()
+    ]
     found += [Fault(kind, {"kind": kind}) for kind in ("cut_before", "cut_after", "expire_token")]
     found += [Fault(kind, {"kind": kind}, slow=True) for kind in ("hang_before", "hang_after")]
     found += [
         Fault("hang_after, late answer", {"kind": "hang_after", "seconds": 0.6}, slow=True),
         Fault("delay", {"kind": "delay", "seconds": 0.6}, slow=True),
+        Fault("drip", {"kind": "drip", "seconds": 0.05}, slow=True),
     ]
     for size in (0, 1, _KEY_AT + 4, _KEY_END - 1, _KEY_END, _KEY_END + 1, _KEY_END + 30, _KEY_END + 48, _KEY_END + 80):
         found.append(Fault(f"truncate after {size}", {"kind": "truncate", "bytes": size}))
@@ -387,6 +422,17 @@ def faults(fields: t.Sequence[str], other_url: str = "http://127.0.0.1:9") -> li
     found += [Fault("endless drip", {"kind": "endless", "rate": 4096}, slow=True)]
     return found
 
+
+#: Keys of another account in the answer to a create.
+FOREIGN = [
+    Fault(f"another account's {' and '.join(parts)}", {"kind": "foreign", "parts": parts})
+    for parts in (
+        ["applicationKey", "applicationKeyId", "groupMember"],
+        ["applicationKey", "applicationKeyId"],
+        ["applicationKeyId"],
+        ["groupMember"],
+    )
+] + [Fault(f"another account's answer {place} it", {"kind": "foreign", "place": place}) for place in ("before", "after")]
 
 FIELDS: dict[str, tuple[str, ...]] = {
     AUTHORIZE: ("accountId", "authorizationToken", "apiInfo", "apiInfo.groupsApi", "apiInfo.groupsApi.groupsApiUrl"),
@@ -448,7 +494,9 @@ class Case:
 
 def table() -> list[Case]:
     """Return every case there is."""
-    return [Case(step, fault, times) for step in STEPS for fault in faults(FIELDS[step.operation]) for times in (1, None)]
+    found = [Case(step, fault, times) for step in STEPS for fault in faults(FIELDS[step.operation]) for times in (1, None)]
+    # Once: each time it would be another one's.
+    return [*found, *(Case(step, fault, 1) for step in STEPS if step.operation == CREATE for fault in FOREIGN)]
 
 
 def chosen(cases: list[Case], seed: int) -> list[Case]:

@@ -224,7 +224,7 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
     troubled = [f"{name}@customers.example.com" for name in ("refused", "lost", "odd", "half")]
     output = playbook("trouble", provision(members=troubled), SHOW)
     assert "key_lost" in output and "invalid_email" in output
-    playbook("recreate", provision(members=["lost@customers.example.com"], on_key_lost="recreate"), SHOW)
+    playbook("recreate", provision(members=["lost@customers.example.com"], recreate_members=["lost@customers.example.com"]), SHOW)
 
     (hunt.project.directory / "wrong-password").write_text("this is not it")
     playbook("wrong vault password", provision(), SHOW, ANSIBLE_VAULT_PASSWORD_FILE=str(hunt.project.directory / "wrong-password"))

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._answers import Verdict, find_new_member, judge, problem, refuses_token, retry_after
 from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, ApiError
-from ansible_collections.community.backblaze.plugins.module_utils._transport import Answer
+from ansible_collections.community.backblaze.plugins.module_utils._transport import MAX_BODY, Answer
 
 KEY = "K004abc/DEF+ghi_JKL-mno/PQRstuv"
 KEY_ID = "0045f2a1c0b3d4e0000000001"
@@ -178,7 +180,7 @@ def same(found, key_id=KEY_ID):
     assert found.member.email == EMAIL
     assert found.member.group_id == "100001"
     assert KEY not in repr(found)
-    assert KEY not in found.complaint
+    assert KEY not in found.complaint + found.doubt
 
 
 def look(body, complete=True, region=""):
@@ -189,7 +191,7 @@ def look(body, complete=True, region=""):
 def test_the_two_documented_shapes_have_no_complaint(wrap):
     found = look(wrap({"applicationKeyId": KEY_ID, "applicationKey": KEY, "groupMember": MEMBER}), region="us-west")
     same(found)
-    assert found.complaint == ""
+    assert (found.complaint, found.doubt, found.named, found.others) == ("", "", True, ())
     assert found.member.as_dict()["account_id"] == "5f2a1c0b3d4e"
     assert (found.member.region, found.member.s3_endpoint) == ("us-west", "s3.us-west-004.backblazeb2.com")
 
@@ -225,7 +227,7 @@ def test_a_key_is_found_in_an_answer_cut_anywhere_behind_it(body, data):
     found = look(raw[:cut], complete=cut == len(raw))
     id_end = raw.index(KEY_ID.encode()) + len(KEY_ID)
     same(found, KEY_ID if id_end <= cut else "")
-    assert found.complaint or cut == len(raw)
+    assert found.doubt or cut == len(raw)
 
 
 @pytest.mark.parametrize("number, key_id", [("1000000000000000000000000", ""), ('"1000000000000000000000000"', "1000000000000000000000000")])
@@ -242,18 +244,97 @@ def test_a_long_number_is_no_key_id_without_quotes(number, key_id):
 def test_a_key_of_the_documented_form_is_found_under_any_name(name, form):
     found = look(form % (name.encode(), KEY.encode(), KEY_ID.encode()))
     same(found)
-    assert found.complaint
+    assert found.doubt
+    assert not found.named
     assert found.member.account_id == "5f2a1c0b3d4e"
 
 
 @pytest.mark.parametrize(
-    "change", [{"email": "mallory@x.example"}, {"groupId": "7"}, {"region": "eu-central"}, {"accountId": None}, {"accountId": ["x"]}]
+    "change, doubted",
+    [
+        ({"email": "mallory@x.example"}, True),
+        ({"email": None}, True),
+        ({"accountId": None}, True),
+        ({"accountId": ["x"]}, True),
+        ({"accountId": "ffffffffffff"}, True),
+        ({"groupId": "7"}, False),
+        ({"region": "eu-central"}, False),
+    ],
 )
-def test_what_does_not_fit_the_request_is_a_complaint_and_no_reason_to_drop_the_key(change):
+def test_what_does_not_fit_the_request_is_no_reason_to_drop_the_key(change, doubted):
+    """Another address or account makes it doubtful whose key it is; another Group or region is only worth a word."""
     found = look({"applicationKeyId": KEY_ID, "applicationKey": KEY, "groupMember": {**MEMBER, **change}}, region="us-west")
     same(found)
-    assert found.complaint
+    assert (bool(found.doubt), bool(found.complaint)) == (doubted, not doubted)
+    assert found.named is not doubted
     assert found.member.account_id == "5f2a1c0b3d4e"
+
+
+OTHERS_KEY, OTHERS_ID = "K005another/DEF+ghi_JKL-mno/PQR", "005ffffffffffff0000000002"
+OTHERS = {
+    "applicationKeyId": OTHERS_ID,
+    "applicationKey": OTHERS_KEY,
+    "groupMember": {**MEMBER, "accountId": "ffffffffffff", "email": "bob@x.example"},
+}
+OURS = {"applicationKeyId": KEY_ID, "applicationKey": KEY, "groupMember": MEMBER}
+
+
+@pytest.mark.parametrize("body", [[OTHERS, OURS], [OURS, OTHERS], {"a": OTHERS, "b": [OURS]}, [{"applicationKey": OTHERS_KEY}, OURS]])
+def test_of_several_keys_the_one_beside_the_wanted_address_is_taken(body):
+    found = look(body)
+    same(found)
+    assert (found.doubt, found.named) == ("", True)
+    # The other one was handed out too: it is to be kept, and to be tried before anybody uses it.
+    ((other,),) = (found.others,)
+    assert (other.key, other.doubt != "") == (OTHERS_KEY, True)
+
+
+def test_two_keys_of_the_same_address_are_doubtful():
+    found = look([OURS, {**OTHERS, "groupMember": MEMBER}])
+    assert found.doubt
+    assert {found.key, *(other.key for other in found.others)} == {KEY, OTHERS_KEY}
+
+
+@pytest.mark.parametrize("part", ["applicationKeyId", "groupMember", "all"])
+def test_a_key_or_an_id_of_another_account_is_doubtful(part):
+    found = look(OTHERS if part == "all" else {**OURS, part: OTHERS[part]})
+    assert found.doubt
+    assert not found.named
+    # Where the key id has an account inside, that is whose key it is, whatever else is said.
+    assert found.member.account_id == ("5f2a1c0b3d4e" if part == "groupMember" else "ffffffffffff")
+
+
+@pytest.mark.parametrize("key_id", ["key-1", "0045F2A1C0B3D4E0000000001", "45f2a1c0b3d4e0000000001"])
+def test_a_key_id_of_another_form_is_no_reason_for_doubt(key_id):
+    assert look({**OURS, "applicationKeyId": key_id}).doubt == ""
+
+
+@pytest.mark.parametrize("status, code", [(401, "expired_auth_token"), (429, "too_many_requests"), (500, "internal_error")])
+def test_a_key_is_taken_out_of_an_error_as_well(status, code):
+    found = find_new_member(answer(status, {"status": status, "code": code, **OURS}), EMAIL, "100001", "")
+    same(found)
+    assert str(status) in found.complaint
+    assert found.doubt == ""
+
+
+def test_a_key_behind_the_end_of_the_body_is_found():
+    rest = b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(OURS).encode()
+    found = find_new_member(dataclasses.replace(answer(200, {}), rest=rest), EMAIL, "100001", "")
+    same(found)
+    assert found.doubt
+
+
+@pytest.mark.parametrize("filler", [b"K", b"\\", b'\\"', b" ", b'"applicationKey":', b"0045f2a1c0b3d4e0000000001 "])
+def test_a_text_that_is_never_closed_costs_one_pass_and_little_memory(filler):
+    body = b'{"applicationKey":"' + filler * (MAX_BODY // len(filler))
+    started = time.process_time()
+    look(body, complete=False)
+    assert time.process_time() - started < 20
+    tracemalloc.start()
+    look(body[: MAX_BODY // 8], complete=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * MAX_BODY // 8
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import string
 
 import pytest
 from hypothesis import example, given
@@ -14,13 +15,17 @@ from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import (
+    REGIONS,
     as_text,
     check_email,
+    check_region,
+    folded,
     listed_group,
     listed_member,
     one,
     read_member,
     timestamp,
+    unknown_region,
     unsafe_name,
 )
 
@@ -124,8 +129,9 @@ def test_a_group_needs_only_id_and_name():
         ("alice@x.example", "alice@x.example"),
         (" Alice@X.Example ", "alice@x.example"),
         ("a+b.c_d-e@x.example", "a+b.c_d-e@x.example"),
-        ("j\u00fcrgen@x.example", "j\u00fcrgen@x.example"),
-        ("o'neil@localhost", "o'neil@localhost"),
+        ("a#b&c!d~e=f%g^h$i|j@sub.x-y.example", "a#b&c!d~e=f%g^h$i|j@sub.x-y.example"),
+        ("1@2.example", "1@2.example"),
+        ("a" * 64 + "@" + "b" * 63 + ".example", "a" * 64 + "@" + "b" * 63 + ".example"),
     ],
 )
 def test_addresses_that_are_accepted(email, accepted):
@@ -165,6 +171,40 @@ def test_addresses_that_are_accepted(email, accepted):
         "{#c#}@b",
         "a@" + "b" * 260,
         "\u00fc" * 130 + "@b",
+    ]
+    # What a list that came as text, a mail program, a comment or a pattern of --limit leaves on an address.
+    + ['["a@x.example"', "[a@x.example]", "a@x.example]", "(a@x.example)", "<a@x.example>", "{a@x.example}", "'a@x.example'", '"a@x.example"']
+    + [
+        "a@x.example,b@x.example",
+        "a@x.example;",
+        "mailto:a@x.example",
+        "Ada <a@x.example>",
+        "a@x.example b@x.example",
+        "`a@x.example`",
+        "o'neil@x.example",
+    ]
+    + ["#a@x.example", "!a@x.example", "&a@x.example", "-a@x.example", "~a@x.example", "*@x.example", "a?@x.example"]
+    + [
+        "a@localhost",
+        "a@x..example",
+        "a@.x.example",
+        "a@x.example.",
+        "a@-x.example",
+        "a@x-.example",
+        "a@x.-example",
+        "a@x_y.example",
+        "a@[127.0.0.1]",
+    ]
+    + ["a..b@x.example", "a.@x.example", "a" * 65 + "@x.example", "a@" + "b" * 64 + ".example", "a@" + ".".join(["b" * 60] * 5)]
+    # Letters that only look like ASCII, or that become ASCII when they are made lower-case.
+    + [
+        "j\u00fcrgen@x.example",
+        "\u212aen@x.example",
+        "ada@x.exampl\u0435",
+        "\uff41da@x.example",
+        "a@x\u3002example",
+        "\u00a0a@x.example",
+        "a@x.example\u00a0",
     ],
 )
 def test_addresses_that_are_refused(email):
@@ -177,9 +217,12 @@ def test_addresses_that_are_refused(email):
         st.text(),
         st.text(alphabet="aA.@/\\~ \u0130\u1e9e\u03a3{%#\n\t\x00", max_size=12),
         st.builds("{}@{}".format, st.text(max_size=8), st.text(max_size=8)),
+        st.builds("{}@{}.example".format, st.text(string.printable, max_size=8), st.text(string.printable, max_size=8)),
     )
 )
 @example("\u0130@x")
+@example("\u212a@x.example")
+@example("A-b.C@X.example")
 def test_an_accepted_address_is_one_plain_name_inside_its_directory(text):
     try:
         email = check_email(text)
@@ -194,3 +237,34 @@ def test_an_accepted_address_is_one_plain_name_inside_its_directory(text):
     # The store refuses what is not safe, and addresses are compared in this form.
     assert unsafe_name(email) == ""
     assert check_email(email) == email == email.lower()
+    assert email.isascii()
+    # Nothing was made of what was typed but its ASCII letters lower-case: it is nobody else's address.
+    assert email == "".join(chr(ord(letter) + 32) if "A" <= letter <= "Z" else letter for letter in text.strip(" \t\r\n"))
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [("Ada@X.Example", "ada@x.example", True), ("\u212aen@x.example", "ken@x.example", False)])
+def test_addresses_are_compared_by_their_ascii_letters_only(one, other, same):
+    """The Kelvin sign becomes a "k" in Python's lower case, and somebody else was ejected."""
+    assert (folded(one) == folded(other)) is same
+
+
+@given(st.text(), st.text())
+def test_addresses_that_differ_by_more_than_ascii_case_are_never_the_same(one, other):
+    if folded(one) == folded(other):
+        assert len(one.strip(" \t\r\n")) == len(other.strip(" \t\r\n"))
+
+
+@pytest.mark.parametrize("region", ["", *REGIONS, "ap-south", "eu-north", "us-central"])
+def test_regions_that_are_sent(region):
+    assert check_region(region) == region
+    assert bool(unknown_region(region)) is (region not in ("", *REGIONS))
+
+
+@pytest.mark.parametrize(
+    "region, meant",
+    [("us-west-004", "us-west"), ("EU-Central", "eu-central"), ("us_east", "us-east"), ("caeast", "ca-east"), ("US West", "us-west")]
+    + [("s3.us-west-002", "us-west"), ("eu-central-003", "eu-central"), ("us-east-1", "us-east"), (" us-west", "us-west")],
+)
+def test_another_name_of_a_region_is_refused_with_the_right_one(region, meant):
+    with pytest.raises(OptionError, match=f"write {meant}"):
+        check_region(region)

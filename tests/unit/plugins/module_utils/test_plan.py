@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, KeyLostError, NetworkError, StoppedError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     Event,
     KeyState,
@@ -23,6 +25,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     audit,
     by_email,
     decide_absent,
+    decide_created,
     decide_present,
     diff,
     outcome_of,
@@ -135,13 +138,13 @@ def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region
         (Event.PENDING, "", None, None, Outcome.ABSENT, False, False),
         (Event.LOST, "5f2a1c0b3d4e", None, None, Outcome.ABSENT, False, False),
         (Event.EJECTING, "5f2a1c0b3d4e", None, None, Outcome.EJECTED, False, False),
-        (Event.EJECTING, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, True, True),
+        (Event.EJECTING, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, False, True),
         (Event.LOST, "ffffffffffff", THERE, None, Outcome.ABSENT, False, False),
         (Event.PENDING, "", THERE, OURS, Outcome.CREATED, False, False),
         (Event.LOST, "5f2a1c0b3d4e", THERE, OURS, Outcome.CREATED, False, False),
         (Event.PENDING, "", THERE, None, Outcome.KEY_LOST, False, False),
-        (Event.PRESUMED, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, True, False),
-        (Event.LOST, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, True, True),
+        (Event.PRESUMED, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, False, False),
+        (Event.LOST, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, False, True),
         (Event.PENDING, "", THERE, FOREIGN, Outcome.KEY_LOST, False, False),
         (Event.PENDING, "", THERE, HALF, Outcome.KEY_LOST, False, False),
         (Event.PARKED, "5f2a1c0b3d4e", THERE, None, Outcome.MISSING_KEY, True, False),
@@ -157,6 +160,13 @@ def test_what_an_earlier_run_left_open_is_settled(event, account_id, member, sto
         assert settled.as_dict() == {"email": "alice@x.example", "outcome": outcome.value, "account_id": THERE.account_id}
 
 
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("event", [Event.PRESUMED, Event.LOST, Event.EJECTING])
+def test_a_lost_key_is_news_until_a_run_has_reported_it(event, told):
+    """That the journal names its account says only that a run found out, not that anybody was told."""
+    assert settle(Open("alice@x.example", "100001", event, THERE.account_id, told=told), THERE, None).known is told
+
+
 def test_an_audit_names_what_each_side_lacks():
     others = [Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example"), Member("dddddddddddd", "dora@x.example")]
     stored = {
@@ -165,13 +175,89 @@ def test_an_audit_names_what_each_side_lacks():
         "dora@x.example": Stored("ffffffffffff", "k", "p"),
         "gone@x.example": Stored("eeeeeeeeeeee", "k", "p"),
     }
-    found = audit([THERE, *others], stored, {"alice@x.example": THERE.account_id, "cleo@x.example": ""})
+    found = audit([THERE, *others], stored, {"alice@x.example": Proof(THERE.account_id), "cleo@x.example": Proof("")})
     assert {kind: [one["email"] for one in entries] for kind, entries in found.items()} == {
         "missing_key": ["bob@x.example"],
         "key_without_member": ["gone@x.example"],
         "conflict": ["dora@x.example"],
         "dead_key": ["cleo@x.example"],
+        "not_attempted": [],
     }
+
+
+def test_a_key_that_could_not_be_tried_is_named_and_the_others_are_judged():
+    stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p")}
+    members = [THERE, Member("bbbbbbbbbbbb", "bob@x.example")]
+    found = audit(members, stored, {"alice@x.example": Proof(problem="A cap of the member's account is used up."), "bob@x.example": Proof("")})
+    (untried,), (dead,) = found["not_attempted"], found["dead_key"]
+    assert (untried["email"], dead["email"]) == ("alice@x.example", "bob@x.example")
+    assert "A cap of the member's account" in untried["message"]
+    assert "every key" not in dead["message"]
+
+
+@pytest.mark.parametrize("refused, told", [({"alice@x.example", "bob@x.example"}, True), ({"bob@x.example"}, False)])
+def test_when_every_key_is_refused_the_service_is_suspected_first(refused, told):
+    """People would take good keys out of their vault while the service is at fault."""
+    stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p")}
+    opened = {email: Proof("" if email in refused else THERE.account_id) for email in stored}
+    dead = audit([THERE, Member("bbbbbbbbbbbb", "bob@x.example")], stored, opened)["dead_key"]
+    assert len(dead) == len(refused)
+    assert all(entry["message"].startswith("Backblaze refused every key") is told for entry in dead)
+
+
+NEW = NewMember(Member("5f2a1c0b3d4e", "alice@x.example", "100001"), "0045f2a1c0b3d4e0000000001", "K004")
+DOUBTED = dataclasses.replace(NEW, doubt="It is odd.", named=False)
+OTHER = Member("ffffffffffff", "alice@x.example")
+
+CREATED = [
+    # what came, what was found out about it, outcome
+    (NEW, Proof(THERE.account_id), Outcome.CREATED),
+    (NEW, Proof(THERE.account_id, THERE), Outcome.CREATED),
+    (NEW, Proof(None, None, "no answer"), Outcome.CREATED),
+    (NEW, Proof(None, THERE, "no answer"), Outcome.CREATED),
+    (NEW, Proof(None, OTHER, "no answer"), Outcome.KEY_LOST),
+    (NEW, Proof(""), Outcome.DEAD_KEY),
+    (NEW, Proof("", THERE), Outcome.DEAD_KEY),
+    (NEW, Proof("ffffffffffff"), Outcome.CONFLICT),
+    (NEW, Proof("ffffffffffff", THERE), Outcome.KEY_LOST),
+    (NEW, Proof("ffffffffffff", OTHER), Outcome.CREATED),
+    (DOUBTED, Proof(THERE.account_id, THERE), Outcome.CREATED),
+    (DOUBTED, Proof(THERE.account_id), Outcome.CONFLICT),
+    (DOUBTED, Proof(None, THERE, "no answer"), Outcome.CONFLICT),
+    (DOUBTED, Proof("", THERE), Outcome.KEY_LOST),
+    (DOUBTED, Proof(""), Outcome.CONFLICT),
+    (DOUBTED, Proof("ffffffffffff", THERE), Outcome.KEY_LOST),
+    (dataclasses.replace(DOUBTED, named=True), Proof(THERE.account_id), Outcome.CREATED),
+]
+
+
+@pytest.mark.parametrize("new, proof, outcome", CREATED)
+def test_whose_the_key_of_an_odd_answer_is(new, proof, outcome):
+    found, message = decide_created(new, proof)
+    assert found is outcome
+    assert message or outcome is Outcome.CREATED
+    assert outcome is not Outcome.CONFLICT or proof.problem in message
+
+
+@given(
+    st.builds(
+        NewMember,
+        member=st.builds(Member, account_id=st.sampled_from(["", "a", "b"]), email=st.just("x@y")),
+        key_id=st.just("k"),
+        key=st.just("K004"),
+        doubt=st.sampled_from(["", "odd"]),
+        named=st.booleans(),
+    ),
+    st.builds(Proof, opens=opens, member=members, problem=st.just("why")),
+)
+def test_a_key_that_is_not_shown_to_be_the_members_is_never_called_created(new, proof):
+    outcome, _message = decide_created(new, proof)
+    if outcome is Outcome.CREATED:
+        assert proof.opens != ""
+        assert proof.member is None or proof.opens in (None, proof.member.account_id)
+        # What is doubted was tried, and opens the account that is listed, or that the answer itself named.
+        assert not new.doubt or proof.opens == (proof.member.account_id if proof.member else new.named and new.member.account_id)
+    assert outcome is not Outcome.KEY_LOST or proof.member is not None
 
 
 @pytest.mark.parametrize(

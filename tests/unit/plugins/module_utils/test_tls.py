@@ -21,7 +21,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
 
 HERE = "127.0.0.1"
-AUTHORIZED = ["/b2api/v3/b2_authorize_account"]
+AUTHORIZED = ["/b2api/v4/b2_authorize_account"]
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 

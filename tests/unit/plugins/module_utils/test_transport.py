@@ -424,7 +424,9 @@ def test_a_connection_is_used_again_only_after_the_answer_that_was_asked_for(tra
     with scripted([[fine(b"first")], [fine(b"second")], [fine(b"third")]]) as (url, connections):
         looked_at = []
         for sound in (False, True, True):
-            transport.send("GET", url + "/", auth=basic_auth("a", "b"), is_sound=lambda answer, sound=sound: (looked_at.append(answer.body), sound)[1])
+            transport.send(
+                "GET", url + "/", auth=basic_auth("a", "b"), is_sound=lambda answer, sound=sound: (looked_at.append(answer.body), sound)[1]
+            )
         assert looked_at == [b"first", b"second", b"third"]
     assert connections == [0, 1, 1]
 

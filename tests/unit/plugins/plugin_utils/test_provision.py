@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
+import pathlib
 import time
 
 import pytest
@@ -17,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils import _provision, _workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
@@ -26,14 +28,16 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._fallback impo
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_store
-from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, provision
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, read_key_text
 
 CREATE = "b2_create_group_member"
 #: The id that the stand-in gives to its first Group.
 GROUP = "100001"
 EMAILS = [f"m{number}@x.example" for number in range(5)]
 RECREATE = Policy(recreate=True, throwaway="lost-{account_id}@{domain}")
+#: Besides, the user's word about losses of earlier runs.
+REPLACE = dataclasses.replace(RECREATE, recreate_members=frozenset(EMAILS))
 
 
 @pytest.fixture
@@ -58,12 +62,16 @@ def run(standin, make_client, store, fallback, monkeypatch):
         store=store,
         fallback=fallback,
         progress=lambda done, total, seconds: None,
+        told=True,
     ):
         client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
         try:
             wanted = [Wanted(email, region) for email in emails]
             job = Job(standin.groups["hosting"], wanted, policy, concurrency, lock_timeout=0.0, check_mode=check_mode)
-            return provision(client, job, store, fallback, stop or Stop(), progress)[1]
+            done = provision(client, job, store, fallback, stop or Stop(), progress)
+            if told:
+                mark_told([(job, store)], [done])
+            return done[1]
         finally:
             client.close()
 
@@ -308,7 +316,7 @@ def test_an_account_that_turns_up_after_a_killed_run_is_never_replaced(standin, 
     there = standin.add_member("hosting", EMAILS[0])
     for known in (False, True, True):
         for check_mode in (True, False):
-            report = run(EMAILS[:1], policy=RECREATE, check_mode=check_mode)
+            report = run(EMAILS[:1], policy=REPLACE, check_mode=check_mode)
             assert outcomes(report) == {EMAILS[0]: "key_lost"}
             assert report.results[0].known is known
             assert "does not replace it" in report.results[0].message
@@ -328,15 +336,21 @@ def test_an_account_that_was_made_by_hand_after_a_failed_run_is_never_replaced(s
     standin.faults([])
     there = standin.add_member("hosting", EMAILS[0])
     for _run in range(3):
-        assert outcomes(run(EMAILS[:1], policy=RECREATE)) == {EMAILS[0]: "key_lost"}
+        assert outcomes(run(EMAILS[:1], policy=REPLACE)) == {EMAILS[0]: "key_lost"}
     assert members_named(standin, EMAILS[0]) == [there["accountId"]]
 
 
 def test_an_account_of_which_the_journal_proves_that_we_made_it_is_replaced_when_asked(standin, store, run):
     lost = lose(standin, run, EMAILS[0])
     assert still_open(store, standin.groups["hosting"])[EMAILS[0]].event is Event.LOST
-    foreseen = run(EMAILS[:1], policy=RECREATE, check_mode=True)
-    done = run(EMAILS[:1], policy=RECREATE)
+    for check_mode in (True, False):
+        # Others may write to the journal: what it says of earlier runs has no account ejected unless the user names its address.
+        report = run(EMAILS[:1], policy=RECREATE, check_mode=check_mode)
+        assert outcomes(report) == {EMAILS[0]: "key_lost"}
+        assert f'recreate_members: ["{EMAILS[0]}"]' in report.results[0].message
+    assert "b2_eject_group_member" not in standin.state()["calls"]
+    foreseen = run(EMAILS[:1], policy=REPLACE, check_mode=True)
+    done = run(EMAILS[:1], policy=REPLACE)
     assert outcomes(foreseen) == outcomes(done) == {EMAILS[0]: "created"}
     assert foreseen.results[0].ejected == done.results[0].ejected == lost.account_id
     assert members_named(standin, EMAILS[0]) == [done.results[0].member.account_id] != [lost.account_id]
@@ -354,7 +368,7 @@ def test_a_key_that_lies_in_another_fallback_place_is_not_lost(standin, store, f
         (parked,) = run(EMAILS[:1]).results
     elsewhere = FallbackStore(str(tmp_path / "elsewhere"), Sealer(secrets))
     for check_mode in (True, False, True, False):
-        report = run(EMAILS[:1], policy=RECREATE, fallback=elsewhere, check_mode=check_mode)
+        report = run(EMAILS[:1], policy=REPLACE, fallback=elsewhere, check_mode=check_mode)
         assert outcomes(report) == {EMAILS[0]: "missing_key"}
         assert parked.path in report.results[0].message
     assert members_named(standin, EMAILS[0]) == [parked.member.account_id]
@@ -366,17 +380,17 @@ def test_a_lost_account_in_another_region_than_wanted_is_not_replaced(standin, s
     standin.settings(default_region="us-east")
     there = lose(standin, run, EMAILS[0])
     for check_mode in (True, False):
-        assert outcomes(run(EMAILS[:1], policy=RECREATE, region="eu-central", check_mode=check_mode)) == {EMAILS[0]: "conflict"}
+        assert outcomes(run(EMAILS[:1], policy=REPLACE, region="eu-central", check_mode=check_mode)) == {EMAILS[0]: "conflict"}
     assert members_named(standin, EMAILS[0]) == [there.account_id]
     assert "b2_eject_group_member" not in standin.state()["calls"]
-    assert outcomes(run(EMAILS[:1], policy=RECREATE, region="us-east")) == {EMAILS[0]: "created"}
+    assert outcomes(run(EMAILS[:1], policy=REPLACE, region="us-east")) == {EMAILS[0]: "created"}
     assert store.stored()[EMAILS[0]].account_id == members_named(standin, EMAILS[0])[0] != there.account_id
 
 
 def test_an_eject_that_stays_unclear_is_told_as_such_and_settled_by_the_next_run(standin, store, run):
     there = lose(standin, run, EMAILS[0])
     standin.faults([{"operation": "b2_eject_group_member", "times": None, "action": {"kind": "cut_before"}}])
-    (result,) = run(EMAILS[:1], policy=RECREATE).results
+    (result,) = run(EMAILS[:1], policy=REPLACE).results
     assert result.outcome is Outcome.KEY_LOST
     assert f"Account {there.account_id} may have been ejected." in result.message
     assert "Nothing was changed" not in result.message
@@ -411,14 +425,37 @@ def test_a_key_is_dead_only_where_the_service_says_so(standin, make_client, acti
     member = standin.add_member("hosting", EMAILS[0])
     keys = {EMAILS[0]: (member["applicationKeyId"], member["applicationKey"])}
     client = make_client(standin, max_retries=0)
-    assert keys_open(client, keys, 2) == {EMAILS[0]: member["accountId"]}
+    assert keys_open(client, keys, 2) == {EMAILS[0]: Proof(member["accountId"])}
     standin.faults([{"operation": "b2_authorize_account", "action": action}])
-    if code is None:
-        assert keys_open(client, keys, 2) == {EMAILS[0]: ""}
-    else:
-        with pytest.raises(ApiError) as failed:
-            keys_open(client, keys, 2)
-        assert failed.value.code == code
+    (tried,) = keys_open(client, keys, 2).values()
+    assert tried.opens == ("" if code is None else None)
+    assert (code or "") in tried.problem
+    assert bool(tried.problem) is (code is not None)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"), [("transaction_cap_exceeded", "A cap of the member's account"), ("access_denied", "The member's account is suspended")]
+)
+def test_one_key_that_cannot_be_tried_does_not_spoil_the_rest(standin, make_client, run, code, says):
+    """What is wrong with the account of one member is said of that member, and not of the Group admin."""
+    run()
+    refusal = {"kind": "error", "status": 403, "code": code}
+    standin.faults([{"operation": "b2_authorize_account", "email": EMAILS[1], "times": None, "action": refusal}])
+    report = run(policy=Policy(verify_keys=True))
+    assert outcomes(report) == dict.fromkeys(EMAILS, "unchanged")
+    assert [result.email for result in report.results if result.message] == [EMAILS[1]]
+    assert says in report.results[1].message
+    assert "admin" not in report.results[1].message
+
+
+def test_when_every_key_is_refused_the_service_is_suspected_first(standin, run):
+    run()
+    standin.faults(
+        [{"operation": "b2_authorize_account", "after": 1, "times": None, "action": {"kind": "error", "status": 401, "code": "unauthorized"}}]
+    )
+    report = run(policy=Policy(verify_keys=True))
+    assert outcomes(report) == dict.fromkeys(EMAILS, "dead_key")
+    assert all(result.message.startswith("Backblaze refused every key") for result in report.results)
 
 
 def test_a_member_that_is_not_listed_yet_is_waited_for(standin, store, run, monkeypatch):
@@ -449,15 +486,194 @@ def test_a_lost_key_is_told_again_and_replaced_only_when_asked(standin, store, r
     assert second.results[0].known
     # An account was made by the first run only.
     assert (first.results[0].changed, second.results[0].changed) == (True, False)
-    third = run(policy=RECREATE)
+    third = run(policy=REPLACE)
     assert outcomes(third)[EMAILS[0]] == "created"
     assert {account["email"] for account in standin.state()["accounts"]} == {*EMAILS, f"lost-{lost}@x.example"}
     assert outcomes(run()) == dict.fromkeys(EMAILS, "unchanged")
 
 
+# A key that may belong to somebody else
+
+
+def keys_of(standin):
+    return {entry["email"]: (entry["key_id"], entry["key"]) for entry in standin.ledger()}
+
+
+def aside(store, secrets):
+    """What is kept beside the places of keys, by path."""
+    found = {}
+    for path in pathlib.Path(store.directory.path).glob("*/.b2_vault.yml.*.tmp"):
+        found[str(path)] = read_key_text(Sealer(secrets).open(path.read_bytes(), str(path)), str(path))
+    return found
+
+
+PARTS = [["applicationKey", "applicationKeyId", "groupMember"], ["applicationKey", "applicationKeyId"], ["applicationKeyId"]]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("of", [None, EMAILS[4]])
+def test_another_members_key_is_kept_and_never_called_created(standin, store, secrets, run, parts, of):
+    """It is sealed first of all, where Ansible does not load it for the member, and no account id is written over its own."""
+    run(EMAILS[4:])
+    standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "parts": parts, "of": of}}])
+    (result,) = run(EMAILS[:1]).results
+    assert (result.outcome, result.changed) == (Outcome.KEY_LOST, True)
+    (account_id,) = members_named(standin, EMAILS[0])
+    assert result.member.account_id == account_id
+    assert store.read(EMAILS[0]) is None
+    ((path, variables),) = aside(store, secrets).items()
+    assert result.path == path and path in result.message
+    (foreign,) = (entry for entry in standin.ledger() if entry["email"] == of or (of is None and entry["email"].startswith("foreign")))
+    assert (variables["b2_account_id"], variables["b2_application_key_id"]) == (foreign["account_id"], foreign["key_id"])
+    # The next run says the same, and takes it for nobody's.
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
+    assert run(EMAILS[:1], policy=REPLACE).results[0].outcome is Outcome.CREATED
+    assert store.key(EMAILS[0])[1] == [entry["key"] for entry in standin.ledger() if entry["email"] == EMAILS[0]][-1]
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_of_two_keys_in_one_answer_the_members_own_is_sealed_and_the_other_kept(standin, store, secrets, run, place):
+    standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "place": place}}])
+    (result,) = run(EMAILS[:1]).results
+    keys = keys_of(standin)
+    assert result.outcome is Outcome.CREATED
+    assert store.key(EMAILS[0]) == keys.pop(EMAILS[0])
+    kept = aside(store, secrets)
+    assert {variables["b2_application_key"] for variables in kept.values()} == {key for _key_id, key in keys.values()}
+    assert all(path in result.message for path in kept)
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "unchanged"}
+
+
+ODD = [
+    {"kind": "patch", "body": {"groupMember": None}},
+    {"kind": "patch", "body": {"groupMember": {"email": "mallory@x.example"}}},
+    {"kind": "patch", "body": {"groupMember": {"accountId": "ffffffffffff"}}},
+    {"kind": "truncate", "fraction": 0.6},
+    {"kind": "truncate", "fraction": 0.9},
+    {"kind": "raw", "body": "no json @BODY@"},
+]
+
+
+@pytest.mark.parametrize("action", ODD, ids=str)
+def test_a_doubtful_key_that_opens_the_members_account_is_its_key(standin, store, secrets, run, action):
+    standin.faults([{"operation": CREATE, "action": action}])
+    (result,) = run(EMAILS[:1]).results
+    assert (result.outcome, result.path) == (Outcome.CREATED, store.file(EMAILS[0]))
+    assert "odd" in result.message
+    assert store.key(EMAILS[0]) == keys_of(standin)[EMAILS[0]]
+    (account_id,) = members_named(standin, EMAILS[0])
+    assert store.stored()[EMAILS[0]].account_id == result.member.account_id == account_id
+    assert aside(store, secrets) == {}
+    assert still_open(store, GROUP) == {}
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "unchanged"}
+
+
+@pytest.mark.parametrize("operation", ["b2_authorize_account", "b2_list_group_members"])
+def test_a_doubtful_key_that_cannot_be_tried_waits_for_the_next_run(standin, store, secrets, run, operation):
+    broken = {"operation": operation, "email": EMAILS[0], "times": None, "action": {"kind": "error", "status": 500}}
+    standin.faults([{"operation": CREATE, "action": {"kind": "patch", "body": {"groupMember": {"email": "mallory@x.example"}}}}, broken])
+    (result,) = run(EMAILS[:1]).results
+    assert result.outcome is Outcome.CONFLICT
+    assert "could not be" in result.message
+    assert store.read(EMAILS[0]) is None
+    ((path, variables),) = aside(store, secrets).items()
+    assert path == result.path
+    assert variables["b2_application_key"] == keys_of(standin)[EMAILS[0]][1]
+    standin.faults([])
+    for check_mode in (True, False):
+        report = run(EMAILS[:1], check_mode=check_mode)
+        assert outcomes(report) == {EMAILS[0]: "unchanged"}
+        assert report.notes
+    assert store.key(EMAILS[0]) == keys_of(standin)[EMAILS[0]]
+    assert aside(store, secrets) == {} and still_open(store, GROUP) == {}
+
+
+def test_a_doubtful_key_that_says_nothing_of_its_account_is_nobodys(standin, store, secrets, run):
+    """Neither its id nor a trial tells whose it is, so no later run takes it for the member's; it is named as long as it is there."""
+    broken = {"operation": "b2_authorize_account", "after": 1, "times": None, "action": {"kind": "error", "status": 500}}
+    body = {"applicationKeyId": "another-form", "groupMember": {"email": "mallory@x.example"}}
+    standin.faults([{"operation": CREATE, "action": {"kind": "patch", "body": body}}, broken])
+    (result,) = run(EMAILS[:1]).results
+    assert result.outcome is Outcome.CONFLICT
+    standin.faults([])
+    for _run in range(2):
+        (again,) = run(EMAILS[:1]).results
+        assert again.outcome is Outcome.MISSING_KEY
+        assert result.path in again.message
+    assert list(aside(store, secrets)) == [result.path]
+
+
+def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, store, fallback, run, monkeypatch):
+    def failing(_email, _new):
+        raise StoreError("The disk is full.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "set_aside", failing)
+        standin.faults([{"operation": CREATE, "action": {"kind": "foreign"}}])
+        (result,) = run(EMAILS[:1]).results
+    assert result.outcome is Outcome.KEY_LOST
+    ((path, variables),) = fallback.found()
+    assert result.path == path
+    assert variables["b2_account_id"] not in ("", members_named(standin, EMAILS[0])[0])
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
+    assert [found for found, _variables in fallback.found()] == [path]
+
+
+def test_a_key_that_comes_a_second_time_is_doubted(standin, store, run):
+    """An answer that says it is about this member, with the account and the key of another one."""
+    run(EMAILS[:1])
+    (first,) = standin.ledger()
+    member = {"accountId": first["account_id"], "email": EMAILS[1], "groupId": GROUP}
+    body = {"applicationKeyId": first["key_id"], "applicationKey": first["key"], "groupMember": member}
+    standin.faults([{"operation": CREATE, "action": {"kind": "raw", "body": json.dumps(body)}}])
+    (result,) = run(EMAILS[1:2]).results
+    assert result.outcome is Outcome.KEY_LOST
+    assert EMAILS[0] in result.message
+    assert store.read(EMAILS[1]) is None
+
+
+def test_new_keys_are_tried_where_stored_ones_are(standin, store, run):
+    """A secret of another account, under the right id: nothing in the answer shows it."""
+    standin.faults([{"operation": CREATE, "email": EMAILS[0], "action": {"kind": "foreign", "parts": ["applicationKey"]}}])
+    report = run(EMAILS[:2], policy=Policy(verify_keys=True))
+    assert outcomes(report) == {EMAILS[0]: "dead_key", EMAILS[1]: "created"}
+    assert standin.state()["calls"]["b2_authorize_account"] == 1 + 3 + 1
+
+
+@pytest.mark.parametrize("kind", ["killed before anything", "killed before its report"])
+def test_a_lost_key_stays_news_until_a_run_has_delivered_its_report(standin, store, run, kind):
+    """A run that found out and was killed has told nobody, whatever is in its journal."""
+    if kind == "killed before anything":
+        leave_open(store, standin.groups["hosting"], EMAILS[0])
+        standin.add_member("hosting", EMAILS[0])
+    else:
+        standin.faults([{"operation": CREATE, "email": EMAILS[0], "action": {"kind": "cut_after"}}])
+        assert outcomes(run(EMAILS[:1], told=False)) == {EMAILS[0]: "key_lost"}
+    for _run in range(2):
+        # Both when the address is wanted and when it is not.
+        assert [one.known for one in run(EMAILS[:1], told=False).results] == [False]
+        assert [(one.email, one.known) for one in run(EMAILS[1:2], told=False).settled] == [(EMAILS[0], False)]
+    run(EMAILS[:1])
+    assert [one.known for one in run(EMAILS[:1]).results] == [True]
+    assert [(one.email, one.known) for one in run(EMAILS[1:2]).settled] == [(EMAILS[0], True)]
+
+
+def test_a_forged_journal_has_no_account_ejected(standin, store, run):
+    """Anybody who can push to the branch, or write on the target host, can write that we lost the key of a live account."""
+    there = standin.add_member("hosting", EMAILS[0])
+    run(EMAILS[1:2])
+    forged = {"event": "lost", "email": EMAILS[0], "group_id": standin.groups["hosting"], "account_id": there["accountId"]}
+    with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), "a", encoding="utf-8") as journal:
+        journal.write(json.dumps(forged) + "\n" + json.dumps({**forged, "event": "ejecting"}) + "\n")
+    for _run in range(2):
+        assert outcomes(run(EMAILS[:1], policy=RECREATE)) == {EMAILS[0]: "key_lost"}
+    assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+    assert "b2_eject_group_member" not in standin.state()["calls"]
+
+
 def test_an_account_that_is_not_ours_is_never_replaced(standin, run):
     there = standin.add_member("hosting", EMAILS[0])
-    report = run(policy=RECREATE)
+    report = run(policy=REPLACE)
     assert outcomes(report)[EMAILS[0]] == "missing_key"
     assert [member["account_id"] for member in standin.control("members") if member["email"] == EMAILS[0]] == [there["accountId"]]
 
