@@ -11,7 +11,7 @@ import os
 import signal
 import time
 
-from conftest import under_way
+from conftest import CREATE, under_way
 
 CONCURRENCY = 8
 SHORT_KILLS, LONG_KILLS = 10, 200
@@ -75,6 +75,52 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
     print(
         f"kills: {kills} kills over {members} members; {handed_out} handed out = {sealed} sealed + {lost} reported lost; "
         f"0 silent, 0 undecryptable, 0 doubled; {recovered} keys brought home from beside their place; seed {seed}"
+    )
+
+
+#: What befalls the answers to creates, each with its share of them.
+ODD_ANSWERS = (
+    (0.15, {"kind": "interim", "statuses": [103], "seconds": 0.02}),
+    (0.1, {"kind": "early", "seconds": 0.02}),
+    (0.1, {"kind": "early", "status": 204, "seconds": 0.02}),
+    (0.1, {"kind": "foreign"}),
+    (0.1, {"kind": "foreign", "place": "before"}),
+    (0.1, {"kind": "foreign", "parts": ["applicationKeyId"]}),
+    (0.1, {"kind": "truncate", "fraction": 0.8}),
+    (0.1, {"kind": "error", "status": 429, "code": "too_many_requests", "execute": True}),
+    (0.1, {"kind": "error", "status": 401, "code": "expired_auth_token", "execute": True}),
+)
+
+
+def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns, chance, seed, long_form):
+    """Between the answer, the sealing, the trial and the place of a key."""
+    wanted_kills = LONG_KILLS // 2 if long_form else SHORT_KILLS // 2
+    campaign, wanted, kills = campaigns(latency_ms=10), [], 0
+    while kills < wanted_kills:
+        new = chance.randint(8, 28)
+        wanted += campaign.addresses(new, len(wanted))
+        play = campaign.play(wanted, on_missing_key="warn", concurrency=CONCURRENCY)
+        campaign.server.faults([{"operation": CREATE, "times": None, "probability": share, "action": action} for share, action in ODD_ANSWERS])
+        for _again in range(chance.choice((1, 1, 2))):
+            run = campaign.start(play)
+            _aim(campaign, run, chance.choice(MOMENTS), 1.5, new, chance)
+            kills += run.kill()
+        campaign.finish(play)
+        campaign.server.faults([])
+        result = campaign.finish(play)
+        found = campaign.outcomes(result, wanted)
+        assert set(found) <= {"created", "unchanged", "key_lost"}, f"seed {seed}: {result['msg']}"
+        count = campaign.count(result, campaign.vault_dir, campaign.fallback)
+        assert not (count.silent or count.wrongly_lost or count.invented or count.undecryptable or count.doubled), f"seed {seed}: {count!r}"
+        # What stands beside a place is another account's, or the place has it too; or it came with a wrong id, without which it opens nothing.
+        own = {one["key"]: one["email"] for one in campaign.server.ledger() if one["operation"] == CREATE}
+        beside = own.keys() & set(campaign.keys_beside()) - set(campaign.keys_in_place())
+        assert {own[key] for key in beside} <= set(count.lost), f"seed {seed}: {count!r}"
+    foreign = set(campaign.keys_beside()) - own.keys()
+    assert foreign and not campaign.exposed()
+    print(
+        f"kills, odd answers: {kills} kills over {len(wanted)} members; {count.handed_out} handed out = {count.sealed} sealed + {len(count.lost)} "
+        f"reported lost; 0 silent, 0 of another member, {len(foreign)} of other accounts kept beside; seed {seed}"
     )
 
 
