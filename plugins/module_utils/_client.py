@@ -254,7 +254,7 @@ class Client:
 
         how = Handling(
             accept=lambda answer: find_new_member(answer, email, group_id, region or ""),
-            is_sure=lambda new: not new.doubt,
+            is_sure=lambda new: not (new.doubt or new.complaint or new.others),
             settle=settle,
             resend=resent.append,
             gate=gate,

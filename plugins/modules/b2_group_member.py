@@ -130,7 +130,10 @@ application_key_id:
   type: str
   sample: 0045f2a1c0b3d4e0000000001
 application_key:
-  description: The new member's key. It is returned by the run that created the member and never again.
+  description:
+    - The new member's key. It is returned by the run that created the member and never again.
+    - It is in a failed result too, if the answer held a key that is not certainly the member's. Then RV(outcome) is V(key_lost) or V(conflict), and the
+      message says whose key it is, as far as that could be found out.
   returned: when the member was created without O(vault_dir)
   type: str
 path:

@@ -1,0 +1,78 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Mistakes that would become accounts, which cannot be deleted; and what a run tells of earlier ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+from project import PATIENCE, Project, serving
+
+LIST = '["ada@customers.example.com","ben@customers.example.com"]'
+
+
+def provision(project, *arguments, check=False):
+    """Run the playbook of the collection as its users do."""
+    command = ["ansible-playbook", "community.backblaze.provision", "-e", "b2_members_group_name=hosting", "-e", "b2_members_vault_dir=host_vars"]
+    return subprocess.run(
+        [*command, *arguments, *(["--check"] if check else [])],
+        cwd=project.directory,
+        env=project.environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def addresses(server):
+    return sorted(account["email"] for account in server.state()["accounts"])
+
+
+@pytest.mark.parametrize("text", [f"b2_members_list={LIST}", f"b2_members_list='{LIST} '", "b2_members_list=ada@customers.example.com"])
+def test_a_list_that_comes_as_text_becomes_no_account(tmp_path, text):
+    """Up to ansible-core 2.18 a text that is a list as Python has it becomes one; then its two addresses are members, and nothing else is."""
+    with serving(tmp_path, "hosting") as server:
+        project = Project(tmp_path, server.url)
+        for check in (True, False):
+            done = provision(project, "-e", text, check=check)
+            output = done.stdout + done.stderr
+            if "members is text" in output:
+                assert done.returncode and "b2_members_list" in output and addresses(server) == []
+            else:
+                assert text.startswith("b2_members_list=[") or text.startswith("b2_members_list='["), output
+                assert addresses(server) in ([], json.loads(LIST)), output
+
+
+def test_a_list_given_as_the_message_says_is_taken(tmp_path):
+    with serving(tmp_path, "hosting") as server:
+        done = provision(Project(tmp_path, server.url), "-e", json.dumps({"b2_members_list": json.loads(LIST)}))
+        assert done.returncode == 0 and addresses(server) == json.loads(LIST), done.stdout + done.stderr
+
+
+def test_an_unknown_region_is_sent_with_a_warning(tmp_path):
+    with serving(tmp_path, "hosting") as server:
+        project = Project(tmp_path, server.url)
+        play = project.play([{"email": "ada@customers.example.com", "region": "ap-south"}, "ben@customers.example.com"])
+        for arguments in (["--check"], []):
+            done, result = project.run(play, *arguments)
+            assert "The region 'ap-south' is not one that this collection knows" in " ".join((done.stdout + done.stderr).split())
+        assert [one["outcome"] for one in result["members"]] == ["refused", "created"]
+        assert result["members"][0]["code"] == "invalid_region"
+
+
+def test_the_role_shows_what_became_of_what_an_earlier_run_left_open(tmp_path):
+    with serving(tmp_path, "hosting") as server:
+        project = Project(tmp_path, server.url)
+        server.faults([{"operation": "b2_create_group_member", "action": {"kind": "cut_after"}}])
+        lost = provision(project, "-e", json.dumps({"b2_members_list": ["ada@customers.example.com"]}))
+        assert lost.returncode and "key_lost" in lost.stdout and "b2_members_result.settled" not in lost.stdout
+        (account,) = server.state()["accounts"]
+        # Nobody asks for that address in this run; it is told all the same, with its account.
+        other = provision(project, "-e", json.dumps({"b2_members_list": ["ben@customers.example.com"]}))
+        settled = other.stdout.partition('"b2_members_result.settled"')[2]
+        assert "ada@customers.example.com" in settled and account["account_id"] in settled and "key_lost" in settled, other.stdout
