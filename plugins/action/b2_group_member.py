@@ -11,6 +11,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.community.backblaze.plugins.module_utils._members import unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import wanted_members
 from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import options_of, run_action, seal_members
@@ -42,6 +43,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         return {**result, **own, "member": one.member.as_dict() if one.member else None}
 
     def _run_module(self, task_vars: t.Any) -> dict[str, t.Any]:
+        # Here, as what a module warns of is shown only when it has ended.
+        warning = unknown_region(str(self._task.args.get("region") or ""))
+        if warning and self._task.args.get("state") != "absent":
+            display.warning(warning)
         result: dict[str, t.Any] = self._execute_module(module_name=_MODULE, task_vars=task_vars)
         if result.get("application_key") and self._task.register:
             if result.get("failed"):

@@ -11,10 +11,12 @@ Only where no code can be read does the status decide.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import email.utils
 import enum
+import itertools
 import json
 import re
 import typing as t
@@ -36,6 +38,7 @@ _TRANSIENT_CODES = frozenset(_TRANSIENT_STATUS.values())
 # The documented forms, for finding a key in an answer whose fields are not where they should be.
 _KEY = re.compile(r"\bK\d{3}[A-Za-z0-9+/_-]{27}(?![A-Za-z0-9+/_-])")
 _KEY_ID = re.compile(r"\b\d{3}([0-9a-f]{12})\d{10}\b")
+_ACCOUNT_ID = re.compile(r"[0-9a-f]{12}")
 _KEY_ID_FIELD = "applicationKeyId"
 _KEY_FIELD = "applicationKey"
 
@@ -162,17 +165,23 @@ def _objects(value: t.Any) -> t.Iterator[dict[str, t.Any]]:
 # Far more than any field that is looked for; a text that is never closed must not cost more than one pass over it.
 _LONGEST_FIELD = 4096
 _SPACE = r"[ \t\r\n]{0,64}"
+#: Bytes of the answer to a create that are read: a true one has less than one KiB.
+MAX_CREATE_ANSWER = 256 * 1024
+# So many objects are looked for in what is no JSON as a whole, and so many keys of others in one answer are kept.
+_MOST_PIECES = 64
+_MOST_OTHERS = 8
 
 
 def _field_in_text(text: str, name: str) -> str:
     """Find a string field in JSON that cannot be parsed as a whole."""
-    found = re.search(rf'"{name}"{_SPACE}:{_SPACE}("(?:[^"\\]|\\.){{0,{_LONGEST_FIELD}}}")', text)
-    if found:
-        try:
-            return str(json.loads(found.group(1)))
-        except ValueError:
-            pass
-    return ""
+    return next((value for _at, value in _fields_in_text(text, name)), "")
+
+
+def _fields_in_text(text: str, name: str) -> t.Iterator[tuple[int, str]]:
+    """Yield every string field of a name in JSON that cannot be parsed as a whole, and where it begins."""
+    for found in re.finditer(rf'"{name}"{_SPACE}:{_SPACE}("(?:[^"\\]|\\.){{0,{_LONGEST_FIELD}}}")', text):
+        with contextlib.suppress(ValueError):
+            yield found.start(), str(json.loads(found.group(1)))
 
 
 def _loose_key_id(text: str) -> str:
@@ -186,46 +195,117 @@ def _secret(value: t.Any) -> str:
     return value.encode("utf-8", errors="replace").decode("utf-8") if isinstance(value, str) else ""
 
 
-# More keys than that are not kept: one answer has one.
-_MOST_OTHERS = 8
-
-
 def account_in(key_id: str) -> str:
-    """Return the account id inside a key id; empty where the key id has not the documented form."""
-    form = _KEY_ID.fullmatch(key_id)
-    return form.group(1) if form else ""
+    """Return the account id inside a key id; empty where the key id has none of the documented forms. That of a master key is the account id."""
+    form = _KEY_ID.fullmatch(key_id.lower())
+    return form.group(1) if form else key_id.lower() if _ACCOUNT_ID.fullmatch(key_id.lower()) else ""
+
+
+def _pieces(text: str) -> list[t.Any]:
+    """Return the JSON objects in a text that is no JSON as a whole: cut short, with something around it, or several one after the other."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    for _number in range(_MOST_PIECES):
+        at = text.find("{", at)
+        if at < 0:
+            break
+        try:
+            value, at = decoder.raw_decode(text, at)
+            found.append(value)
+        except (ValueError, RecursionError):
+            at += 1
+    return found
 
 
 def _keys_in(objects: t.Sequence[dict[str, t.Any]], group_id: str) -> list[NewMember]:
-    """Return every key that stands in its field, each once, with the member that stands beside it."""
-    found: dict[tuple[str, str], NewMember] = {}
+    """Return every key that stands in its field, with what stands beside it in the same object."""
+    found = []
     for holder in objects:
-        key, key_id = _secret(holder.get(_KEY_FIELD)), as_text(holder.get(_KEY_ID_FIELD))
+        key = _secret(holder.get(_KEY_FIELD))
         if key:
             beside = one(holder.get("groupMember")) or (holder if "accountId" in holder else {})
-            found.setdefault((key_id, key), NewMember(read_member(beside, group_id), key_id, key))
-    return list(found.values())
+            found.append(NewMember(read_member(beside, group_id), as_text(holder.get(_KEY_ID_FIELD)), key))
+    return found
 
 
-def _key_somewhere(answer: Answer, text: str, objects: t.Sequence[dict[str, t.Any]], group_id: str) -> t.Optional[NewMember]:
-    """Return a key that is not where it should be: in its field in what is no JSON or was cut short, or by its documented form.
+def _keys_in_text(text: str, group_id: str) -> list[NewMember]:
+    """Return every key that stands in its field in what is no JSON, with what stands beside it: from its brace to that of the next key."""
+    keys = list(itertools.islice(_fields_in_text(text, _KEY_FIELD), _MOST_PIECES))
+    starts = [max(0, text.rfind("{", 0, at)) for at, _key in keys]
+    found = []
+    for number, (_at, key) in enumerate(keys):
+        end = next((start for start in starts[number:] if start > starts[number]), len(text))
+        part = text[starts[number] : end] if len(keys) > 1 else text
+        raw = {name: _field_in_text(part, name) for name in ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")}
+        found += [NewMember(read_member(raw, group_id), _field_in_text(part, _KEY_ID_FIELD), _secret(key))] if key else []
+    return found
 
-    By its form only in an answer that claims success: an error page may hold a text of that form by chance.
-    """
-    key = next((_secret(found[_KEY_FIELD]) for found in objects if _secret(found.get(_KEY_FIELD))), "") or _secret(_field_in_text(text, _KEY_FIELD))
-    key_id = _field_in_text(text, _KEY_ID_FIELD)
-    if 200 <= answer.status < 300 and not (key and key_id):
-        # A slash may be escaped in JSON that could not be parsed.
-        loose = text.replace("\\/", "/")
-        key_found = _KEY.search(loose)
-        key = key or (key_found.group() if key_found else "")
-        key_id = key_id or _loose_key_id(loose)
-    if not key:
-        return None
+
+def _completed(new: NewMember, objects: t.Sequence[dict[str, t.Any]], text: str, group_id: str) -> NewMember:
+    """Return the only key of an answer with what of it stands elsewhere in the answer."""
     raw = next((found["groupMember"] for found in objects if one(found.get("groupMember"))), None)
     raw = raw or next((found for found in objects if "accountId" in found), None)
-    raw = raw or {name: _field_in_text(text, name) for name in ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")}
-    return NewMember(read_member(raw, group_id), key_id, key)
+    member = new.member if new.member.account_id or not raw else read_member(raw, group_id)
+    return dataclasses.replace(new, member=member, key_id=new.key_id or _field_in_text(text, _KEY_ID_FIELD))
+
+
+def _key_by_form(answer: Answer, text: str, found: t.Optional[NewMember], group_id: str) -> t.Optional[NewMember]:
+    """Return a key with its id, of which one or both were found by the documented form only.
+
+    Only in an answer that claims success: an error page may hold a text of that form by chance.
+    """
+    if not 200 <= answer.status < 300:
+        return found
+    # A slash may be escaped in JSON that could not be parsed.
+    loose = text.replace("\\/", "/")
+    key = _KEY.search(loose)
+    if found is None and key is None:
+        return None
+    found = found or NewMember(read_member({}, group_id), "", t.cast("re.Match[str]", key).group())
+    return dataclasses.replace(found, key_id=found.key_id or _loose_key_id(loose))
+
+
+def _keys_of(answer: Answer, group_id: str) -> tuple[list[NewMember], bool]:
+    """Return every key in a create answer, each once, and whether the answer is plain JSON with each key where it should be."""
+    value, repeats = _parsed(answer.body)
+    objects = list(_objects(value))
+    keys = _keys_in(objects, group_id)
+    if keys and all(new.key_id and new.member.account_id for new in keys) and not repeats and not answer.rest.strip():
+        return _each_once(keys), True
+    text = (answer.body + answer.rest).decode("utf-8", errors="replace")
+    pieces = [found for piece in _pieces(text) for found in _objects(piece)]
+    keys = _each_once([*keys, *_keys_in(pieces, group_id), *_keys_in_text(text, group_id)])
+    if len(keys) == 1:
+        keys = [_completed(keys[0], objects or pieces, text, group_id)]
+    if not keys or not keys[0].key_id:
+        by_form = _key_by_form(answer, text, keys[0] if keys else None, group_id)
+        keys = [by_form, *keys[1:]] if by_form else keys
+    return keys, False
+
+
+def _parsed(body: bytes) -> tuple[t.Any, bool]:
+    """Return the JSON of a body, None where there is none, and whether an object in it has one field twice: then it can be read in two ways."""
+    repeats = False
+
+    def read(pairs: list[tuple[str, t.Any]]) -> dict[str, t.Any]:
+        nonlocal repeats
+        found = dict(pairs)
+        repeats = repeats or len(found) != len(pairs)
+        return found
+
+    try:
+        return json.loads(body.decode("utf-8"), object_pairs_hook=read), repeats
+    except (ValueError, RecursionError):
+        return None, False
+
+
+def _each_once(keys: t.Iterable[NewMember]) -> list[NewMember]:
+    """Return keys without those that come again; what is known of a key where it comes first stands."""
+    found: dict[str, NewMember] = {}
+    for new in keys:
+        there = found.setdefault(new.key, new)
+        if not (there.key_id and there.member.account_id) and new.key_id and new.member.account_id:
+            found[new.key] = new
+    return list(found.values())
 
 
 def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: str) -> t.Optional[NewMember]:
@@ -235,36 +315,35 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
     uncertain whose key it is a ``doubt``, both to be looked into when the key is safe. In an answer with several keys the one is taken
     that stands with the wanted address.
     """
-    objects = list(_objects(parse(answer)))
-    keys = _keys_in(objects, group_id)
+    if len(answer.body) > MAX_CREATE_ANSWER:
+        # What was compressed may be longer than what was read.
+        answer = dataclasses.replace(answer, body=answer.body[:MAX_CREATE_ANSWER], complete=False)
+    keys, plain = _keys_of(answer, group_id)
     ours = [new for new in keys if folded(new.member.email) == wanted_email]
     new = next(iter(ours or keys), None)
-    doubts = []
-    if new is None or not (new.key_id and new.member.account_id):
-        text = (answer.body + answer.rest).decode("utf-8", errors="replace")
-        new = _key_somewhere(answer, text, objects, group_id)
-        doubts.append("its fields are not where they should be")
     if new is None:
         return None
+    doubts = [] if plain else ["it was cut short, or is not the JSON of one answer, or its fields are not where they should be"]
     if len(ours) > 1:
         doubts.append("it holds more than one key of this address")
-    if not objects:
-        doubts.append("it was cut short or is not JSON")
     if not new.key_id:
         doubts.append("it has no application key id")
-    member, inside = new.member, account_in(new.key_id)
+    # No text of the answer that repeats a key is let into a message or a result.
+    member, inside = _without(new.member, [other.key for other in keys]), account_in(new.key_id)
+    if new.key_id and not inside:
+        doubts.append("its key id is of an unknown form")
     if not member.account_id:
         doubts.append("it names no account")
-    elif inside and inside != member.account_id:
+    elif inside and inside != member.account_id.lower():
         doubts.append("its key id is one of another account")
     named = folded(member.email) == wanted_email
     if not named:
         doubts.append(f"it names the address {_printable(member.email)!r}" if member.email else "it names no address")
     complaints = []
-    others = [other for other in keys if other.key != new.key]
+    others = [other for other in keys if other is not new]
     if len(others) > _MOST_OTHERS:
         complaints.append(f"it holds {len(others)} keys of others, of which {_MOST_OTHERS} are kept")
-    if not answer.complete and objects:
+    if not answer.complete and plain:
         complaints.append("it was cut short")
     if not 200 <= answer.status < 300:
         complaints.append(f"it came with HTTP {answer.status}")
@@ -275,19 +354,32 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
     return dataclasses.replace(
         new,
         # The address is the one asked for: what the service sent is not let near a path or a host name.
-        member=dataclasses.replace(_of_key(new), email=wanted_email, group_id=group_id),
+        member=dataclasses.replace(_of_key(new, member), email=wanted_email, group_id=group_id),
         complaint=_odd(complaints),
         doubt=_odd(doubts),
-        named=named and inside in ("", member.account_id),
+        named=named and inside in ("", member.account_id.lower()),
         others=tuple(
-            dataclasses.replace(other, member=_of_key(other), doubt=_odd(["it holds the keys of several members"])) for other in others[:_MOST_OTHERS]
+            dataclasses.replace(
+                other,
+                member=_of_key(other, _without(other.member, [each.key for each in keys])),
+                doubt=_odd(["it holds the keys of several members"]),
+            )
+            for other in others[:_MOST_OTHERS]
         ),
     )
 
 
-def _of_key(new: NewMember) -> Member:
+def _without(member: Member, secrets: t.Sequence[str]) -> Member:
+    """Return a member without the texts that hold a secret."""
+    texts = {name: value for name, value in member.__dict__.items() if isinstance(value, str)}
+    cleared: dict[str, t.Any] = {name: "" for name, value in texts.items() if any(secret in value for secret in secrets)}
+    return dataclasses.replace(member, **cleared)
+
+
+def _of_key(new: NewMember, member: Member) -> Member:
     """Return the member of a key. Where the key id has an account inside, that is the account of the key, whatever else the answer says."""
-    return dataclasses.replace(new.member, account_id=account_in(new.key_id) or new.member.account_id)
+    inside = account_in(new.key_id)
+    return dataclasses.replace(member, account_id=inside) if inside and inside != member.account_id.lower() else member
 
 
 def _odd(reasons: t.Sequence[str]) -> str:

@@ -23,7 +23,14 @@ from ansible_collections.community.backblaze.plugins.module_utils._answers impor
 from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, B2Error, NetworkError, OptionError, PatienceError
 from ansible_collections.community.backblaze.plugins.module_utils._members import as_text, one
 from ansible_collections.community.backblaze.plugins.module_utils._pace import AT_ONCE, Pace, Turn
-from ansible_collections.community.backblaze.plugins.module_utils._transport import Answer, TokenAuth, Transport, basic_auth, check_service_url
+from ansible_collections.community.backblaze.plugins.module_utils._transport import (
+    MAX_BODY,
+    Answer,
+    TokenAuth,
+    Transport,
+    basic_auth,
+    check_service_url,
+)
 
 AUTHORIZE = "b2_authorize_account"
 # At v3 authorize refuses keys that are restricted to buckets and were made through v4; at v4 it takes every key.
@@ -73,6 +80,7 @@ class Handling(t.Generic[T]):
     settle: is called before what may have been executed is sent again; raises where it was.
     resend: is called before what most probably was not executed is sent again, and where nothing is sent again after all.
     gate: is called each time before the call is sent; waits, or raises where it must not be sent now.
+    most: how many bytes of an answer are read.
     """
 
     accept: t.Callable[[Answer], t.Optional[T]]
@@ -80,6 +88,7 @@ class Handling(t.Generic[T]):
     settle: t.Callable[[B2Error], None] = _do_nothing
     resend: t.Callable[[B2Error], None] = _do_nothing
     gate: t.Callable[[], None] = lambda: None
+    most: int = MAX_BODY
 
 
 def _take(send: t.Callable[[t.Callable[[Answer], bool]], Answer], how: Handling[T]) -> tuple[Answer, t.Optional[T]]:
@@ -216,10 +225,8 @@ class Caller:
         def transmit(session: Session, is_sound: t.Callable[[Answer], bool]) -> Answer:
             url = f"{session.groups_url}/b2api/{self._version}/{operation}"
             full = {"adminAccountId": session.account_id, **fields}
-            auth = TokenAuth(session.token)
-            if method == "GET":
-                return self._transport.send(method, url, auth=auth, query=full, is_sound=is_sound)
-            return self._transport.send(method, url, auth=auth, body=json.dumps(full).encode(), is_sound=is_sound)
+            content: dict[str, t.Any] = {"query": full} if method == "GET" else {"body": json.dumps(full).encode()}
+            return self._transport.send(method, url, auth=TokenAuth(session.token), is_sound=is_sound, most=how.most, **content)
 
         session = self.authorize()
         answer, value = send(session)

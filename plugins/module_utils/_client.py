@@ -17,7 +17,7 @@ import queue
 import threading
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._answers import find_new_member
+from ansible_collections.community.backblaze.plugins.module_utils._answers import MAX_CREATE_ANSWER, find_new_member
 from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller, Handling, accept_object, back_off
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     WRONG_KEY_CODES,
@@ -48,8 +48,8 @@ EJECT_MEMBER = "b2_eject_group_member"
 # The most that the service gives in one page.
 _GROUPS_PER_PAGE = 100
 _MEMBERS_PER_PAGE = 1000
-# A listing that never ends is not a listing: a hundred times what the service documents as the most.
-_MAX_PAGES = 500
+# A listing that never ends is not a listing: twenty times what the service documents as the most.
+_MAX_PAGES = 100
 # An address that is taken right after an unanswered create is most likely ours, and not listed yet.
 _LATE_LISTING_LOOKS = 3
 
@@ -258,6 +258,7 @@ class Client:
             settle=settle,
             resend=resent.append,
             gate=gate,
+            most=MAX_CREATE_ANSWER,
         )
         try:
             return self._caller.operate("POST", CREATE_MEMBER, fields, how)
@@ -286,10 +287,8 @@ class Client:
                 return
             if member and member.account_id == ignoring:
                 member = None
-            if member and unanswered:
-                raise KeyLostError(email, member.account_id, unanswered[0].happened) from refusal
-            if member and resent:
-                raise KeyLostError(email, member.account_id, resent[0].happened, ours=False) from refusal
+            if member and (unanswered or resent):
+                raise KeyLostError(email, member.account_id, (unanswered or resent)[0].happened) from refusal
             if member:
                 raise MemberExistsError(member) from refusal
         if unanswered:
@@ -302,7 +301,7 @@ class Client:
         except B2Error:
             return
         if member and member.account_id != ignoring:
-            raise KeyLostError(email, member.account_id, refusal.happened, ours=False) from refusal
+            raise KeyLostError(email, member.account_id, refusal.happened) from refusal
 
     def prove(self, group_id: str, new: NewMember) -> Proof:
         """Find out whose a new key is that came in an odd answer: try it, and look up who has the address. The key has to be safe already."""
@@ -350,15 +349,19 @@ class Client:
         fields = {"groupId": group_id, "memberAccountId": account_id}
         if new_email:
             fields["email"] = new_email
+        # As in create_member.
         unanswered: list[B2Error] = []
+        resent: list[B2Error] = []
+        how = Handling(accept_object, settle=unanswered.append, resend=resent.append, gate=gate)
         try:
             try:
-                answer = self._caller.operate("POST", EJECT_MEMBER, fields, Handling(accept_object, settle=unanswered.append, gate=gate))
+                answer = self._caller.operate("POST", EJECT_MEMBER, fields, how)
             except ApiError as refusal:
-                if refusal.code != "invalid_member_account_id" or not self._has_left(group_id, account_id, _LATE_LISTING_LOOKS if unanswered else 1):
+                ours = bool(unanswered or resent)
+                if refusal.code != "invalid_member_account_id" or not self._has_left(group_id, account_id, _LATE_LISTING_LOOKS if ours else 1):
                     raise
-                # Gone: by our own unanswered call, or by somebody else.
-                return Member(account_id=account_id, email=new_email or "", group_id=group_id) if unanswered else None
+                # Gone: by a call of ours that was sent before, or by somebody else.
+                return Member(account_id=account_id, email=new_email or "", group_id=group_id) if ours else None
         except B2Error as exc:
             if unanswered:
                 exc.changed = f"Account {account_id} may have been ejected."

@@ -218,12 +218,11 @@ class KeyLostError(B2Error):
     """An account was made, or may have been, and its key never arrived: nobody can show that key again.
 
     ``account_id`` is empty where even a look-up could not confirm that the account exists. What it says to do rests on the journal; where
-    there is none, ``without_journal`` says something else. ``ours``: whether it is certain that we made the account.
+    there is none, ``without_journal`` says something else.
     """
 
-    def __init__(self, email: str, account_id: str, cause: str, *, ours: bool = True) -> None:
+    def __init__(self, email: str, account_id: str, cause: str) -> None:
         self.account_id = account_id
-        self.ours = ours
         super().__init__(
             f"The answer with the key of {email} never arrived ({cause.rstrip('.')}).",
             changed=f"Account {account_id} was created." if account_id else "An account may have been created.",

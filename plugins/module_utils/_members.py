@@ -124,7 +124,8 @@ def check_email(email: t.Any) -> str:
     if not isinstance(email, str) or not email.strip():
         raise OptionError("A member needs an email address, as a non-empty string.")
     address = folded(email)
-    reason = unsafe_name(address) or _unfit_address(address)
+    # A blank at its edge is what a template or a copy leaves, and may have left more.
+    reason = "it contains a blank" if email.strip() != email else unsafe_name(address) or _unfit_address(address)
     if reason:
         raise OptionError(f"{email!r} is not a valid address for a member: {reason}.")
     return address
@@ -157,8 +158,9 @@ _REGION_BY_LETTERS = {region.replace("-", ""): region for region in REGIONS}
 
 def check_region(region: str) -> str:
     """Return a wanted region, or refuse another name of one that is known, such as the S3 label us-west-004 or EU-Central."""
-    letters = re.sub(r"[^a-z]", "", region.lower())
-    meant = _REGION_BY_LETTERS.get(letters, _REGION_BY_LETTERS.get(letters[len("s") :] if letters.startswith("s") else ""))
+    # Of s3.us-west-004.backblazeb2.com what is between "s3." and the first digit or dot.
+    name = re.split(r"[0-9.]", re.sub(r"^s3\.", "", region.strip().lower()))[0]
+    meant = _REGION_BY_LETTERS.get(re.sub(r"[^a-z]", "", name))
     if meant and region != meant:
         raise OptionError(f"There is no region {region!r}; write {meant}.")
     return region

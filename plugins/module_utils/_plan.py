@@ -116,7 +116,7 @@ class KeyState:
 
     lost: the journal says that the account's key never arrived here; proven: and that we made the account. recreate: the user's word that it is
     to be replaced then, without which nothing that the journal says has an account ejected: others may write to that file.
-    parked: where an earlier run stored the key, if not in its place.
+    parked: where an earlier run stored the key, if not in its place. kept: where an earlier run kept a key that is not shown to be the member's.
     stored_opens, given_opens: the account that the stored or the given key opens, empty for none, None where it was not tried.
     stored_untried, given_untried: why it could not be tried.
     given_differs: whether a given key is another than the stored one. all_refused: whether Backblaze refuses every key that was tried.
@@ -127,6 +127,7 @@ class KeyState:
     proven: bool = False
     recreate: bool = False
     parked: str = ""
+    kept: str = ""
     stored_opens: t.Optional[str] = None
     given_opens: t.Optional[str] = None
     stored_untried: str = ""
@@ -198,22 +199,23 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
         adopted = Step(wanted, Outcome.UNCHANGED, member, "The given key was adopted: it opens this account and is stored.", adopts=True)
         # Without proof nothing is written: a key that was not tried counts as one that opens nothing.
         return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.MISSING_KEY)
-    if keys.parked:
+    if keys.parked and not keys.kept:
         message = (
             f"An earlier run had to store its key in {keys.parked}. If that is a fallback directory, give it to this run as vault_fallback_dir, and "
-            "the key is moved home; if not, look into the file with ansible-vault view, and adopt the key if it is this member's."
+            "the key is moved home."
         )
         return Step(wanted, Outcome.MISSING_KEY, member, message)
+    kept = f" The key that came when it was created is kept in {keys.kept}; it is not shown to be this member's." if keys.kept else ""
     # Where a part of the key could be saved, that is not thrown after the rest.
     if keys.lost and keys.proven and keys.recreate and stored is None:
         return Step(wanted, Outcome.CREATED, message=f"Account {member.account_id}, whose key was lost, is ejected before.", replaces=member)
     if keys.lost:
-        return Step(wanted, Outcome.KEY_LOST, member, lost_message(wanted.email, member.account_id, proven=keys.proven))
+        return Step(wanted, Outcome.KEY_LOST, member, lost_message(wanted.email, member.account_id, proven=keys.proven) + kept)
     return Step(
         wanted,
         Outcome.MISSING_KEY,
         member,
-        f"Account {member.account_id} is in the Group, but its key is not stored; Backblaze showed it once, when the account was made.",
+        f"Account {member.account_id} is in the Group, but its key is not stored; Backblaze showed it once, when the account was made.{kept}",
     )
 
 
@@ -236,23 +238,27 @@ _ALL_REFUSED = (
 )
 
 
+_AGAIN = "Run again: the next run tries the key once more."
+
+
 def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
     """Say what became of a member whose create answer was odd, and why, now that its key was tried."""
-    member, opens = proof.member, proof.opens
+    member, opens, email = proof.member, proof.opens, new.member.email
     if opens is None and new.doubt:
-        return Outcome.CONFLICT, f"Whose key it is could not be found out. {proof.problem} The next run tries it again.".replace("  ", " ")
+        return Outcome.CONFLICT, f"Whose key it is could not be found out. {proof.problem} {_AGAIN}"
     owner = new.member.account_id if opens is None else opens
     whose = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if not owner and not new.doubt:
-        return Outcome.DEAD_KEY, "The key in that answer was tried, and Backblaze refuses it."
+        return Outcome.DEAD_KEY, "The new key was tried, and Backblaze refuses it. Sign in as the member, make a new key, and adopt it."
     if member is not None and owner != member.account_id:
-        return Outcome.KEY_LOST, f"The key in that answer is not the one of account {member.account_id}, which is the member: {whose}."
+        remedy = (
+            f"Make a new key as the member and adopt it; or, if nobody uses the account, have it replaced, with this option: {recreate_line(email)}"
+        )
+        return Outcome.KEY_LOST, f"The key in that answer is not the one of account {member.account_id}, which is the member: {whose}. {remedy}"
     if member is not None or (owner and owner == new.member.account_id and new.named):
         return Outcome.CREATED, proof.problem
-    return (
-        Outcome.CONFLICT,
-        f"The key in that answer is not certainly the member's: {whose}, and the member is not found in the Group. {proof.problem}".strip(),
-    )
+    known = proof.problem or "The member is not found in the Group."
+    return Outcome.CONFLICT, f"The key in that answer is not certainly the member's: {whose}. {known} {_AGAIN}"
 
 
 def _decide_missing(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
@@ -311,7 +317,7 @@ class Open:
     @property
     def proven(self) -> bool:
         """Whether the journal says that we made the account and that its key never arrived."""
-        return self.event in (Event.LOST, Event.EJECTING)
+        return self.event in (Event.LOST, Event.EJECTING) and bool(self.account_id)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,7 +356,8 @@ def settle(entry: Open, member: t.Optional[Member], stored: t.Optional[Stored]) 
 
 def all_refused(opened: t.Mapping[str, Proof]) -> bool:
     """Tell whether Backblaze refused every one of several keys, which says more about the service than about the keys."""
-    return len(opened) > 1 and all(one.opens == "" for one in opened.values())
+    tried = [one.opens for one in opened.values() if one.opens is not None]
+    return len(tried) > 1 and not any(tried)
 
 
 def audit(members: t.Sequence[Member], stored: t.Mapping[str, Stored], opened: t.Mapping[str, Proof]) -> dict[str, list[dict[str, str]]]:

@@ -18,7 +18,7 @@ import time
 import typing as t
 
 # A server that sends more of these than this has no answer.
-_MOST_INTERIM_RESPONSES = 32
+_MOST_INTERIM_RESPONSES = 256
 _SWITCHING_PROTOCOLS = 101
 
 
@@ -44,8 +44,11 @@ class _Socket(io.RawIOBase):
         return t.cast("t.Optional[int]", self._file.readinto(buffer))
 
     def pending(self) -> bool:
-        """Tell whether TLS has decrypted bytes that nobody has read."""
-        return bool(self._socket.pending()) if hasattr(self._socket, "pending") else False
+        """Tell whether there are, or may be, bytes in a layer above the socket: what TLS has fetched and nobody has read."""
+        if hasattr(self._socket, "pending"):
+            return bool(self._socket.pending())
+        # TLS within TLS, through a proxy, is not a socket and does not say.
+        return not isinstance(self._socket, socket.socket)
 
     def close(self) -> None:
         self._file.close()
@@ -80,6 +83,7 @@ class Response(http.client.HTTPResponse):
         self.fp.close()
         self._reader = _Reader(_Socket(sock))
         self.fp = self._reader
+        self._lengths: list[str] = []
 
     def _read_status(self) -> tuple[str, int, str]:
         for _number in range(_MOST_INTERIM_RESPONSES):
@@ -88,6 +92,15 @@ class Response(http.client.HTTPResponse):
                 return version, status, reason
             http.client.parse_headers(self.fp)
         raise http.client.BadStatusLine("too many interim responses")
+
+    def begin(self) -> None:
+        """Read the head. What it says of a length that is none is taken out: urllib3 would refuse the whole answer for it, unread."""
+        super().begin()
+        self._lengths = [value.strip() for value in self.headers.get_all("Content-Length") or []]
+        if len(set(self._lengths)) > 1 or not all(map(str.isdecimal, self._lengths)):
+            del self.headers["Content-Length"]
+            self.length = None
+            self.will_close = True
 
     def end(self) -> bytes:
         """Stop reading, and return what arrived behind the end of the body: part of something that was not asked for."""
@@ -99,7 +112,6 @@ class Response(http.client.HTTPResponse):
 
         Only then may its connection be used again. To be called after ``end``.
         """
-        lengths = self.headers.get_all("Content-Length") or []
         encodings = self.headers.get_all("Transfer-Encoding") or []
-        framed = (self.chunked and len(encodings) == 1 and not lengths) or (lengths == [str(size)] and not encodings)
+        framed = (self.chunked and len(encodings) == 1 and not self._lengths) or (self._lengths == [str(size)] and not encodings)
         return framed and self.version == 11 and not self.headers.defects and not self._reader.rest and not self._reader.pending

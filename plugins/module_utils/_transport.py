@@ -39,7 +39,7 @@ else:
     REQUESTS_IMPORT_ERROR = None
 
 #: A thousand members are about half a megabyte; far beyond that the other side is not the Partner API.
-MAX_BODY = 8 * 1024 * 1024
+MAX_BODY = 4 * 1024 * 1024
 _CHUNK = 64 * 1024
 # So much of a URL that is refused is shown.
 _SHOWN = 200
@@ -252,8 +252,11 @@ class Transport:
         query: t.Optional[t.Mapping[str, t.Any]] = None,
         body: t.Optional[bytes] = None,
         is_sound: t.Callable[[Answer], bool] = lambda answer: answer.status == 200,
+        most: int = MAX_BODY,
     ) -> Answer:
         """Send one request, once.
+
+        most: bytes of a body beyond which no more of it is read.
 
         is_sound: looks at the answer before anything else does, and tells whether it is the one that this request asks for. Only then is
         the connection used again: after any other answer the one that was asked for may still be on its way.
@@ -295,7 +298,7 @@ class Transport:
             raise _unreadable(url, exc) from None
         usable = False
         try:
-            answer, certain = self._read(response, _credential_of(prepared, auth))
+            answer, certain = self._read(response, _credential_of(prepared, auth), most)
             usable = is_sound(answer) and certain
             return answer
         finally:
@@ -304,7 +307,7 @@ class Transport:
             else:
                 response.close()
 
-    def _read(self, response: t.Any, asked_with: tuple[str, ...]) -> tuple[Answer, bool]:
+    def _read(self, response: t.Any, asked_with: tuple[str, ...], most: int) -> tuple[Answer, bool]:
         """Read the body up to its end, its limit or its time, and keep what arrived; tell whether its end is certain."""
         # Not by urllib3, which gives the connection to the next thread as soon as it sees the end.
         original: Response = response.raw._original_response
@@ -312,7 +315,7 @@ class Transport:
         size = 0
         whole = False
         try:
-            while size <= MAX_BODY:
+            while size <= most:
                 part = original.read1(_CHUNK)
                 if not part:
                     whole = True

@@ -132,8 +132,8 @@ application_key_id:
 application_key:
   description:
     - The new member's key. It is returned by the run that created the member and never again.
-    - It is in a failed result too, if the answer held a key that is not certainly the member's. Then RV(outcome) is V(key_lost) or V(conflict), and the
-      message says whose key it is, as far as that could be found out.
+    - It is in a failed result too, if the answer held a key that is not certainly the member's. Then RV(outcome) is V(key_lost), V(dead_key) or
+      V(conflict), and the message says whose key it is, as far as that could be found out.
   returned: when the member was created without O(vault_dir)
   type: str
 path:
@@ -183,7 +183,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
     OptionError,
     UnprovenKeyError,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, check_email, check_region, folded, unknown_region
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, Proof, check_email, check_region, folded
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC, VAULT_SPEC
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     Outcome,
@@ -206,7 +206,7 @@ EJECTING = (
 def check(params: dict[str, t.Any]) -> None:
     """Refuse what can be refused before anything is sent."""
     if params["email"] is not None:
-        check_email(params["email"])
+        check_address(params["email"], params["state"])
     elif params["state"] == "present":
         raise OptionError("account_id goes with state: absent only.", remedy="Name the member to be created by email.")
     check_region(params["region"] or "")
@@ -224,6 +224,15 @@ def check(params: dict[str, t.Any]) -> None:
             raise OptionError("new_email goes with state: absent only.", remedy="The address of a member cannot be changed through the API.")
 
 
+def check_address(email: str, state: str) -> None:
+    try:
+        check_email(email)
+    except OptionError as exc:
+        if state == "absent":
+            exc.remedy = "If there is a member with such an address, name it by account_id: b2_group_member_info lists it."
+        raise
+
+
 def ensure(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
     """Decide from a look-up, then act on the decision; the steps are the same in check mode, but for the calls."""
     group_id = client.resolve_group(module.params["group_id"], module.params["group_name"])
@@ -231,8 +240,6 @@ def ensure(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
     wanted = Wanted(folded(module.params["email"] or (member.email if member else "")), module.params["region"] or None)
     step = decide_absent(wanted, member) if module.params["state"] == "absent" else decide_present(wanted, member)
     key: dict[str, str] = {}
-    if step.outcome is Outcome.CREATED and unknown_region(wanted.region):
-        module.warn(unknown_region(wanted.region))
     if step.changes and not module.check_mode:
         if step.outcome is Outcome.EJECTED:
             step = eject(client, group_id, step, module.params["new_email"])
@@ -274,7 +281,10 @@ def create(module: AnsibleModule, client: Client, group_id: str, step: Step) -> 
     key = {"application_key_id": new.key_id, "application_key": new.key}
     member = new.member
     if new.complaint or new.doubt:
-        proof = client.prove(group_id, new)
+        try:
+            proof = client.prove(group_id, new)
+        except Exception as exc:  # noqa: BLE001 - the key is nowhere else, and has to reach the result whatever this is
+            proof = Proof(problem=f"Unexpected {type(exc).__name__} while the key was tried.")
         member = proof.member or member
         outcome, message = decide_created(new, proof)
         message = " ".join(filter(None, (new.complaint, new.doubt, message)))

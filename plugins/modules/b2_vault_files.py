@@ -109,7 +109,8 @@ from ansible.module_utils.basic import AnsibleModule
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 STATE = ".b2_members"
 FILE = "b2_vault.yml"
-TEMPORARY = re.compile(r"\.b2_vault\.yml\.[0-9a-f]+\.tmp")
+# What is beside a key file: on its way into its place, or a key of which it is not certain whose it is.
+BESIDE = re.compile(r"\.b2_vault\.yml\.[0-9a-f]+\.(?:tmp|aside)")
 INDEX = ".index"
 JOURNAL = "journal.jsonl"
 LEASE = "lease"
@@ -143,7 +144,7 @@ def parts_of(path: str) -> list[str]:
 
 
 def is_key_file(name: str) -> bool:
-    return name == FILE or bool(TEMPORARY.fullmatch(name))
+    return name == FILE or bool(BESIDE.fullmatch(name))
 
 
 # Files, by open directories only
@@ -309,7 +310,7 @@ def write(path: str, wanted: t.Mapping[str, t.Any], group: t.Optional[str], leas
             with contextlib.suppress(Refused, OSError):
                 *folders, last = parts_of(name)
                 # All else is never removed.
-                if TEMPORARY.fullmatch(last):
+                if BESIDE.fullmatch(last):
                     with opened(folders[0], DIRECTORY, root) as folder:
                         os.unlink(last, dir_fd=folder)
         # For directories that are new, or were made by a write that failed at this step.

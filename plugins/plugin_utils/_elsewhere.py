@@ -19,7 +19,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, Shared, explained, get, is_temporary, opened
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, Shared, explained, get, is_aside, is_temporary, opened
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import JOURNAL_NAME
@@ -338,7 +338,12 @@ def is_kept(path: str) -> bool:
         return True
     if folder.startswith(f"{STATE_NAME}/"):
         return folder.count("/") == 1 and name == JOURNAL_NAME
-    return bool(folder) and "/" not in folder and folder != STATE_NAME and (name == FILE_NAME or is_temporary(name, FILE_NAME))
+    return bool(folder) and "/" not in folder and folder != STATE_NAME and is_key_file(name)
+
+
+def is_key_file(name: str) -> bool:
+    """Tell whether a file of this name may hold keys: in its place, on its way there, or beside it."""
+    return name == FILE_NAME or is_temporary(name, FILE_NAME) or is_aside(name, FILE_NAME)
 
 
 def _is_name(part: str) -> bool:

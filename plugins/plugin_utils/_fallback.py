@@ -26,6 +26,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, key_text, read_key_text
 
 _FALLBACK_SUFFIX = ".b2_vault.yml"
+#: A variable beside a key of which it is not certain whose it is: it has to be tried before it is used.
+UNPROVEN = "b2_unproven"
 
 
 class FallbackStore:
@@ -46,7 +48,8 @@ class FallbackStore:
         with explained("cannot be written", path):
             make_directory(self.path)
             with opened(None, self.path, DIRECTORY) as root:
-                replace(root, name, self._sealer.seal(key_text(new)))
+                unproven = f"{UNPROVEN}: true\n".encode() if new.doubt else b""
+                replace(root, name, self._sealer.seal(key_text(new) + unproven))
                 os.fsync(root)
         return path
 

@@ -24,6 +24,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_ASIDE_SUFFIX = ".aside"
 _TEMPORARY_SUFFIX = ".tmp"
 # Larger than anything that is ever sealed: an answer is at most 32 MiB, and a vault text twice its plaintext.
 _LARGEST_FILE = 128 * 1024 * 1024
@@ -91,6 +92,16 @@ def temporary_name(name: str) -> str:
 def is_temporary(candidate: str, name: str) -> bool:
     """Tell whether something was written to take the place of a file."""
     return bool(re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]+{re.escape(_TEMPORARY_SUFFIX)}", candidate))
+
+
+def aside_name(name: str) -> str:
+    """Return a name beside a file for a key of which it is not certain that it belongs into that file."""
+    return f".{name}.{secrets.token_hex(6)}{_ASIDE_SUFFIX}"
+
+
+def is_aside(candidate: str, name: str) -> bool:
+    """Tell whether a file has a name of ``aside_name``."""
+    return bool(re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]+{re.escape(_ASIDE_SUFFIX)}", candidate))
 
 
 def replace(

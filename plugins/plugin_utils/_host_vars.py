@@ -18,15 +18,16 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._directory imp
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
     DIRECTORY,
     Shared,
+    aside_name,
     exists,
     explained,
     get,
+    is_aside,
     is_temporary,
     opened,
     prove_place,
     put,
     replace,
-    temporary_name,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME, Index
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
@@ -174,7 +175,7 @@ class HostVarsStore:
         """Encrypt a key of which it is not certain that it is that of an address, and put it beside the place of that address."""
         if unsafe_name(email):
             raise StoreError("An address that is not safe as a name came as far as the store.")
-        name = temporary_name(FILE_NAME)
+        name = aside_name(FILE_NAME)
         path = os.path.join(self.directory.path, email, name)
         with explained("cannot be written", path), self.directory.root() as root:
             with contextlib.suppress(FileExistsError):
@@ -185,6 +186,19 @@ class HostVarsStore:
             self._sync_root(root)
         self.directory.place.publish(path)
         return path
+
+    def aside(self, email: str) -> dict[str, dict[str, str]]:
+        """Return the variables of each key that was set aside for an address, by the path of its file; what does not decrypt is left out."""
+        found: dict[str, dict[str, str]] = {}
+        with explained("cannot be read", self.file(email)):
+            try:
+                with self.directory.root() as root, opened(root, email, DIRECTORY) as directory:
+                    for name in sorted(name for name in os.listdir(directory) if is_aside(name, FILE_NAME)):
+                        with contextlib.suppress(StoreError):
+                            found[os.path.join(self.directory.path, email, name)] = self._checked(get(directory, name), email, name)
+            except FileNotFoundError:
+                pass
+        return found
 
     def discard(self, path: str) -> None:
         """Remove a file that was set aside."""

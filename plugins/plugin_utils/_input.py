@@ -163,7 +163,8 @@ def _read_csv(path: str, text: str) -> list[t.Any]:
         for row in rows:
             if None in row:
                 raise OptionError(f"members_file {path}, line {number} has more fields than the first line.")
-            entries.append({name: value for name, value in row.items() if value})
+            # Blanks around a cell are the table's, and not what is in it.
+            entries.append({name: value.strip() for name, value in row.items() if value and value.strip()})
         return entries
     except csv.Error as exc:
         raise OptionError(f"members_file {path}, line {number}: {exc}.") from None

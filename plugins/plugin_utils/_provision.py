@@ -18,20 +18,21 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoppedError, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoppedError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, Proof, folded, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     KeyState,
     Open,
     Outcome,
     Stored,
+    Wanted,
     all_refused,
     by_email,
     decide_present,
     settle,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Report, Stop, foreseen
+from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import UNPROVEN, FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Report, Result, Stop, foreseen
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal, is_recent
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import as_new_member
@@ -40,8 +41,12 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._workers impor
 #: Seconds between looks for a member whose key was stored just now, and how long that is.
 LISTING_DELAYS = (1.0, 2.0, 4.0)
 _NEW_SECONDS = 120
+# So few members are looked up one by one, which is less than a listing of all.
+_FEW = 3
 # Seconds to wait for the lock once more, only to put in the journal what was reported.
 _TELLING_PATIENCE = 2.0
+# After so many keys in a row to which the service gives no answer, no more are tried.
+_MOST_UNANSWERED = 3
 
 
 def provision_groups(
@@ -104,10 +109,14 @@ def provision(
         members.update(_not_listed(client, job, members, stored, stop))
         found, notes = _recovered(store, entries, members, write)
         brought, more = _brought_home(store, fallback, members, write)
-        stored.update({**found, **brought})
-        notes += more
-        plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key)
+        proven, kept, again = _tried(client, store, fallback, entries, members, write)
+        stored.update({**found, **brought, **proven})
+        notes += more + again
+        plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
         store.directory.prove_room(len(plan.changes))
+        idle = [step.wanted.email for step in plan.steps if step.wanted.email in job.policy.recreate_members and not step.replaces]
+        if idle:
+            notes += (f"recreate_members names {', '.join(idle)}, whose key is not lost as far as the journal says: nothing is replaced there.",)
         unfit = fallback.unfit() if plan.changes else ""
         if unfit:
             notes += (unfit,)
@@ -116,8 +125,31 @@ def provision(
         if plan.changes:
             store.directory.prove_writing()
         _close_settled(plan, journal)
-        made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
+        made = _compared(client, job, Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress), stop)
         return plan, Report(tuple(made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps), plan.settled, notes)
+
+
+def _compared(client: Client, job: Job, made: dict[str, Result], stop: Stop) -> dict[str, Result]:
+    """Hold created members against the Group, which says what account each is: the answer to a create may be right in itself, and about another one.
+
+    What is not listed yet, or cannot be listed now, stays as it is: the next run compares it once more.
+    """
+    created = {email: one.member for email, one in made.items() if one.outcome is Outcome.CREATED and one.member}
+    if not created or stop.asked:
+        return made
+    try:
+        few = len(created) <= _FEW
+        found = [client.find_member(job.group_id, email) for email in created] if few else client.members(job.group_id)
+    except B2Error:
+        return made
+    members = by_email(member for member in found if member)
+    for email, sealed in created.items():
+        if email in members and members[email].account_id != sealed.account_id:
+            one = made[email]
+            keys = KeyState(stored=Stored(sealed.account_id, "", one.path))
+            step = decide_present(Wanted(email), members[email], keys)
+            made[email] = dataclasses.replace(one, outcome=step.outcome, message=f"{step.message} {one.message}".strip(), member=members[email])
+    return made
 
 
 def make_plan(
@@ -127,10 +159,11 @@ def make_plan(
     entries: t.Sequence[Open],
     opens: t.Callable[[dict[str, tuple[str, str]]], dict[str, Proof]],
     key_of: t.Callable[[str], tuple[str, str]],
+    kept: t.Mapping[str, str],
 ) -> Plan:
     """Return the plan for what is wanted, there, stored and open in the journal.
 
-    opens: tries keys, see keys_open. key_of: gives the stored key of an address.
+    opens: tries keys, see keys_open. key_of: gives the stored key of an address. kept: see _tried.
     """
     settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
     lost = {one.email: one for one in settled if one.outcome is Outcome.KEY_LOST}
@@ -150,6 +183,7 @@ def make_plan(
             proven=one.email in lost and lost[one.email].proven,
             recreate=one.email in job.policy.recreate_members,
             parked=parked.get(one.email, ""),
+            kept=kept.get(one.email, ""),
             stored_opens=stored_one.opens,
             given_opens=given_one.opens,
             stored_untried=stored_one.problem,
@@ -165,21 +199,30 @@ def make_plan(
 def keys_open(client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None) -> dict[str, Proof]:
     """Try keys, many at a time: the account that each opens, empty where Backblaze says that it is no good; or why it could not be tried.
 
-    One that cannot be tried, for its member's account is suspended or at a cap, says nothing about the others. Raises StoppedError where
-    the run was asked to stop.
+    One that cannot be tried, for its member's account is suspended or at a cap, says nothing about the others. Where the service gives no
+    answer some times in a row, the rest is not tried. Raises StoppedError where the run was asked to stop.
     """
     if not keys:
         return {}
+    # Appended to and cleared by several threads; what counts is whether it grows.
+    unanswered: list[B2Error] = []
 
     def opens(email: str) -> Proof:
         if stop and stop.asked:
             raise StoppedError
+        recent = list(unanswered)
+        if len(recent) >= _MOST_UNANSWERED:
+            return Proof(problem=f"It was not tried, because others had no answer: {recent[0].explain()}")
         try:
-            return Proof(client.opens(*keys[email]))
+            proof = Proof(client.opens(*keys[email]))
         except StoppedError:
             raise
         except B2Error as exc:
+            if not isinstance(exc, ApiError) or exc.unclear:
+                unanswered.append(exc)
             return Proof(problem=exc.explain())
+        unanswered.clear()
+        return proof
 
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         return dict(zip(keys, pool.map(opens, keys), strict=True))
@@ -265,7 +308,7 @@ def _brought_home(store: Store, fallback: FallbackStore, members: t.Mapping[str,
             continue
         new = as_new_member(variables)
         email = new.member.email
-        if email not in members or new.member.account_id not in ("", members[email].account_id):
+        if UNPROVEN in variables or email not in members or new.member.account_id not in ("", members[email].account_id):
             continue
         new = dataclasses.replace(new, member=dataclasses.replace(new.member, account_id=members[email].account_id))
         there = store.key(email)
@@ -280,6 +323,44 @@ def _brought_home(store: Store, fallback: FallbackStore, members: t.Mapping[str,
         found[email] = Stored(new.member.account_id, new.key_id, store.file(email), new.member.group_id)
         notes.append(f"The key of {email} {done} moved from {path} to {store.file(email)}.")
     return found, tuple(notes)
+
+
+def _tried(
+    client: Client, store: Store, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], write: bool
+) -> tuple[dict[str, Stored], dict[str, str], tuple[str, ...]]:
+    """Try the keys that earlier runs kept because it was not certain whose they are, and move each to the member whose account it opens.
+
+    Return what was moved, by address; the path of what is kept as it is, by the address that it was kept for; and what is to be said.
+    """
+    found: dict[str, Stored] = {}
+    kept: dict[str, str] = {}
+    notes = []
+    done = "was" if write else "would be"
+    accounts = {member.account_id: (folded(member.email), member) for member in members.values() if not unsafe_name(folded(member.email))}
+    waiting = [(entry.email, path, variables, store.discard) for entry in entries for path, variables in store.aside(entry.email).items()]
+    waiting += [(folded(variables["b2_email"]), path, variables, fallback.remove) for path, variables in fallback.found() if UNPROVEN in variables]
+    for kept_for, path, variables, remove in waiting:
+        new = as_new_member(variables)
+        kept[kept_for] = path
+        try:
+            account = client.opens(new.key_id, new.key)
+        except StoppedError:
+            raise
+        except B2Error as exc:
+            notes.append(f"The key in {path}, of which it is not certain whose it is, could not be tried. {exc.explain()}")
+            continue
+        email, owner = accounts.get(account, ("", None))
+        there = store.key(email) if owner else ("", "")
+        if owner is None or (any(there) and there != (new.key_id, new.key)):
+            continue
+        del kept[kept_for]
+        if write:
+            store.seal(dataclasses.replace(new, member=dataclasses.replace(owner, email=email)))
+            remove(path)
+        if not any(there):
+            found[email] = Stored(account, new.key_id, store.file(email), owner.group_id)
+            notes.append(f"The key in {path} was tried, and opens the account of {email}. It {done} moved to {store.file(email)}.")
+    return found, kept, tuple(notes)
 
 
 def _close_settled(plan: Plan, journal: Journal) -> None:

@@ -22,15 +22,16 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import S
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir, group_directory
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
     DIRECTORY,
+    aside_name,
     explained,
     identity,
+    is_aside,
     is_temporary,
     look,
     opened,
     prove_place,
     put,
     replace,
-    temporary_name,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._key_list import KeyList, new_text, read_text
@@ -264,7 +265,7 @@ class SingleFileStore:
 
     def set_aside(self, email: str, new: NewMember) -> str:
         """Encrypt a key of which it is not certain that it is that of an address, and put it beside the file, in a list of its own."""
-        name = temporary_name(FILE_NAME)
+        name = aside_name(FILE_NAME)
         path = os.path.join(os.path.dirname(self._path), name)
         request = _Request(new, False)
         text = _with(new_text(path), [request]).text
@@ -279,6 +280,20 @@ class SingleFileStore:
             os.fsync(root)
         self.directory.place.publish(path)
         return path
+
+    def aside(self, email: str) -> dict[str, dict[str, str]]:
+        """Return the variables of each key that was set aside for an address, by the path of its file; what does not decrypt is left out."""
+        found: dict[str, dict[str, str]] = {}
+        with self._file, explained("cannot be read", self._path):
+            try:
+                with self.directory.root() as root, opened(root, self._folder, DIRECTORY) as directory:
+                    for name in sorted(name for name in os.listdir(directory) if is_aside(name, FILE_NAME)):
+                        with contextlib.suppress(StoreError):
+                            variables = self._open(directory, name).keys.keys.get(email)
+                            found.update({os.path.join(os.path.dirname(self._path), name): dict(variables)} if variables else {})
+            except FileNotFoundError:
+                pass
+        return found
 
     def discard(self, path: str) -> None:
         """Remove a file that was set aside."""

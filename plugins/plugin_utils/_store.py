@@ -42,9 +42,11 @@ class Store(t.Protocol):
     def set_aside(self, email: str, new: NewMember) -> str:
         """Encrypt a key of which it is not certain that it is that of an address, and put it on disk; return the path of its file.
 
-        The file is beside the place of that address, where Ansible does not load it, and where ``recover`` finds it if its account turns out to
-        be that of the address.
+        The file is beside the place of that address, where Ansible does not load it. Nothing takes the key from there but what has tried it.
         """
+
+    def aside(self, email: str) -> dict[str, dict[str, str]]:
+        """Return the variables of each key that was set aside for an address, by the path of its file; what does not decrypt is left out."""
 
     def discard(self, path: str) -> None:
         """Remove a file of ``set_aside`` whose key is in its place now. Never raises: one that stays does no harm."""

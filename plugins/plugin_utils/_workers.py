@@ -14,7 +14,6 @@ import threading
 import time
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._answers import account_in
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     ApiError,
@@ -124,13 +123,13 @@ class Workers:
         except MemberExistsError as exc:
             return self._found_there(step, exc.member)
         except KeyLostError as exc:
-            lost, ours = self._not_created(email, exc), exc.ours
+            lost = self._not_created(email, exc)
         except B2Error as exc:
             return self._not_created(email, exc)
         else:
             return self._keep(step, new)
         # Only what this run asked for itself and got no answer to; and only once.
-        return self._recreate(step, lost.member) if lost.member and ours and self._job.policy.recreate and not replaced else lost
+        return self._recreate(step, lost.member) if lost.member and self._job.policy.recreate and not replaced else lost
 
     def _found_there(self, step: Step, member: Member) -> Result:
         """The address is in the Group, though the listing did not show it: ours if the journal had it open, else somebody else's."""
@@ -153,9 +152,12 @@ class Workers:
             message = f"The run ended: {self._stop.reason}. {error.changed}"
         member = None
         if isinstance(error, KeyLostError):
-            if error.account_id:
+            owner = self._known_as(error.account_id, email)
+            if owner:
+                message += f" But that account is the one of {owner}, so it is not certain that an account was created. The next run looks."
+            elif error.account_id:
                 member = Member(error.account_id, email, self._plan.group_id)
-                message += self._note(self._journal.lost if error.ours else self._journal.presumed, email, error.account_id)
+                message += self._note(self._journal.lost, email, error.account_id)
         elif not error.may_have_acted and email not in self._open_before:
             # What rests on a look-up only stays open, and the next run looks again; so does what an earlier run left open.
             self._journal.close(self._plan.group_id, email)
@@ -174,6 +176,9 @@ class Workers:
     def _recreate(self, step: Step, lost: Member) -> Result:
         """Eject an account of ours whose key is lost, under another address, and create the member anew, once."""
         email = step.wanted.email
+        owner = self._known_as(lost.account_id, email)
+        if owner:
+            return Result(email, Outcome.KEY_LOST, f"Account {lost.account_id} is not ejected: it is known as the one of {owner}.", lost)
         local, _at, domain = email.rpartition("@")
         throwaway = self._job.policy.throwaway.format(account_id=lost.account_id, local=local, domain=domain)
         try:
@@ -182,6 +187,9 @@ class Workers:
             self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
         except B2Error as exc:
             return Result(email, Outcome.KEY_LOST, f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.explain()}", lost)
+        # An answer that names it from now on is an old one.
+        with self._seen_lock:
+            self._accounts[lost.account_id] = throwaway
         history = f"Account {lost.account_id}, whose key was lost, was ejected as {throwaway}; it lives on and is billed on its own."
         try:
             result = self._create(step, replaced=lost.account_id)
@@ -209,18 +217,20 @@ class Workers:
         """Store a new key: first of all, and with all patience."""
         new = self._suspected(new)
         tried: list[str] = []
-        path, home = self._stored(new, tried)
+        # Without its id a key opens nothing, for nobody.
+        path, home = self._stored(new, tried, aside=bool(new.doubt and new.key_id))
         others = self._keep_others(new)
         email, account = step.wanted.email, new.member.account_id
         if not path:
             return self._not_kept(email, new, f"{' '.join(dict.fromkeys(tried))} {others}".strip())
-        astray = "" if home else f"Its key was stored in {path}, because: {tried[-1]} The next run moves it home."
-        said = f"{astray} {others}".strip()
+        if not home:
+            others = f"The key was stored in {path}, because: {tried[-1]} {others}"
         if not (new.complaint or new.doubt or self._job.policy.verify_keys):
             self._close(email, account, path, home)
-            return Result(email, Outcome.CREATED, said, new.member, path, made=True)
+            message = others if home else f"{others} The next run moves it home."
+            return Result(email, Outcome.CREATED, " ".join(message.split()), new.member, path, made=True)
         result = self._proven(email, new, path, home)
-        return dataclasses.replace(result, message=f"{result.message} {said}".strip())
+        return dataclasses.replace(result, message=f"{result.message} {others}".strip())
 
     def _not_kept(self, email: str, new: NewMember, why: str) -> Result:
         """Say that a key could not be stored anywhere. Whose it was may be doubtful; then the next run finds out what is in the Group."""
@@ -231,20 +241,18 @@ class Workers:
         message = f"Account {account} was created, but its key could not be stored anywhere: {why}"
         return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, account), new.member, made=True)
 
-    def _stored(self, new: NewMember, tried: list[str]) -> tuple[str, bool]:
+    def _stored(self, new: NewMember, tried: list[str], *, aside: bool) -> tuple[str, bool]:
         """Store a new key; return its path, empty where nothing takes it, and whether that is in the vault directory.
 
-        A key of which it is not certain whose it is goes beside its place: from its place Ansible would load it for the member.
+        aside: beside its place, because it is not certain whose it is. From its place Ansible would load it for the member.
         """
         email = new.member.email
-        # Without its id a key opens nothing, for nobody.
-        aside = _of_itself(new) if new.doubt and new.key_id else None
-        seal = self._store.seal if aside is None else lambda one: self._store.set_aside(email, one)
+        seal = (lambda one: self._store.set_aside(email, one)) if aside else self._store.seal
         try:
-            return self._patiently(lambda: _sealed(seal, aside or new, tried), f"keys can no longer be stored in {self._store.directory.path}"), True
+            return self._patiently(lambda: _sealed(seal, new, tried), f"keys can no longer be stored in {self._store.directory.path}"), True
         except StoreError:
             with contextlib.suppress(StoreError):
-                return _sealed(self._fallback.seal, aside or new, tried), False
+                return _sealed(self._fallback.seal, new, tried), False
         return "", False
 
     def _suspected(self, new: NewMember) -> NewMember:
@@ -258,15 +266,23 @@ class Workers:
         doubt = f"{new.doubt} The key or its account is known already, as that of {' and '.join(sorted(addresses))}."
         return dataclasses.replace(new, doubt=doubt.strip(), named=False)
 
+    def _known_as(self, account_id: str, email: str) -> str:
+        """Return another address that an account is known under, which is listed there or whose key has come; empty where there is none."""
+        with self._seen_lock:
+            owner = self._accounts.get(account_id, email) if account_id else email
+        return owner if owner != email else ""
+
     def _keep_others(self, new: NewMember) -> str:
         """Store the keys of other members that came in the same answer, beside the place of this one."""
         paths: list[str] = []
         tried: list[str] = []
         email = new.member.email
         for other in new.others:
-            kept = _of_itself(dataclasses.replace(other, member=dataclasses.replace(other.member, email=email)))
-            with contextlib.suppress(StoreError):
-                paths.append(_sealed(lambda one: self._store.set_aside(email, one), kept, tried))
+            if other.member.account_id:
+                with self._seen_lock:
+                    self._accounts.setdefault(other.member.account_id, "another member, whose key came in an answer to a create")
+            path, _home = self._stored(dataclasses.replace(other, member=dataclasses.replace(other.member, email=email)), tried, aside=True)
+            paths += [path] if path else []
         said = (
             f"The answer also held {len(new.others)} keys of other members; those are stored in: {', '.join(paths) or 'no file'}. {' '.join(tried)}"
         )
@@ -346,16 +362,6 @@ class Workers:
             with self._trouble:
                 self._troubled -= 1
                 self._trouble.notify_all()
-
-
-# What no account id is, so that no later run takes the key for that of any account.
-_NO_ACCOUNT = "unproven"
-
-
-def _of_itself(new: NewMember) -> NewMember:
-    """Return a doubtful key with what it says of its account by itself, and nothing else that its answer said."""
-    account = account_in(new.key_id) or _NO_ACCOUNT
-    return dataclasses.replace(new, member=Member(account, new.member.email, new.member.group_id))
 
 
 def _sealed(seal: t.Callable[[NewMember], str], new: NewMember, tried: list[str]) -> str:

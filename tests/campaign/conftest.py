@@ -300,7 +300,7 @@ class Campaign(project.Project):
 
     def keys_beside(self) -> list[str]:
         """Return the keys that are beside the places of keys; half a file is what a kill leaves."""
-        return self._keys("*@*/.b2_vault.yml.*.tmp")
+        return self._keys("*@*/.b2_vault.yml.*.aside")
 
     def _keys(self, pattern: str) -> list[str]:
         vault = VaultLib([("default", VaultSecret(self.password.encode()))])

@@ -195,7 +195,7 @@ class Lab:
 
     def aside(self) -> dict[str, dict[str, str]]:
         """What each file holds that is beside the place of a key, by the address of that place."""
-        files = self.vault_dir.glob("*/.b2_vault.yml.*.tmp")
+        files = self.vault_dir.glob("*/.b2_vault.yml.*.aside")
         return {path.parent.name: read_key_text(self.sealer.open(path.read_bytes(), str(path)), str(path)) for path in files}
 
     def created(self) -> list[dict[str, t.Any]]:

@@ -177,7 +177,7 @@ def check_harmless(lab: Lab, run: Run) -> None:
         names = {path.name for path in lab.vault_dir.iterdir()}
         assert names <= {".b2_members", *(one.email for one in WANTED)}, names
         # A key of which it is not certain whose it is stands beside its place.
-        assert all(re.fullmatch(r"b2_vault\.yml|\.b2_vault\.yml\.[0-9a-f]+\.tmp", path.name) for path in lab.vault_dir.glob("*@*/*"))
+        assert all(re.fullmatch(r"b2_vault\.yml|\.b2_vault\.yml\.[0-9a-f]+\.aside", path.name) for path in lab.vault_dir.glob("*@*/*"))
 
 
 def play(lab: Lab, operation: str, action: dict[str, t.Any], **options: t.Any) -> Run:
@@ -469,5 +469,5 @@ def sealed_variables(project: Project) -> dict[str, dict[str, str]]:
 
     Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
     vault = VaultLib([("default", VaultSecret(project.password.encode()))])
-    files = [*project.vault_dir.glob("*/b2_vault.yml"), *project.vault_dir.glob("*/.b2_vault.yml.*.tmp")]
+    files = [*project.vault_dir.glob("*/b2_vault.yml"), *project.vault_dir.glob("*/.b2_vault.yml.*.aside")]
     return {path.parent.name: yaml.load(vault.decrypt(path.read_bytes()), Loader) for path in files}

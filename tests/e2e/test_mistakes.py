@@ -10,6 +10,7 @@ import json
 import subprocess
 
 import pytest
+
 from project import PATIENCE, Project, serving
 
 LIST = '["ada@customers.example.com","ben@customers.example.com"]'
@@ -44,7 +45,7 @@ def test_a_list_that_comes_as_text_becomes_no_account(tmp_path, text):
             if "members is text" in output:
                 assert done.returncode and "b2_members_list" in output and addresses(server) == []
             else:
-                assert text.startswith("b2_members_list=[") or text.startswith("b2_members_list='["), output
+                assert text.startswith(("b2_members_list=[", "b2_members_list='[")), output
                 assert addresses(server) in ([], json.loads(LIST)), output
 
 

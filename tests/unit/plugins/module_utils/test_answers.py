@@ -279,7 +279,7 @@ OTHERS = {
 OURS = {"applicationKeyId": KEY_ID, "applicationKey": KEY, "groupMember": MEMBER}
 
 
-@pytest.mark.parametrize("body", [[OTHERS, OURS], [OURS, OTHERS], {"a": OTHERS, "b": [OURS]}, [{"applicationKey": OTHERS_KEY}, OURS]])
+@pytest.mark.parametrize("body", [[OTHERS, OURS], [OURS, OTHERS], {"a": OTHERS, "b": [OURS]}])
 def test_of_several_keys_the_one_beside_the_wanted_address_is_taken(body):
     found = look(body)
     same(found)
@@ -287,6 +287,38 @@ def test_of_several_keys_the_one_beside_the_wanted_address_is_taken(body):
     # The other one was handed out too: it is to be kept, and to be tried before anybody uses it.
     ((other,),) = (found.others,)
     assert (other.key, other.doubt != "") == (OTHERS_KEY, True)
+
+
+CUT = json.dumps([OTHERS, OURS])[:-40].encode()
+ONE_AFTER_THE_OTHER = json.dumps(OTHERS).encode() + b"\r\n" + json.dumps(OURS).encode()
+
+
+@pytest.mark.parametrize(
+    "body, rest",
+    [
+        (CUT, b""),
+        (CUT[1:], b""),
+        (ONE_AFTER_THE_OTHER, b""),
+        (b"x" + ONE_AFTER_THE_OTHER, b""),
+        (json.dumps([{"applicationKey": OTHERS_KEY}, OURS]).encode(), b""),
+        (json.dumps(OTHERS).encode(), b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n" + json.dumps(OURS).encode()),
+        (json.dumps(OTHERS).encode(), json.dumps(OURS).encode()[:-60]),
+    ],
+)
+def test_the_wanted_key_is_found_wherever_it_stands(body, rest):
+    """Behind another one, in what is cut short or is several answers in one: none of the keys is thrown away."""
+    found = find_new_member(dataclasses.replace(answer(200, body, complete=False), rest=rest), EMAIL, "100001", "")
+    same(found)
+    assert found.doubt
+    assert [other.key for other in found.others] == [OTHERS_KEY]
+    assert all(other.doubt for other in found.others)
+
+
+@pytest.mark.parametrize("field", ["email", "region", "accountId", "groupName"])
+def test_a_field_that_repeats_the_key_does_not_show_it(field):
+    found = look({**OURS, "groupMember": {**MEMBER, field: f"x{KEY}"}}, region="us-west")
+    assert found.key == KEY
+    assert KEY not in repr(dataclasses.replace(found, key="")) + str(found.member.as_dict())
 
 
 def test_two_keys_of_the_same_address_are_doubtful():
@@ -304,9 +336,38 @@ def test_a_key_or_an_id_of_another_account_is_doubtful(part):
     assert found.member.account_id == ("5f2a1c0b3d4e" if part == "groupMember" else "ffffffffffff")
 
 
-@pytest.mark.parametrize("key_id", ["key-1", "0045F2A1C0B3D4E0000000001", "45f2a1c0b3d4e0000000001"])
-def test_a_key_id_of_another_form_is_no_reason_for_doubt(key_id):
+@pytest.mark.parametrize("key_id", ["005FFFFFFFFFFFF0000000002", "ffffffffffff", "FFFFFFFFFFFF"])
+def test_an_account_in_a_key_id_of_any_known_form_is_compared(key_id):
+    """That of a master key is the account id itself."""
+    assert look({**OURS, "applicationKeyId": key_id}).doubt
+    assert look({**OURS, "applicationKeyId": key_id}).member.account_id == "ffffffffffff"
+
+
+@pytest.mark.parametrize("key_id", ["0045F2A1C0B3D4E0000000001", "5f2a1c0b3d4e"])
+def test_the_members_own_account_in_a_key_id_of_any_known_form_is_no_reason_for_doubt(key_id):
     assert look({**OURS, "applicationKeyId": key_id}).doubt == ""
+
+
+@pytest.mark.parametrize("key_id", ["key-1", "45f2a1c0b3d4e0000000001", KEY])
+def test_a_key_id_of_another_form_is_to_be_tried(key_id):
+    """What it says cannot be compared with anything."""
+    found = look({**OURS, "applicationKeyId": key_id})
+    assert found.doubt and found.named
+
+
+@pytest.mark.parametrize("twice", ["applicationKey", "applicationKeyId", "email", "accountId"])
+def test_a_field_that_is_there_twice_can_be_read_in_two_ways(twice):
+    values = {"applicationKey": OTHERS_KEY, "applicationKeyId": OTHERS_ID, "email": "bob@x.example", "accountId": "ffffffffffff"}
+    for first in (True, False):
+        text = json.dumps(OURS)
+        field, wrong = f'"{twice}":', f'"{twice}": "{values[twice]}"'
+        place = text.index(field) if first else text.index(field) + len(field) + 1
+        end = text.index('"', text.index(field) + len(field) + 2) + 1
+        body = text[:place] + f"{wrong}, " + text[place:] if first else text[:end] + f", {wrong}" + text[end:]
+        assert json.loads(body)
+        found = look(body.encode())
+        assert found.doubt
+        assert KEY in {found.key, *(other.key for other in found.others)}
 
 
 @pytest.mark.parametrize("status, code", [(401, "expired_auth_token"), (429, "too_many_requests"), (500, "internal_error")])

@@ -140,6 +140,7 @@ def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region
         (Event.EJECTING, "5f2a1c0b3d4e", None, None, Outcome.EJECTED, False, False),
         (Event.EJECTING, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, False, True),
         (Event.LOST, "ffffffffffff", THERE, None, Outcome.ABSENT, False, False),
+        (Event.LOST, "", THERE, None, Outcome.KEY_LOST, False, False),
         (Event.PENDING, "", THERE, OURS, Outcome.CREATED, False, False),
         (Event.LOST, "5f2a1c0b3d4e", THERE, OURS, Outcome.CREATED, False, False),
         (Event.PENDING, "", THERE, None, Outcome.KEY_LOST, False, False),
@@ -197,10 +198,11 @@ def test_a_key_that_could_not_be_tried_is_named_and_the_others_are_judged():
 
 @pytest.mark.parametrize("refused, told", [({"alice@x.example", "bob@x.example"}, True), ({"bob@x.example"}, False)])
 def test_when_every_key_is_refused_the_service_is_suspected_first(refused, told):
-    """People would take good keys out of their vault while the service is at fault."""
-    stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p")}
-    opened = {email: Proof("" if email in refused else THERE.account_id) for email in stored}
-    dead = audit([THERE, Member("bbbbbbbbbbbb", "bob@x.example")], stored, opened)["dead_key"]
+    """People would take good keys out of their vault while the service is at fault. What could not be tried says nothing."""
+    stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p"), "cleo@x.example": Stored("cccccccccccc", "k", "p")}
+    opened = {email: Proof("" if email in refused else THERE.account_id) for email in ("alice@x.example", "bob@x.example")}
+    opened["cleo@x.example"] = Proof(problem="A cap of the member's account is used up.")
+    dead = audit([THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")], stored, opened)["dead_key"]
     assert len(dead) == len(refused)
     assert all(entry["message"].startswith("Backblaze refused every key") is told for entry in dead)
 

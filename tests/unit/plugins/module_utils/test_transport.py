@@ -381,7 +381,7 @@ def test_an_interim_answer_is_not_taken_for_the_final_one(transport, interim, to
 
 
 def test_interim_answers_without_end_are_no_answer(transport):
-    with scripted([[EARLY_HINTS * 100]]) as (url, _connections), pytest.raises(NetworkError) as failed:
+    with scripted([[EARLY_HINTS * 300]]) as (url, _connections), pytest.raises(NetworkError) as failed:
         transport.send("GET", url + "/", auth=basic_auth("a", "b"))
     assert failed.value.sent
 
@@ -407,7 +407,9 @@ def test_switching_protocols_is_an_answer_after_which_nothing_else_is_sent(trans
         [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + fine(b"late")],
         [b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}"],
-        [b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 2\r\n\r\n{}"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno header\r\n\r\n{}"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"],
     ],
 )
 def test_a_connection_of_which_it_is_not_certain_that_its_exchange_is_over_is_not_used_again(odd):

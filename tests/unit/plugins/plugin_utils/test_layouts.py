@@ -76,6 +76,29 @@ def keys(sealer):
     return keys
 
 
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_a_key_that_is_set_aside_is_nobodys_until_it_was_tried(source, target, sealer, new_member, move, layout):
+    """Neither as what a killed run left nor as a stored key, and it does not stand in the way of a move."""
+    store = open_store(layout, source, sealer, GROUP)
+    store.prove([ALICE, BOB], write=True)
+    store.seal(new_member(BOB, "K004bob"))
+    path = store.set_aside(ALICE, new_member(ALICE, "K004aside"))
+    assert os.path.basename(path).startswith(".") and os.stat(path).st_mode & 0o777 == 0o600
+    with open(path, "rb") as file:
+        assert b"K004aside" not in file.read()
+    assert store.stored().keys() == {BOB} and store.read(ALICE) is None
+    assert store.recover(ALICE, "5f2a1c0b3d4e", write=True) is None
+    ((found, variables),) = store.aside(ALICE).items()
+    assert (found, variables["b2_application_key"], variables["b2_email"]) == (path, "K004aside", ALICE)
+    assert store.aside(BOB) == {}
+    moved = move("single_file" if layout == "host_vars" else "host_vars", there=target)
+    assert (emails(moved.moved), moved.left) == ([BOB], [])
+    assert os.path.exists(path)
+    store.discard(path)
+    store.discard(path)
+    assert store.aside(ALICE) == {} and not os.path.exists(path)
+
+
 def emails(entries):
     return [entry.email for entry in entries]
 

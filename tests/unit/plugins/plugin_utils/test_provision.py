@@ -502,7 +502,7 @@ def keys_of(standin):
 def aside(store, secrets):
     """What is kept beside the places of keys, by path."""
     found = {}
-    for path in pathlib.Path(store.directory.path).glob("*/.b2_vault.yml.*.tmp"):
+    for path in pathlib.Path(store.directory.path).glob("*/.b2_vault.yml.*.aside"):
         found[str(path)] = read_key_text(Sealer(secrets).open(path.read_bytes(), str(path)), str(path))
     return found
 
@@ -529,6 +529,53 @@ def test_another_members_key_is_kept_and_never_called_created(standin, store, se
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
     assert run(EMAILS[:1], policy=REPLACE).results[0].outcome is Outcome.CREATED
     assert store.key(EMAILS[0])[1] == [entry["key"] for entry in standin.ledger() if entry["email"] == EMAILS[0]][-1]
+
+
+def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(standin, store, secrets, run):
+    """Two answers out of step: each member's key came with the other's answer, and goes to its own when it was tried."""
+    first, second = (lose(standin, run, email) for email in EMAILS[:2])
+    keys = keys_of(standin)
+    for email, other in ((EMAILS[0], EMAILS[1]), (EMAILS[1], EMAILS[0])):
+        member = Member({EMAILS[0]: first, EMAILS[1]: second}[other].account_id, email, GROUP)
+        store.set_aside(email, NewMember(member, *keys[other], doubt="It is odd."))
+    for check_mode in (True, False):
+        report = run(EMAILS[:2], policy=REPLACE, check_mode=check_mode)
+        assert outcomes(report) == dict.fromkeys(EMAILS[:2], "unchanged")
+        assert len(report.notes) == 2 + 1 and all("was tried, and opens the account of" in note for note in report.notes[:2])
+    assert {email: store.key(email) for email in EMAILS[:2]} == keys
+    assert aside(store, secrets) == {} and still_open(store, GROUP) == {}
+    assert "b2_eject_group_member" not in standin.state()["calls"]
+
+
+def test_a_doubtful_key_that_backblaze_refuses_is_nobodys_in_any_later_run(standin, store, secrets, run):
+    """The account inside its id is the member's, and its secret is not."""
+    member = {"email": "mallory@x.example"}
+    standin.faults([{"operation": CREATE, "action": {"kind": "patch", "body": {"applicationKey": "K004" + "x" * 27, "groupMember": member}}}])
+    (result,) = run(EMAILS[:1]).results
+    assert result.outcome is Outcome.KEY_LOST
+    for check_mode in (True, False, True, False):
+        (again,) = run(EMAILS[:1], check_mode=check_mode).results
+        assert again.outcome is Outcome.KEY_LOST
+        assert result.path in again.message and "recreate_members" in again.message
+    assert store.read(EMAILS[0]) is None
+    assert list(aside(store, secrets)) == [result.path]
+
+
+def test_a_word_for_a_member_whose_key_is_not_lost_is_remarked(run):
+    run(EMAILS[:1])
+    report = run(EMAILS[:1], policy=dataclasses.replace(REPLACE, recreate_members=frozenset(EMAILS[:1])))
+    assert outcomes(report) == {EMAILS[0]: "unchanged"}
+    assert EMAILS[0] in report.notes[0] and "nothing is replaced" in report.notes[0]
+
+
+def test_a_service_that_does_not_answer_is_not_asked_for_each_key(standin, make_client, run):
+    run()
+    client = make_client(standin, max_retries=1)
+    standin.faults([{"operation": "b2_authorize_account", "times": None, "action": {"kind": "cut_before"}}])
+    before = standin.state()["calls"]["b2_authorize_account"]
+    tried = keys_open(client, {f"{email}.{number}": ("k", "s") for email in EMAILS for number in range(10)}, 1)
+    assert len(tried) == 50 and all(proof.opens is None and proof.problem for proof in tried.values())
+    assert standin.state()["calls"]["b2_authorize_account"] - before == 3 * 2
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -588,21 +635,6 @@ def test_a_doubtful_key_that_cannot_be_tried_waits_for_the_next_run(standin, sto
     assert aside(store, secrets) == {} and still_open(store, GROUP) == {}
 
 
-def test_a_doubtful_key_that_says_nothing_of_its_account_is_nobodys(standin, store, secrets, run):
-    """Neither its id nor a trial tells whose it is, so no later run takes it for the member's; it is named as long as it is there."""
-    broken = {"operation": "b2_authorize_account", "after": 1, "times": None, "action": {"kind": "error", "status": 500}}
-    body = {"applicationKeyId": "another-form", "groupMember": {"email": "mallory@x.example"}}
-    standin.faults([{"operation": CREATE, "action": {"kind": "patch", "body": body}}, broken])
-    (result,) = run(EMAILS[:1]).results
-    assert result.outcome is Outcome.CONFLICT
-    standin.faults([])
-    for _run in range(2):
-        (again,) = run(EMAILS[:1]).results
-        assert again.outcome is Outcome.MISSING_KEY
-        assert result.path in again.message
-    assert list(aside(store, secrets)) == [result.path]
-
-
 def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, store, fallback, run, monkeypatch):
     def failing(_email, _new):
         raise StoreError("The disk is full.")
@@ -615,8 +647,23 @@ def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, s
     ((path, variables),) = fallback.found()
     assert result.path == path
     assert variables["b2_account_id"] not in ("", members_named(standin, EMAILS[0])[0])
+    # It is tried, and goes to the member that it opens.
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
-    assert [found for found, _variables in fallback.found()] == [path]
+    assert list(fallback.found()) == []
+    (foreign,) = (entry for entry in standin.ledger() if entry["email"].startswith("foreign"))
+    assert store.key(foreign["email"]) == (foreign["key_id"], foreign["key"])
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_doubtful_key_in_the_fallback_place_is_tried_before_anybody_uses_it(standin, store, fallback, run, opens):
+    lost = lose(standin, run, EMAILS[0])
+    key_id, key = keys_of(standin)[EMAILS[0]]
+    path = fallback.seal(NewMember(Member(lost.account_id, EMAILS[0], GROUP), key_id, key if opens else "K004wrong", doubt="It is odd."))
+    for check_mode in (True, False):
+        (result,) = run(EMAILS[:1], check_mode=check_mode).results
+        assert result.outcome is (Outcome.UNCHANGED if opens else Outcome.KEY_LOST)
+        assert opens or path in result.message
+    assert [found for found, _variables in fallback.found()] == ([] if opens else [path])
 
 
 def test_a_key_that_comes_a_second_time_is_doubted(standin, store, run):
@@ -630,6 +677,69 @@ def test_a_key_that_comes_a_second_time_is_doubted(standin, store, run):
     assert result.outcome is Outcome.KEY_LOST
     assert EMAILS[0] in result.message
     assert store.read(EMAILS[1]) is None
+
+
+def answering(standin, email, member):
+    """Let the create of an address be executed, and answered with a key of another member as if it were its own."""
+    body = {"applicationKeyId": member["applicationKeyId"], "applicationKey": member["applicationKey"]}
+    about = {"accountId": member["accountId"], "email": email, "groupId": GROUP}
+    answer = {"kind": "raw", "execute": True, "body": json.dumps({**body, "groupMember": about})}
+    standin.faults([{"operation": CREATE, "email": email, "action": answer}])
+
+
+def test_an_answer_that_is_right_in_itself_and_about_another_account_is_held_against_the_group(standin, run, monkeypatch):
+    """The Group says what account an address is; somebody else's account came into the Group after the run had listed it."""
+    create = Client.create_member
+
+    def meanwhile(client, group_id, email, *others):
+        answering(standin, email, standin.add_member("hosting", "stranger@x.example"))
+        return create(client, group_id, email, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "create_member", meanwhile)
+        (result,) = run(EMAILS[:1]).results
+    (account_id,) = members_named(standin, EMAILS[0])
+    assert result.outcome is Outcome.CONFLICT
+    assert result.member.account_id == account_id and account_id in result.message
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "conflict"}
+
+
+@pytest.mark.parametrize("whose", ["listed", "sealed in this run"])
+def test_a_look_up_that_names_anothers_account_has_nobody_ejected(standin, run, whose):
+    """Our create has no answer, and the listing calls the account of somebody else ours."""
+    other = EMAILS[1] if whose == "sealed in this run" else "other@x.example"
+    if whose == "listed":
+        standin.add_member("hosting", other)
+    wanted = [EMAILS[1], EMAILS[0]] if whose == "sealed in this run" else EMAILS[:1]
+    lie = {"groupMembers": {"0": {"email": EMAILS[0]}}}
+    standin.faults(
+        [
+            {"operation": CREATE, "email": EMAILS[0], "times": None, "action": {"kind": "cut_before"}},
+            {"operation": "b2_list_group_members", "email": EMAILS[0], "times": None, "action": {"kind": "patch", "body": lie}},
+        ]
+    )
+    results = {result.email: result for result in run(wanted, policy=RECREATE, concurrency=1).results}
+    assert results[EMAILS[0]].outcome in (Outcome.KEY_LOST, Outcome.NOT_ATTEMPTED)
+    assert "b2_eject_group_member" not in standin.state()["calls"]
+    assert len(members_named(standin, other)) == 1
+
+
+def test_an_old_answer_after_an_eject_is_not_taken_for_the_new_one(standin, run):
+    standin.faults([{"operation": CREATE, "action": {"kind": "cut_after"}}])
+    create, old = Client.create_member, []
+
+    def repeating(client, group_id, email, *others):
+        if others and others[-1]:
+            entry = standin.ledger()[0]
+            old.append(entry["account_id"])
+            answering(standin, email, {"applicationKeyId": entry["key_id"], "applicationKey": entry["key"], "accountId": entry["account_id"]})
+        return create(client, group_id, email, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "create_member", repeating)
+        (result,) = run(EMAILS[:1], policy=RECREATE).results
+    assert old == [result.ejected]
+    assert result.outcome is Outcome.KEY_LOST and result.member.account_id != result.ejected
 
 
 def test_new_keys_are_tried_where_stored_ones_are(standin, store, run):
