@@ -324,6 +324,8 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
     if new is None:
         return None
     doubts = [] if plain else ["it was cut short, or is not the JSON of one answer, or its fields are not where they should be"]
+    if not 200 <= answer.status < 300:
+        doubts.append(f"it came with HTTP {answer.status}")
     if len(ours) > 1:
         doubts.append("it holds more than one key of this address")
     if not new.key_id:
@@ -345,8 +347,6 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
         complaints.append(f"it holds {len(others)} keys of others, of which {_MOST_OTHERS} are kept")
     if not answer.complete and plain:
         complaints.append("it was cut short")
-    if not 200 <= answer.status < 300:
-        complaints.append(f"it came with HTTP {answer.status}")
     if member.group_id != group_id:
         complaints.append("it names another Group")
     if region and member.region != region:

@@ -125,31 +125,37 @@ def provision(
         if plan.changes:
             store.directory.prove_writing()
         _close_settled(plan, journal)
-        made = _compared(client, job, Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress), stop)
+        made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
+        made, unlisted = _compared(client, job, made, stop)
+        notes += unlisted
         return plan, Report(tuple(made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps), plan.settled, notes)
 
 
-def _compared(client: Client, job: Job, made: dict[str, Result], stop: Stop) -> dict[str, Result]:
+def _compared(client: Client, job: Job, made: dict[str, Result], stop: Stop) -> tuple[dict[str, Result], tuple[str, ...]]:
     """Hold created members against the Group, which says what account each is: the answer to a create may be right in itself, and about another one.
 
-    What is not listed yet, or cannot be listed now, stays as it is: the next run compares it once more.
+    What is not listed yet, or cannot be listed now, stays as it is: the next run compares it once more. Return the results and what is to be said.
     """
     created = {email: one.member for email, one in made.items() if one.outcome is Outcome.CREATED and one.member}
     if not created or stop.asked:
-        return made
+        return made, ()
     try:
         few = len(created) <= _FEW
         found = [client.find_member(job.group_id, email) for email in created] if few else client.members(job.group_id)
     except B2Error:
-        return made
+        return made, ()
     members = by_email(member for member in found if member)
+    unlisted = [email for email in created if email not in members]
     for email, sealed in created.items():
         if email in members and members[email].account_id != sealed.account_id:
             one = made[email]
             keys = KeyState(stored=Stored(sealed.account_id, "", one.path))
             step = decide_present(Wanted(email), members[email], keys)
             made[email] = dataclasses.replace(one, outcome=step.outcome, message=f"{step.message} {one.message}".strip(), member=members[email])
-    return made
+    if not unlisted:
+        return made, ()
+    more = f" and {len(unlisted) - 1} more" if unlisted[1:] else ""
+    return made, (f"{unlisted[0]}{more} is not listed in the Group yet, though its key came. Run again: the next run compares it with the Group.",)
 
 
 def make_plan(

@@ -129,6 +129,25 @@ def test_check_mode_and_audit_look_into_the_place_and_write_nothing(scene, layou
     assert fine and "AMISS else@customers.example.com." in said, said
 
 
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_a_doubtful_key_waits_in_the_place_for_the_run_that_tries_it(scene, layout):
+    """Its file is beside the place of the key there, and leaves when the key is in it."""
+    odd = {"kind": "patch", "body": {"groupMember": {"email": "mallory@customers.example.com"}}}
+    untried = {"operation": "b2_authorize_account", "email": FEW[0], "times": None, "action": {"kind": "error", "status": 500}}
+    scene.server.faults([{"operation": CREATE, "email": FEW[0], "action": odd}, untried])
+    said, result = scene.run(FEW, layout=layout, max_retries=0)
+    assert result["counts"] == {"conflict": 1, "created": 2}, said
+    assert result["members"][0]["path"].startswith(scene.place.name) and result["members"][0]["path"].endswith(".aside")
+    with scene.place.keys() as directory:
+        assert len(list(directory.glob("*/.b2_vault.yml.*.aside"))) == 1
+    scene.server.faults([])
+    said, result = scene.run(FEW, layout=layout)
+    assert result["counts"] == {"unchanged": 3}, said
+    with scene.place.keys() as directory:
+        assert not list(directory.glob("*/.b2_vault.yml.*.aside"))
+    assert layout == "single_file" or scene.compare().complete
+
+
 def test_one_member(scene):
     task = {"community.backblaze.b2_group_member": {"group_name": "hosting", "email": FEW[0], **scene.place.options}, "register": "made"}
     said, fine = scene.tasks(task, {"ansible.builtin.debug": {"msg": "IN {{ made.path }}, {{ made.changed }}"}})

@@ -415,7 +415,14 @@ def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypa
 
 @pytest.mark.parametrize(
     "path",
-    ["a@x/b2_vault.yml", "b2_group_1/b2_vault.yml", "a@x/.b2_vault.yml.0a1b2c.tmp", ".b2_members/.index", ".b2_members/1/journal.jsonl"],
+    [
+        "a@x/b2_vault.yml",
+        "b2_group_1/b2_vault.yml",
+        "a@x/.b2_vault.yml.0a1b2c.tmp",
+        "a@x/.b2_vault.yml.0a1b2c.aside",
+        ".b2_members/.index",
+        ".b2_members/1/journal.jsonl",
+    ],
 )
 def test_what_is_ours_is_so_on_both_sides(path):
     assert is_kept(path) and b2_vault_files.parts_of(path)
