@@ -14,19 +14,17 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
+from ansible_collections.community.backblaze.plugins.plugin_utils._beside import Beside
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, VaultDir, is_reserved
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
     DIRECTORY,
     Shared,
-    aside_name,
     exists,
     explained,
     get,
-    is_aside,
     is_temporary,
     opened,
     prove_place,
-    put,
     replace,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME, Index
@@ -45,6 +43,7 @@ class HostVarsStore:
         self.directory = VaultDir(path, sealer, place)
         # Raises StoreError where one of these keys is kept in another layout.
         self._prove_not_elsewhere = elsewhere
+        self.beside = Beside(self.directory, sealer, FILE_NAME, lambda email: email)
         self._sealer = sealer
         self._index = Index(sealer)
         # By what the path leads to, which may be another directory later on.
@@ -170,41 +169,6 @@ class HostVarsStore:
     def _sync_root(self, root: int) -> None:
         there = os.fstat(root)
         self._root_syncs.setdefault((there.st_dev, there.st_ino), Shared())(lambda: os.fsync(root))
-
-    def set_aside(self, email: str, new: NewMember) -> str:
-        """Encrypt a key of which it is not certain that it is that of an address, and put it beside the place of that address."""
-        if unsafe_name(email):
-            raise StoreError("An address that is not safe as a name came as far as the store.")
-        name = aside_name(FILE_NAME)
-        path = os.path.join(self.directory.path, email, name)
-        with explained("cannot be written", path), self.directory.root() as root:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(email, 0o700, dir_fd=root)
-            with opened(root, email, DIRECTORY) as directory:
-                put(directory, name, self._sealer.seal(key_text(new)))
-                os.fsync(directory)
-            self._sync_root(root)
-        self.directory.place.publish(path)
-        return path
-
-    def aside(self, email: str) -> dict[str, dict[str, str]]:
-        """Return the variables of each key that was set aside for an address, by the path of its file; what does not decrypt is left out."""
-        found: dict[str, dict[str, str]] = {}
-        with explained("cannot be read", self.file(email)):
-            try:
-                with self.directory.root() as root, opened(root, email, DIRECTORY) as directory:
-                    for name in sorted(name for name in os.listdir(directory) if is_aside(name, FILE_NAME)):
-                        with contextlib.suppress(StoreError):
-                            found[os.path.join(self.directory.path, email, name)] = self._checked(get(directory, name), email, name)
-            except FileNotFoundError:
-                pass
-        return found
-
-    def discard(self, path: str) -> None:
-        """Remove a file that was set aside."""
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-            self.directory.place.later(path)
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that a killed run had written beside its place but not renamed yet; None where there is none.

@@ -343,7 +343,7 @@ def _tried(
     notes = []
     done = "was" if write else "would be"
     accounts = {member.account_id: (folded(member.email), member) for member in members.values() if not unsafe_name(folded(member.email))}
-    waiting = [(entry.email, path, variables, store.discard) for entry in entries for path, variables in store.aside(entry.email).items()]
+    waiting = [(entry.email, path, variables, store.beside.discard) for entry in entries for path, variables in store.beside.of(entry.email).items()]
     waiting += [(folded(variables["b2_email"]), path, variables, fallback.remove) for path, variables in fallback.found() if UNPROVEN in variables]
     for kept_for, path, variables, remove in waiting:
         new = as_new_member(variables)

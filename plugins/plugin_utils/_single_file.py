@@ -19,18 +19,16 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
+from ansible_collections.community.backblaze.plugins.plugin_utils._beside import Beside
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir, group_directory
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
     DIRECTORY,
-    aside_name,
     explained,
     identity,
-    is_aside,
     is_temporary,
     look,
     opened,
     prove_place,
-    put,
     replace,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
@@ -70,6 +68,7 @@ class SingleFileStore:
         self._sealer = sealer
         self._folder = group_directory(group_id)
         self._path = os.path.join(self.directory.path, self._folder, FILE_NAME)
+        self.beside = Beside(self.directory, sealer, FILE_NAME, lambda _email: self._folder)
         self._known: t.Optional[_Known] = None
         self.directory.rewritten = 0
         # Held by whoever reads or writes the file.
@@ -261,45 +260,7 @@ class SingleFileStore:
             self._learn(known)
         return going
 
-    # What is beside the file
-
-    def set_aside(self, email: str, new: NewMember) -> str:
-        """Encrypt a key of which it is not certain that it is that of an address, and put it beside the file, in a list of its own."""
-        name = aside_name(FILE_NAME)
-        path = os.path.join(os.path.dirname(self._path), name)
-        request = _Request(new, False)
-        text = _with(new_text(path), [request]).text
-        if request.error:
-            raise request.error
-        with explained("cannot be written", path), self.directory.root() as root:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._folder, 0o700, dir_fd=root)
-            with opened(root, self._folder, DIRECTORY) as directory:
-                put(directory, name, self._sealer.seal(text.encode("utf-8")))
-                os.fsync(directory)
-            os.fsync(root)
-        self.directory.place.publish(path)
-        return path
-
-    def aside(self, email: str) -> dict[str, dict[str, str]]:
-        """Return the variables of each key that was set aside for an address, by the path of its file; what does not decrypt is left out."""
-        found: dict[str, dict[str, str]] = {}
-        with self._file, explained("cannot be read", self._path):
-            try:
-                with self.directory.root() as root, opened(root, self._folder, DIRECTORY) as directory:
-                    for name in sorted(name for name in os.listdir(directory) if is_aside(name, FILE_NAME)):
-                        with contextlib.suppress(StoreError):
-                            variables = self._open(directory, name).keys.keys.get(email)
-                            found.update({os.path.join(os.path.dirname(self._path), name): dict(variables)} if variables else {})
-            except FileNotFoundError:
-                pass
-        return found
-
-    def discard(self, path: str) -> None:
-        """Remove a file that was set aside."""
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-            self.directory.place.later(path)
+    # What a killed run leaves
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that is only in what a killed run had written beside the file; None where there is none.

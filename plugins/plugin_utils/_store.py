@@ -10,6 +10,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
+from ansible_collections.community.backblaze.plugins.plugin_utils._beside import Beside
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 
 
@@ -17,6 +18,8 @@ class Store(t.Protocol):
     """A place for keys. Safe to use from many threads, for different members; every method raises StoreError."""
 
     directory: VaultDir
+    #: Where keys go of which it is not certain whose they are.
+    beside: Beside
 
     def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
         """Show that the place of every wanted address is fit for a key; write: false in check mode, where nothing is made on disk."""
@@ -38,18 +41,6 @@ class Store(t.Protocol):
 
         No other key is ever replaced. again: the same key, with more known about its account.
         """
-
-    def set_aside(self, email: str, new: NewMember) -> str:
-        """Encrypt a key of which it is not certain that it is that of an address, and put it on disk; return the path of its file.
-
-        The file is beside the place of that address, where Ansible does not load it. Nothing takes the key from there but what has tried it.
-        """
-
-    def aside(self, email: str) -> dict[str, dict[str, str]]:
-        """Return the variables of each key that was set aside for an address, by the path of its file; what does not decrypt is left out."""
-
-    def discard(self, path: str) -> None:
-        """Remove a file of ``set_aside`` whose key is in its place now. Never raises: one that stays does no harm."""
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Bring home the key of an account that a killed run had written, but not into its place; None where there is none.

@@ -247,7 +247,7 @@ class Workers:
         aside: beside its place, because it is not certain whose it is. From its place Ansible would load it for the member.
         """
         email = new.member.email
-        seal = (lambda one: self._store.set_aside(email, one)) if aside else self._store.seal
+        seal = (lambda one: self._store.beside.put(email, one)) if aside else self._store.seal
         try:
             return self._patiently(lambda: _sealed(seal, new, tried), f"keys can no longer be stored in {self._store.directory.path}"), True
         except StoreError:
@@ -328,7 +328,7 @@ class Workers:
                     _sealed(lambda one: self._store.seal(one, again=True), known, [])
             else:
                 self._patiently(lambda: _sealed(self._store.seal, known, []), f"keys can no longer be stored in {self._store.directory.path}")
-                (self._store.discard if home else self._fallback.remove)(path)
+                (self._store.beside.discard if home else self._fallback.remove)(path)
                 path, home = place, True
         except StoreError as exc:
             message = f"{message} Its key is in {path}, because: {exc.happened}".strip()

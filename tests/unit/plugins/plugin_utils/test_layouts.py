@@ -82,21 +82,21 @@ def test_a_key_that_is_set_aside_is_nobodys_until_it_was_tried(source, target, s
     store = open_store(layout, source, sealer, GROUP)
     store.prove([ALICE, BOB], write=True)
     store.seal(new_member(BOB, "K004bob"))
-    path = store.set_aside(ALICE, new_member(ALICE, "K004aside"))
+    path = store.beside.put(ALICE, new_member(ALICE, "K004aside"))
     assert os.path.basename(path).startswith(".") and os.stat(path).st_mode & 0o777 == 0o600
     with open(path, "rb") as file:
         assert b"K004aside" not in file.read()
     assert store.stored().keys() == {BOB} and store.read(ALICE) is None
     assert store.recover(ALICE, "5f2a1c0b3d4e", write=True) is None
-    ((found, variables),) = store.aside(ALICE).items()
+    ((found, variables),) = store.beside.of(ALICE).items()
     assert (found, variables["b2_application_key"], variables["b2_email"]) == (path, "K004aside", ALICE)
-    assert store.aside(BOB) == {}
+    assert store.beside.of(BOB) == {}
     moved = move("single_file" if layout == "host_vars" else "host_vars", there=target)
     assert (emails(moved.moved), moved.left) == ([BOB], [])
     assert os.path.exists(path)
-    store.discard(path)
-    store.discard(path)
-    assert store.aside(ALICE) == {} and not os.path.exists(path)
+    store.beside.discard(path)
+    store.beside.discard(path)
+    assert store.beside.of(ALICE) == {} and not os.path.exists(path)
 
 
 def emails(entries):

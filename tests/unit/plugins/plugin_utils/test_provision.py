@@ -537,7 +537,7 @@ def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(stan
     keys = keys_of(standin)
     for email, other in ((EMAILS[0], EMAILS[1]), (EMAILS[1], EMAILS[0])):
         member = Member({EMAILS[0]: first, EMAILS[1]: second}[other].account_id, email, GROUP)
-        store.set_aside(email, NewMember(member, *keys[other], doubt="It is odd."))
+        store.beside.put(email, NewMember(member, *keys[other], doubt="It is odd."))
     for check_mode in (True, False):
         report = run(EMAILS[:2], policy=REPLACE, check_mode=check_mode)
         assert outcomes(report) == dict.fromkeys(EMAILS[:2], "unchanged")
@@ -640,7 +640,7 @@ def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, s
         raise StoreError("The disk is full.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(store, "set_aside", failing)
+        broken.setattr(store.beside, "put", failing)
         standin.faults([{"operation": CREATE, "action": {"kind": "foreign"}}])
         (result,) = run(EMAILS[:1]).results
     assert result.outcome is Outcome.KEY_LOST
