@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import socket
 import ssl
 import threading
@@ -186,8 +187,8 @@ def certificate(make_certificate):
 
 
 @contextlib.contextmanager
-def proxying(monkeypatch, first_answer, certificate=""):
-    """A proxy that gives this answer to CONNECT. With a certificate it then is the far host too: it reads one request and breaks off."""
+def proxying(monkeypatch, first_answer, certificate="", far_answer=b""):
+    """A proxy that gives this answer to CONNECT. With a certificate it then is the far host too: it reads one request, answers, and breaks off."""
 
     def serve(server):
         with contextlib.suppress(OSError):
@@ -200,6 +201,7 @@ def proxying(monkeypatch, first_answer, certificate=""):
                     context.load_cert_chain(certificate)
                     with context.wrap_socket(line, server_side=True) as tunnel:
                         assert tunnel.recv(65536).startswith(b"GET ")
+                        tunnel.sendall(far_answer)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve, args=(server,), daemon=True)
@@ -217,6 +219,12 @@ def test_a_tunnel_that_breaks_counts_as_sent(certificate, monkeypatch):
     with proxying(monkeypatch, b"HTTP/1.1 200 OK\r\n\r\n", certificate), pytest.raises(NetworkError) as failed:
         Transport(timeout=5.0, verify=certificate).send("GET", f"https://{FAR}/", auth=basic_auth("a", "b"))
     assert (failed.value.sent, failed.value.hopeless) == (True, False)
+
+
+def test_an_answer_through_a_proxy_is_read_as_any_other(certificate, monkeypatch):
+    with proxying(monkeypatch, CONTINUE + b"HTTP/1.1 200 OK\r\n\r\n", certificate, EARLY_HINTS + fine(b"{}")):
+        answer = Transport(timeout=5.0, verify=certificate).send("GET", f"https://{FAR}/", auth=basic_auth("a", "b"))
+    assert (answer.status, answer.body) == (200, b"{}")
 
 
 def test_a_proxy_that_gives_no_tunnel_has_sent_nothing(monkeypatch):
@@ -335,11 +343,15 @@ def test_connections_are_kept_alive(standin, monkeypatch):
 
 
 @contextlib.contextmanager
-def scripted(answers):
+def scripted(answers, certificate=""):
     """A server that gives these bytes to the requests that it gets, one each; yields its URL and, for each request, the number of its connection."""
     waiting, connections = list(answers), []
 
     def serve(line, number):
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            line = context.wrap_socket(line, server_side=True)
         with line, contextlib.suppress(OSError):
             while line.recv(65536) and waiting:
                 connections.append(number)
@@ -354,7 +366,7 @@ def scripted(answers):
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=accept, args=(server,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", connections
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.getsockname()[1]}", connections
 
 
 def fine(body):
@@ -420,6 +432,20 @@ def test_a_connection_of_which_it_is_not_certain_that_its_exchange_is_over_is_no
         time.sleep(0.05)
         assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).body == b"second"
     assert connections == [0, 1]
+
+
+@pytest.mark.parametrize("late", [b"", b"x" * 100])
+def test_what_tls_has_fetched_and_nobody_has_read_counts_as_arrived(make_certificate, late):
+    """Where the body ends with a full buffer, the rest of the record is neither in that nor in the socket."""
+    certificate = make_certificate("127.0.0.1")
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+    body = b"y" * (io.DEFAULT_BUFFER_SIZE - len(head % 8000))
+    with scripted([[head % len(body) + body + late], [fine(b"second")]], certificate) as (url, connections):
+        transport = Transport(timeout=5.0, verify=certificate)
+        first = transport.send("GET", url + "/", auth=basic_auth("a", "b"))
+        assert (first.body, first.complete) == (body, True)
+        assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).body == b"second"
+    assert connections == ([0, 1] if late else [0, 0])
 
 
 def test_a_connection_is_used_again_only_after_the_answer_that_was_asked_for(transport):

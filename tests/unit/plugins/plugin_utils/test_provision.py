@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Wanted
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Step, Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils import _provision, _workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Policy, Stop
+from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_store
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision
@@ -679,12 +679,46 @@ def test_a_key_that_comes_a_second_time_is_doubted(standin, store, run):
     assert store.read(EMAILS[1]) is None
 
 
-def answering(standin, email, member):
-    """Let the create of an address be executed, and answered with a key of another member as if it were its own."""
+def answering(standin, email, member, execute=True):
+    """Let the create of an address be answered with a key of another member as if it were its own."""
     body = {"applicationKeyId": member["applicationKeyId"], "applicationKey": member["applicationKey"]}
     about = {"accountId": member["accountId"], "email": email, "groupId": GROUP}
-    answer = {"kind": "raw", "execute": True, "body": json.dumps({**body, "groupMember": about})}
+    answer = {"kind": "raw", "execute": execute, "body": json.dumps({**body, "groupMember": about})}
     standin.faults([{"operation": CREATE, "email": email, "action": answer}])
+
+
+def test_a_key_that_is_known_as_anothers_is_not_believed_where_the_group_says_nothing(standin, store, run):
+    """Nothing was created, and the answer repeats that of another member as if it were this one's."""
+    run(EMAILS[:1])
+    (first,) = standin.ledger()
+    answering(standin, EMAILS[1], {"applicationKeyId": first["key_id"], "applicationKey": first["key"], "accountId": first["account_id"]}, False)
+    (result,) = run(EMAILS[1:2]).results
+    assert result.outcome is Outcome.CONFLICT and EMAILS[0] in result.message
+    assert store.read(EMAILS[1]) is None
+
+
+def test_a_part_of_a_key_is_kept_in_its_place(standin, store, secrets, run):
+    """Without its id it opens nothing, for nobody; with the rest it may be of use."""
+    standin.faults([{"operation": CREATE, "action": {"kind": "truncate", "bytes": 51}}])
+    (result,) = run(EMAILS[:1]).results
+    assert (result.outcome, result.path) == (Outcome.KEY_LOST, store.file(EMAILS[0]))
+    assert store.key(EMAILS[0]) == ("", standin.ledger()[0]["key"]) and aside(store, secrets) == {}
+
+
+def test_an_account_that_is_known_under_another_address_is_never_ejected(standin, make_client, store, fallback):
+    """Not even at the user's word: the journal or the listing has it wrong."""
+    account = standin.add_member("hosting", "other@x.example")["accountId"]
+    step = Step(Wanted(EMAILS[0]), Outcome.CREATED, replaces=Member(account, EMAILS[0], GROUP))
+    plan = Plan(GROUP, (step,), (), {}, {account: "other@x.example"})
+    store.prove(EMAILS[:1], write=True)
+    with store.directory.locked(GROUP, 0.0, lambda seconds: None) as state:
+        journal = Journal(state, store.directory.state_path(GROUP))
+        places = Places(store, fallback, journal)
+        workers = _workers.Workers(make_client(standin), Job(GROUP, [Wanted(EMAILS[0])], REPLACE), plan, places, Stop())
+        (result,) = workers.act(lambda done, total, seconds: None).values()
+        journal.finish()
+    assert result.outcome is Outcome.KEY_LOST and "other@x.example" in result.message
+    assert "b2_eject_group_member" not in standin.state()["calls"]
 
 
 def test_an_answer_that_is_right_in_itself_and_about_another_account_is_held_against_the_group(standin, run, monkeypatch):
