@@ -669,6 +669,23 @@ def test_nobody_elses_member_is_ever_ejected(tmp_path):
         assert run.outcomes[VICTIM] is Outcome.MISSING_KEY and EJECT not in run.calls
 
 
+@pytest.mark.parametrize("events", [["pending"], ["presumed"], ["lost"], ["lost", "ejecting"], ["ejecting"], ["parked"]])
+def test_no_line_in_the_journal_has_an_account_ejected(tmp_path, events):
+    """Whoever can push to the branch, or write on the target host, can write there whatever they like."""
+    by_itself = dataclasses.replace(RECREATE, recreate_members=frozenset())
+    with Lab(tmp_path) as lab:
+        live = {email: lab.server.add_member("hosting", email, "eu-central")["accountId"] for email in (VICTIM, OTHERS[0])}
+        lab.run([WANTED[2]])
+        (journal,) = lab.vault_dir.glob(".b2_members/*/journal.jsonl")
+        group = journal.parent.name
+        with open(journal, "a", encoding="utf-8") as file:
+            for email, account_id in live.items():
+                file.writelines(json.dumps({"event": event, "email": email, "group_id": group, "account_id": account_id}) + "\n" for event in events)
+        for _run in range(2):
+            run = lab.run(WANTED, policy=by_itself)
+            assert EJECT not in run.calls and live.items() <= lab.members().items(), run.results
+
+
 @pytest.mark.parametrize("kind", ["cut_before", "hang_before", "error", "html", "throttle"])
 def test_a_member_made_by_hand_after_a_failed_create_is_not_ejected(tmp_path, kind):
     """Our create was not executed, its look-up said so; then somebody makes the member by hand. That account is not ours to eject."""

@@ -124,6 +124,31 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
     )
 
 
+def test_a_lost_key_is_told_by_the_first_run_that_comes_to_its_end(campaigns):
+    """Runs that found out and were killed have told nobody, whatever they wrote into the journal."""
+    campaign = campaigns(latency_ms=10)
+    lost, *others, slow = campaign.addresses(6)
+    hanging = {"operation": CREATE, "email": slow, "times": None, "action": {"kind": "hang_before", "seconds": 60}}
+    campaign.server.faults([{"operation": CREATE, "email": lost, "action": {"kind": "cut_after"}}, hanging])
+    play = campaign.play([lost, *others, slow], on_missing_key="warn", timeout=60)
+    for number in (1, 2):
+        run = campaign.start(play)
+        journals = list(campaign.vault_dir.glob(".b2_members/*/journal.jsonl"))
+        assert run.watch(lambda: campaign.creates() >= (6 if number == 1 else 7)), run.output
+        if number == 1:
+            assert run.watch(lambda: any('"lost"' in path.read_text() for path in campaign.vault_dir.glob(".b2_members/*/journal.jsonl"))), run.output
+        assert run.kill()
+    assert journals and '"told"' not in "".join(path.read_text() for path in journals)
+    campaign.server.faults([])
+    told = []
+    for _run in range(2):
+        # Also where nobody asks for that address any more.
+        result = campaign.finish(campaign.play(others, on_missing_key="warn"))
+        told.append(bool(result.get("failed")) and lost in result["msg"])
+    assert told == [True, False]
+    print("kills: a lost key is told by the first run that comes to its end, after two that were killed, and once")
+
+
 def test_a_create_that_takes_effect_after_the_next_run_looked_is_lost_by_name(campaigns):
     campaign = campaigns(latency_ms_by_operation={"b2_create_group_member": 12_000})
     late, *others = wanted = campaign.addresses(24)
