@@ -140,18 +140,24 @@ def _compared(client: Client, job: Job, made: dict[str, Result], stop: Stop) -> 
     if not created or stop.asked:
         return made, ()
     try:
-        few = len(created) <= _FEW
-        found = [client.find_member(job.group_id, email) for email in created] if few else client.members(job.group_id)
+        few = [client.find_member(job.group_id, email) for email in created] if len(created) <= _FEW else [None]
+        found = client.members(job.group_id) if None in few else [member for member in few if member]
     except B2Error:
         return made, ()
-    members = by_email(member for member in found if member)
-    unlisted = [email for email in created if email not in members]
-    for email, sealed in created.items():
-        if email in members and members[email].account_id != sealed.account_id:
-            one = made[email]
-            keys = KeyState(stored=Stored(sealed.account_id, "", one.path))
-            step = decide_present(Wanted(email), members[email], keys)
-            made[email] = dataclasses.replace(one, outcome=step.outcome, message=f"{step.message} {one.message}".strip(), member=members[email])
+    members, owners = by_email(found), {member.account_id: folded(member.email) for member in found}
+    unlisted = []
+    for email, sealed in sorted(created.items()):
+        one, member, owner = made[email], members.get(email), owners.get(sealed.account_id, email)
+        if member and member.account_id != sealed.account_id:
+            step = decide_present(Wanted(email), member, KeyState(stored=Stored(sealed.account_id, "", one.path)))
+            made[email] = dataclasses.replace(one, outcome=step.outcome, message=f"{step.message} {one.message}".strip(), member=member)
+        elif owner != email:
+            message = (
+                f"{one.path} holds the key of account {sealed.account_id}, which is {owner} in the Group; {email} is not in it. Move that file away."
+            )
+            made[email] = dataclasses.replace(one, outcome=Outcome.CONFLICT, message=f"{message} {one.message}".strip(), member=None)
+        elif not member:
+            unlisted.append(email)
     if not unlisted:
         return made, ()
     more = f" and {len(unlisted) - 1} more" if unlisted[1:] else ""

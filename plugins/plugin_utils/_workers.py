@@ -259,7 +259,8 @@ class Workers:
         """Doubt a key that comes a second time, or whose account is known under another address."""
         email, account = new.member.email, new.member.account_id
         with self._seen_lock:
-            addresses = {self._keys.setdefault(new.key, email), self._accounts.setdefault(account, email) if account else email}
+            addresses = {self._keys.setdefault(part, email) for part in (new.key, new.key_id) if part}
+            addresses.add(self._accounts.setdefault(account, email) if account else email)
         addresses.discard(email)
         if not addresses:
             return new

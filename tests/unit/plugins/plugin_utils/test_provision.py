@@ -697,6 +697,29 @@ def test_a_key_that_is_known_as_anothers_is_not_believed_where_the_group_says_no
     assert store.read(EMAILS[1]) is None
 
 
+def test_an_answer_with_the_account_of_another_member_that_comes_first_is_found_out(standin, run, monkeypatch):
+    """Nothing was created for this address, and when the answer came nobody knew that account; the Group knows it at the end."""
+    create = Client.create_member
+
+    def meanwhile(client, group_id, email, *others):
+        answering(standin, email, standin.add_member("hosting", "stranger@x.example"), False)
+        return create(client, group_id, email, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "create_member", meanwhile)
+        report = run(EMAILS[:1])
+    assert report.results[0].outcome is Outcome.CONFLICT and "stranger@x.example" in report.results[0].message
+    assert report.notes == ()
+
+
+def test_a_new_member_that_the_group_does_not_list_is_named(standin, run):
+    standin.settings(lag_seconds=3600)
+    report = run(EMAILS[:2])
+    assert outcomes(report) == dict.fromkeys(EMAILS[:2], "created")
+    (note,) = report.notes
+    assert EMAILS[0] in note and "1 more" in note
+
+
 def test_a_part_of_a_key_is_kept_in_its_place(standin, store, secrets, run):
     """Without its id it opens nothing, for nobody; with the rest it may be of use."""
     standin.faults([{"operation": CREATE, "action": {"kind": "truncate", "bytes": 51}}])
