@@ -254,7 +254,7 @@ calls:
   sample:
     b2_authorize_account: 1
     b2_create_group_member: 8
-    b2_list_group_members: 1
+    b2_list_group_members: 2
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -41,8 +41,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._workers impor
 #: Seconds between looks for a member whose key was stored just now, and how long that is.
 LISTING_DELAYS = (1.0, 2.0, 4.0)
 _NEW_SECONDS = 120
-# So few members are looked up one by one, which is less than a listing of all.
-_FEW = 3
+# Members that one call lists.
+_PER_CALL = 1000
 # Seconds to wait for the lock once more, only to put in the journal what was reported.
 _TELLING_PATIENCE = 2.0
 # After so many keys in a row to which the service gives no answer, no more are tried.
@@ -126,12 +126,12 @@ def provision(
             store.directory.prove_writing()
         _close_settled(plan, journal)
         made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
-        made, unlisted = _compared(client, job, made, stop)
+        made, unlisted = _compared(client, plan, made, stop)
         notes += unlisted
         return plan, Report(tuple(made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps), plan.settled, notes)
 
 
-def _compared(client: Client, job: Job, made: dict[str, Result], stop: Stop) -> tuple[dict[str, Result], tuple[str, ...]]:
+def _compared(client: Client, plan: Plan, made: dict[str, Result], stop: Stop) -> tuple[dict[str, Result], tuple[str, ...]]:
     """Hold created members against the Group, which says what account each is: the answer to a create may be right in itself, and about another one.
 
     What is not listed yet, or cannot be listed now, stays as it is: the next run compares it once more. Return the results and what is to be said.
@@ -140,8 +140,10 @@ def _compared(client: Client, job: Job, made: dict[str, Result], stop: Stop) -> 
     if not created or stop.asked:
         return made, ()
     try:
-        few = [client.find_member(job.group_id, email) for email in created] if len(created) <= _FEW else [None]
-        found = client.members(job.group_id) if None in few else [member for member in few if member]
+        # By whatever takes fewer calls.
+        few = len(created) < (len(plan.accounts) + len(created)) / _PER_CALL
+        looked_up = [client.find_member(plan.group_id, email) for email in created] if few else [None]
+        found = client.members(plan.group_id) if None in looked_up else [member for member in looked_up if member]
     except B2Error:
         return made, ()
     members, owners = by_email(found), {member.account_id: folded(member.email) for member in found}

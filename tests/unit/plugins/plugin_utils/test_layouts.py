@@ -88,7 +88,7 @@ def test_a_key_that_is_set_aside_is_nobodys_until_it_was_tried(source, target, s
         assert b"K004aside" not in file.read()
     assert store.stored().keys() == {BOB} and store.read(ALICE) is None
     assert store.recover(ALICE, "5f2a1c0b3d4e", write=True) is None
-    ((found, variables),) = store.beside.of(ALICE).items()
+    [(found, variables)] = list(store.beside.of(ALICE).items())
     assert (found, variables["b2_application_key"], variables["b2_email"]) == (path, "K004aside", ALICE)
     assert store.beside.of(BOB) == {}
     moved = move("single_file" if layout == "host_vars" else "host_vars", there=target)

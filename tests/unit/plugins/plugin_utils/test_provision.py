@@ -427,7 +427,7 @@ def test_a_key_is_dead_only_where_the_service_says_so(standin, make_client, acti
     client = make_client(standin, max_retries=0)
     assert keys_open(client, keys, 2) == {EMAILS[0]: Proof(member["accountId"])}
     standin.faults([{"operation": "b2_authorize_account", "action": action}])
-    (tried,) = keys_open(client, keys, 2).values()
+    [tried] = list(keys_open(client, keys, 2).values())
     assert tried.opens == ("" if code is None else None)
     assert (code or "") in tried.problem
     assert bool(tried.problem) is (code is not None)
@@ -521,7 +521,7 @@ def test_another_members_key_is_kept_and_never_called_created(standin, store, se
     (account_id,) = members_named(standin, EMAILS[0])
     assert result.member.account_id == account_id
     assert store.read(EMAILS[0]) is None
-    ((path, variables),) = aside(store, secrets).items()
+    [(path, variables)] = list(aside(store, secrets).items())
     assert result.path == path and path in result.message
     (foreign,) = (entry for entry in standin.ledger() if entry["email"] == of or (of is None and entry["email"].startswith("foreign")))
     assert (variables["b2_account_id"], variables["b2_application_key_id"]) == (foreign["account_id"], foreign["key_id"])
@@ -623,7 +623,7 @@ def test_a_doubtful_key_that_cannot_be_tried_waits_for_the_next_run(standin, sto
     assert result.outcome is Outcome.CONFLICT
     assert "could not be" in result.message
     assert store.read(EMAILS[0]) is None
-    ((path, variables),) = aside(store, secrets).items()
+    [(path, variables)] = list(aside(store, secrets).items())
     assert path == result.path
     assert variables["b2_application_key"] == keys_of(standin)[EMAILS[0]][1]
     standin.faults([])
@@ -738,7 +738,7 @@ def test_an_account_that_is_known_under_another_address_is_never_ejected(standin
         journal = Journal(state, store.directory.state_path(GROUP))
         places = Places(store, fallback, journal)
         workers = _workers.Workers(make_client(standin), Job(GROUP, [Wanted(EMAILS[0])], REPLACE), plan, places, Stop())
-        (result,) = workers.act(lambda done, total, seconds: None).values()
+        [result] = list(workers.act(lambda done, total, seconds: None).values())
         journal.finish()
     assert result.outcome is Outcome.KEY_LOST and "other@x.example" in result.message
     assert "b2_eject_group_member" not in standin.state()["calls"]
