@@ -294,20 +294,20 @@ class Campaign(project.Project):
             astray=[path for path, key in whole if key not in stored],
         )
 
-    def keys_in_place(self) -> list[str]:
-        """Return the keys that are in their places."""
-        return self._keys("*@*/b2_vault.yml")
+    def keys_in_place(self) -> dict[str, str]:
+        """Return the keys that are in their places, by address."""
+        return dict(self._keys("*@*/b2_vault.yml"))
 
     def keys_beside(self) -> list[str]:
         """Return the keys that are beside the places of keys; half a file is what a kill leaves."""
-        return self._keys("*@*/.b2_vault.yml.*.aside")
+        return [key for _email, key in self._keys("*@*/.b2_vault.yml.*.aside")]
 
-    def _keys(self, pattern: str) -> list[str]:
+    def _keys(self, pattern: str) -> list[tuple[str, str]]:
         vault = VaultLib([("default", VaultSecret(self.password.encode()))])
         found = []
         for path in self.vault_dir.glob(pattern):
             with contextlib.suppress(AnsibleError, yaml.YAMLError, KeyError, TypeError):
-                found.append(str(yaml.safe_load(vault.decrypt(path.read_bytes()))["b2_application_key"]))
+                found.append((path.parent.name, str(yaml.safe_load(vault.decrypt(path.read_bytes()))["b2_application_key"])))
         return found
 
     def exposed(self) -> list[str]:
