@@ -122,8 +122,9 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
         assert {own[key] for key in beside} <= set(count.lost), f"seed {seed}: {count!r}"
     foreign = {*campaign.keys_beside(), *in_place.values()} - own.keys()
     assert foreign and not campaign.exposed()
+    sealed = len(own.keys() & set(in_place.values()))
     print(
-        f"kills, odd answers: {kills} kills over {len(wanted)} members; {count.handed_out} handed out = {len(own.keys() & set(in_place.values()))} sealed + {len(count.lost)} "
+        f"kills, odd answers: {kills} kills over {len(wanted)} members; {count.handed_out} handed out = {sealed} sealed + {len(count.lost)} "
         f"reported lost; 0 silent, 0 of another member, {len(foreign)} of other accounts kept; seed {seed}"
     )
 
