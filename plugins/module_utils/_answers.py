@@ -241,7 +241,7 @@ def _keys_in_text(text: str, group_id: str) -> list[NewMember]:
 
 
 def _completed(new: NewMember, objects: t.Sequence[dict[str, t.Any]], text: str, group_id: str) -> NewMember:
-    """Return the only key of an answer with what of it stands elsewhere in the answer."""
+    """Return the only key of an answer, completed with the key id and the member from other objects of that answer."""
     raw = next((found["groupMember"] for found in objects if one(found.get("groupMember"))), None)
     raw = raw or next((found for found in objects if "accountId" in found), None)
     member = new.member if new.member.account_id or not raw else read_member(raw, group_id)
@@ -283,7 +283,7 @@ def _keys_of(answer: Answer, group_id: str) -> tuple[list[NewMember], bool]:
 
 
 def _parsed(body: bytes) -> tuple[t.Any, bool]:
-    """Return the JSON of a body, None where there is none, and whether an object in it has one field twice: then it can be read in two ways."""
+    """Return the JSON of a body, None if the body is not JSON; and whether an object has a field twice, so that parsers may disagree about it."""
     repeats = False
 
     def read(pairs: list[tuple[str, t.Any]]) -> dict[str, t.Any]:

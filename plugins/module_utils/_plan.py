@@ -49,7 +49,7 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         "It was made by this collection, or most likely was, but the answer with the key never arrived.",
         (
             "Sign in as the member, make a new key and adopt it. Or have the account replaced: name its address in recreate_members, with the line "
-            "that the message gives. The account is ejected then, and the member is created anew. on_key_lost: recreate does that by itself, but "
+            "that the message gives. The account is ejected then, and the member is recreated. on_key_lost: recreate does that by itself, but "
             "only for a key that is lost in the same run."
         ),
     ),
