@@ -20,9 +20,10 @@ description:
     done all the same, and the task fails at the end.
   - If a run was interrupted, the next one settles what was open and says what became of it; see RV(settled).
   - Members that are in the Group but not in the list are left alone.
-  - C(Ctrl-C) lets creates that are under way finish and be sealed, and starts no more. So does SIGTERM, but C(ansible-playbook) itself then ends at
-    once, and only the process that does the work goes on, as it does to the end of the list where C(ansible-playbook) alone is killed; leave it a
-    moment before the machine or container goes down. The keyword C(timeout) of the task ends it like SIGTERM, with the whole report.
+  - C(Ctrl-C) creates no more members, seals the keys of those that are being created, and ends the task. So do SIGTERM, SIGHUP, and the end of
+    C(ansible-playbook) itself. The task then returns no result. It writes its counts, and each member that needs attention, to the stderr of
+    C(ansible-playbook), and the next run goes on from there. Leave it as long as one call takes before the machine or container goes down.
+  - The keyword C(timeout) of the task ends it in the same way, but with its whole result.
 author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:

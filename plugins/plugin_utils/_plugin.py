@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
-import threading
 import typing as t
 
 from ansible.errors import AnsibleError
@@ -20,10 +18,11 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError, StoppedError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect, refuse_text_for_lists
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, Wanted, audit, by_email
+from ansible_collections.community.backblaze.plugins.plugin_utils import _signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import lost_with_job, prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import WantedGroup, plain, policy_of, read_members
@@ -32,7 +31,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._layouts impor
 from ansible_collections.community.backblaze.plugins.plugin_utils._location import controller_path, elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision_groups
-from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary, summary_of_groups, summary_of_move
+from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary, summary_of_groups, summary_of_move, summary_of_stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
@@ -40,8 +39,6 @@ display = Display()
 
 _AUDIT_WORKERS = 8
 _FALLBACK = "community.backblaze"
-# Whether a signal has ended the work of this process.
-_ended = Stop()
 # What stands in results and messages for the paths of copies that are thrown away.
 _names: dict[str, str] = {}
 
@@ -52,7 +49,9 @@ def run_action(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
         result = work()
     except B2Error as exc:
         result = {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
-    return t.cast("dict[str, t.Any]", _as_named(result))
+    named = t.cast("dict[str, t.Any]", _as_named(result))
+    _signals.deliver(lambda reason: summary_of_stop(named, reason))
+    return named
 
 
 def _as_named(value: t.Any) -> t.Any:
@@ -107,34 +106,10 @@ def read_members_file(action: ActionBase, path: str) -> list[t.Any]:
     return read_members(path, decrypt)
 
 
-def heed_signals(stop: Stop) -> None:
-    """From now on let a signal end the run after what is under way is sealed, instead of at once.
-
-    It stays so to the end of this process, which is the worker of one task: its result, which names every key, is still to be
-    delivered, and a loop has more items, none of which is begun after a signal.
-
-    Raises StoppedError where the signal has come already.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-
-    def ask(number: int, _frame: t.Any) -> None:
-        for one in (_ended, stop):
-            one.ask(f"it was ended by {signal.Signals(number).name}")
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # What is ignored, as SIGHUP is under nohup, stays ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, ask)
-    # The task's own keyword timeout, which is over for this task or item only. Ansible would throw away the report of what was made until then.
-    if callable(signal.getsignal(signal.SIGALRM)):
-        signal.signal(signal.SIGALRM, lambda _number, _frame: stop.ask("the timeout of the task is over"))
-    if _ended.asked:
-        raise StoppedError
-
-
 def show_progress(done: int, total: int, seconds: float) -> None:
     """Show how far a long run is: one line every few seconds."""
+    if _signals.stopped():
+        return
     rate = done / seconds if seconds else 0.0
     left = f", about {(total - done) / rate:.0f} s left" if rate else ""
     # With the parent gone nobody listens any more; the members are made and sealed all the same.
@@ -215,7 +190,7 @@ def _provisioned_in(
     store_of = open_stores(options["layout"], path, sealer, place)
     fallback = _fallback(action, options, sealer)
     client = connect(options, connections=concurrency, wait=stop.wait)
-    heed_signals(stop)
+    _signals.heed(stop)
     # What is wrong with the credentials is wrong for every Group, and said once.
     client.authorize()
     jobs: dict[str, tuple[Job, Store]] = {}
@@ -230,7 +205,9 @@ def _provisioned_in(
         except B2Error as exc:
             failed[number] = exc
     done = provision_groups(client, list(jobs.values()), fallback, stop, show_progress)
-    mark_told(list(jobs.values()), done)
+    # What is written to stderr only, the next run says once more.
+    if not _signals.stopped():
+        mark_told(list(jobs.values()), done)
     rest = iter(done)
     return client, [failed[number] if number in failed else next(rest) for number in range(len(groups))]
 

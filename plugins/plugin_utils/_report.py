@@ -75,6 +75,22 @@ def summary_of_move(moved: Moved) -> dict[str, t.Any]:
     return result
 
 
+def summary_of_stop(result: t.Mapping[str, t.Any], reason: str) -> str:
+    """Return the summary of a task that was stopped, as text for a person: the counts, and each member that is neither as wanted nor waiting."""
+    lines = [f"community.backblaze: The run ended, because {reason}."]
+    if "counts" in result:
+        lines[0] += f" {', '.join(f'{name}: {count}' for name, count in result['counts'].items())}."
+        lines += [
+            f"  {one['email']}: {one['outcome']}. {one.get('message', '')}".rstrip()
+            for one in result["members"]
+            if one["outcome"] != Outcome.NOT_ATTEMPTED.value and one.get("message")
+        ]
+        lines.append("  The key of each created member is sealed. Run again to go on; the next run says what became of members that were under way.")
+    else:
+        lines.append(f"  {result.get('msg', '')}")
+    return "\n".join(lines) + "\n"
+
+
 def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:
     counts: dict[str, int] = {}
     for one in report.results:

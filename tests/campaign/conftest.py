@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
+import pty
 import random
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
 import typing as t
 
@@ -76,38 +80,64 @@ class Count:
         )
 
 
-def _heed_signals() -> None:
-    """Heed signals that whoever runs the tests may ignore, as nohup does."""
+def _begin(terminal: int) -> None:
+    """Heed signals that whoever runs the tests may ignore, as nohup does. terminal: make it the one of a new session, if it is one."""
+    if terminal >= 0:
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def _copy(terminal: int, output: pathlib.Path) -> None:
+    """Write down what comes to a terminal, until no process has it any more."""
+    with open(output, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while data := os.read(terminal, 65536):
+            file.write(data.replace(b"\r\n", b"\n"))
+    os.close(terminal)
 
 
 class Run:
     """An ansible-playbook that works in the background. Its worker is a session of its own, so every process of it carries a mark."""
 
-    def __init__(self, campaign: Campaign, play: pathlib.Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, campaign: Campaign, play: pathlib.Path, *arguments: str, terminal: bool = False, **environment: str) -> None:
         self._mark = f"{MARK}={secrets.token_hex(8)}"
         self._result = campaign.result_of(play)
         self._result.unlink(missing_ok=True)
         self._output = campaign.directory / f"output-{secrets.token_hex(4)}"
         self._known: list[int] = []
         self.started = time.monotonic()
-        with open(self._output, "wb") as output:
+        self._terminal = -1
+        with contextlib.ExitStack() as stack:
+            if terminal:
+                self._terminal, slave = pty.openpty()
+                stack.callback(os.close, slave)
+                threading.Thread(target=_copy, args=(self._terminal, self._output), daemon=True).start()
+                streams = [slave, slave]
+            else:
+                streams = [subprocess.DEVNULL, stack.enter_context(open(self._output, "wb"))]
             self.process = subprocess.Popen(
                 ["ansible-playbook", str(play), *arguments],
                 cwd=campaign.directory,
                 env=campaign.environment(**dict([self._mark.split("=")]), **environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=_heed_signals,  # noqa: PLW1509 - sets signal handlers, takes no lock
+                stdin=streams[0],
+                stdout=streams[1],
+                stderr=streams[1],
+                start_new_session=not terminal,
+                preexec_fn=lambda: _begin(slave if terminal else -1),  # noqa: PLW1509 - sets signal handlers, takes no lock
             )
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, or send its signal to the parent where it has no terminal."""
+        if self._terminal >= 0:
+            os.write(self._terminal, b"\x03")
+        else:
+            os.kill(self.process.pid, signal.SIGINT)
 
     @property
     def output(self) -> str:
         """What it has printed so far."""
-        return self._output.read_text(errors="replace")
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
 
     @property
     def result(self) -> dict[str, t.Any]:
@@ -138,8 +168,8 @@ class Run:
                     return pid
         return 0
 
-    def watch(self, condition: t.Callable[[], bool]) -> bool:
-        """Wait until something holds while the run is alive; say whether it came to that."""
+    def watch(self, condition: t.Callable[[], bool], pause: float = 0.0) -> bool:
+        """Wait until something holds while the run is alive; say whether it came to that. pause: seconds between two looks."""
         deadline = time.monotonic() + PATIENCE
         known = 0
         while self.alive:
@@ -147,6 +177,7 @@ class Run:
                 return True
             # So that a kill need not look for its targets first.
             known = known or self.worker()
+            time.sleep(pause)
             assert time.monotonic() < deadline, f"what was waited for did not come; the run says: {self.output}"
         return False
 
@@ -213,9 +244,9 @@ class Campaign(project.Project):
         path.write_text(path.read_text().replace(str(self.directory / "result.json"), str(self.result_of(path))))
         return path
 
-    def start(self, play: pathlib.Path, *arguments: str, **environment: str) -> Run:
+    def start(self, play: pathlib.Path, *arguments: str, terminal: bool = False, **environment: str) -> Run:
         """Start a play in the background."""
-        run = Run(self, play, *arguments, **environment)
+        run = Run(self, play, *arguments, terminal=terminal, **environment)
         self._runs.append(run)
         return run
 
