@@ -14,7 +14,7 @@ from ansible.utils.display import Display
 from ansible_collections.community.backblaze.plugins.module_utils._members import unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import wanted_members
-from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import options_of, run_action, seal_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import options_of, run_action, run_without_vault_dir, seal_members
 
 display = Display()
 
@@ -29,8 +29,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         super().run(tmp, task_vars)
         # An empty vault_dir is a mistake that must not end in a key on the screen, so it is not taken for none. Nor is a forgotten one.
         args = self._task.args
-        if (args.get("vault_dir") is None and args.get("vault_location") is None) or args.get("state") == "absent":
+        if args.get("state") == "absent":
             return self._run_module(task_vars)
+        if args.get("vault_dir") is None:
+            return run_without_vault_dir(args, lambda: self._run_module(task_vars))
         return run_action(lambda: self._seal(task_vars))
 
     def _seal(self, task_vars: t.Any) -> dict[str, t.Any]:

@@ -11,7 +11,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_INFO_RULES, MEMBER_INFO_SPEC
-from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import audit_members, options_of, run_action
+from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import audit_members, options_of, run_action, run_without_vault_dir
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
@@ -21,6 +21,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         """Run the task."""
         super().run(tmp, task_vars)
         if self._task.args.get("vault_dir") is None:
-            result: dict[str, t.Any] = self._execute_module(module_name="community.backblaze.b2_group_member_info", task_vars=task_vars)
-            return result
+            module = "community.backblaze.b2_group_member_info"
+            return run_without_vault_dir(self._task.args, lambda: self._execute_module(module_name=module, task_vars=task_vars))
         return run_action(lambda: audit_members(self, options_of(self, MEMBER_INFO_SPEC, **MEMBER_INFO_RULES), task_vars))

@@ -288,11 +288,24 @@ class Transport:
                 proxies=proxies,
                 stream=True,
             )
+        except requests.exceptions.InvalidSchema:
+            # Raised before a connection is made, and for this reason only: the URL itself was checked.
+            raise NetworkError(
+                "The environment names a SOCKS proxy, and the Python library PySocks, which requests needs for that, is not installed.",
+                sent=False,
+                hopeless=True,
+                remedy="Install it: pip install 'requests[socks]'. Or take the proxy out of the environment (ALL_PROXY, HTTPS_PROXY).",
+            ) from None
         except requests.RequestException as exc:
             raise self._network_error(url, exc) from None
         except OSError as exc:
-            # A CA bundle that cannot be read, which is seen before a connection is made.
-            raise NetworkError(f"The request could not be made ({type(exc).__name__}).", sent=False, hopeless=True, remedy="Check ca_path.") from None
+            # Certificates that cannot be read, which is seen before a connection is made.
+            raise NetworkError(
+                f"The certificates of certification authorities cannot be read from {self._verify} ({exc.strerror or 'it is missing or damaged'}).",
+                sent=False,
+                hopeless=True,
+                remedy="Check ca_path, and REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE in the environment.",
+            ) from None
         except ValueError as exc:
             # What is raised about the answer, whatever its headers hold.
             raise _unreadable(url, exc) from None

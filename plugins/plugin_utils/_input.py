@@ -132,7 +132,7 @@ def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Poli
 def read_members(path: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
     """Read a list of members from a YAML or CSV file.
 
-    decrypt: returns the content of a vault file, and any other content as it is.
+    decrypt: returns the content of a vault file, or of a value with the tag ``!vault``, and any other content as it is.
     """
     try:
         with open(path, "rb") as file:
@@ -141,7 +141,7 @@ def read_members(path: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
         raise OptionError(f"members_file {path} cannot be read ({exc.strerror}).") from exc
     except UnicodeDecodeError:
         raise OptionError(f"members_file {path} is not UTF-8 text.") from None
-    return _read_csv(path, text) if path.lower().endswith(".csv") else _read_yaml(path, text)
+    return _read_csv(path, text) if path.lower().endswith(".csv") else _read_yaml(path, text, decrypt)
 
 
 def _read_csv(path: str, text: str) -> list[t.Any]:
@@ -170,9 +170,17 @@ def _read_csv(path: str, text: str) -> list[t.Any]:
         raise OptionError(f"members_file {path}, line {number}: {exc}.") from None
 
 
-def _read_yaml(path: str, text: str) -> list[t.Any]:
+def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
+    class Loader(yaml.SafeLoader):
+        """Knows the tags that Ansible itself has."""
+
+    def text_of(_loader: yaml.SafeLoader, node: yaml.Node) -> str:
+        return str(node.value)
+
+    Loader.add_constructor("!vault", lambda _loader, node: decrypt(str(node.value).encode()).decode("utf-8"))
+    Loader.add_constructor("!unsafe", text_of)
     try:
-        entries = yaml.safe_load(text)
+        entries = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         raise OptionError(f"members_file {path} is not YAML{f' (line {mark.line + 1})' if mark else ''}.") from None

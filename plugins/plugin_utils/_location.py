@@ -44,6 +44,19 @@ def controller_path(action: ActionBase, path: str) -> str:
     return os.path.normpath(os.path.join(base, os.path.expanduser(path)))
 
 
+def _local_path(repository: str) -> str:
+    """Return the path of a repository on the controller, which a URL may name as well."""
+    if not repository.startswith(_LOCAL_SCHEME):
+        return repository
+    host, slash, path = repository.removeprefix(_LOCAL_SCHEME).partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise OptionError(
+            f"vault_git_repo {repository} names a path on another machine, where git does not look.",
+            remedy="Use ssh:// or https:// for another machine, or file:/// and an absolute path for the controller.",
+        )
+    return f"/{path}"
+
+
 @contextlib.contextmanager
 def elsewhere(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, lost: t.Callable[[str], None]) -> t.Iterator[Elsewhere]:
     """Give the place of a vault directory that is not on the controller, with a copy of it that goes at the end.
@@ -99,7 +112,7 @@ def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: s
     if not repository.isprintable() or repository.startswith("-"):
         raise OptionError("vault_git_repo is not an address that git could take.")
     if repository.startswith(_LOCAL_SCHEME) or not _ADDRESS.match(repository):
-        path = controller_path(action, repository.removeprefix(_LOCAL_SCHEME))
+        path = controller_path(action, _local_path(repository))
         if not options.get("vault_dir_is_durable"):
             prove_durable("vault_git_repo", path)
         repository = path

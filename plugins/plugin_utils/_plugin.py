@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import os
+import re
 import typing as t
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.errors import UnsupportedError
 from ansible.parsing.vault import VaultLib
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -20,7 +23,7 @@ from ansible.utils.display import Display
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region, unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect, refuse_text_for_lists
+from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, PLACE_SPEC, connect, refuse_text_for_lists
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, Wanted, audit, by_email
 from ansible_collections.community.backblaze.plugins.plugin_utils import _signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import lost_with_job, prove_durable
@@ -54,6 +57,15 @@ def run_action(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
     return named
 
 
+def run_without_vault_dir(args: t.Mapping[str, t.Any], run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
+    """Run the plain module, unless an option says that the user has forgotten vault_dir: then a key could end on the screen."""
+    given = sorted(name for name in ("layout", *PLACE_SPEC) if args.get(name) is not None)
+    if not given:
+        return run_module()
+    error = OptionError(f"{given[0]} is given, but vault_dir is not.", remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.")
+    return {"failed": True, "changed": False, "msg": error.explain(UNCHANGED)}
+
+
 def _as_named(value: t.Any) -> t.Any:
     """Return a result in which every path of a copy is that of the place itself."""
     if isinstance(value, dict):
@@ -77,13 +89,25 @@ def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any)
     refuse_text_for_lists(given, spec)
     validated = ArgumentSpecValidator(spec, **rules).validate(given)
     if validated.error_messages:
-        raise OptionError("; ".join(validated.error_messages) + ".")
+        raise OptionError(" ".join(_invalid(error, spec) for error in validated.errors))
     options = t.cast("dict[str, t.Any]", plain(validated.validated_parameters))
     if not options["vault_dir"]:
         raise OptionError("vault_dir is empty.", remedy="Name the directory for the keys, or leave the option out.")
     if options.get("vault_location") != "git" and (options.get("vault_git_repo") or options.get("vault_git_branch")):
         raise OptionError("vault_git_repo and vault_git_branch are for vault_location: git.")
     return options
+
+
+def _invalid(error: Exception, spec: t.Mapping[str, t.Any]) -> str:
+    """Return what is wrong with the arguments of a task, as a sentence."""
+    if not isinstance(error, UnsupportedError):
+        return f"{str(error).rstrip('.')}."
+    known = [*spec, *(f"{above}.{name}" for above, rule in spec.items() for name in rule.get("options", ()))]
+    lines = []
+    for name in re.split(r", ?", str(error).partition(". Supported parameters")[0]):
+        near = difflib.get_close_matches(name, known, 1)
+        lines.append(f"There is no option {name}.{f' Did you mean {near[0]}?' if near else ''}")
+    return " ".join(lines)
 
 
 def vault_secrets(action: ActionBase) -> t.Sequence[t.Any]:

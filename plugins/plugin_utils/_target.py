@@ -10,6 +10,7 @@ import base64
 import contextlib
 import contextvars
 import json
+import re
 import typing as t
 import zlib
 
@@ -20,6 +21,11 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere imp
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, Claim, Lease, read_lease
 
 MODULE = "community.backblaze.b2_vault_files"
+
+# Of the output of a module that died.
+_LINES_SHOWN = 3
+_CHARACTERS_SHOWN = 500
+_SSH_NOISE = re.compile(r"(?:Shared connection|Connection) to .* closed")
 
 #: Runs the module on the target with these arguments and returns its result.
 Execute = t.Callable[[dict[str, t.Any]], t.Mapping[str, t.Any]]
@@ -88,7 +94,7 @@ class Target:
         except (AnsibleError, OSError) as exc:
             raise StoreError(f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Mend that, then run again.") from exc
         if result.get("failed") or result.get("unreachable"):
-            raise StoreError(f"On {self._host}: {str(result.get('msg') or 'it failed without a word').strip()}", remedy="Mend that, then run again.")
+            raise StoreError(f"On {self._host}: {_why(result)}", remedy="Fix that, then run again.")
         return result
 
     @contextlib.contextmanager
@@ -100,6 +106,15 @@ class Target:
             raise StoreError(
                 f"{self.name} gave an answer that cannot be read ({type(exc).__name__}).", remedy="Find out what answers there, then run again."
             ) from exc
+
+
+def _why(result: t.Mapping[str, t.Any]) -> str:
+    """Return why a module failed: its own message, and if it died before it could give one, the end of what it wrote."""
+    message = str(result.get("msg") or "the module failed without a message").strip()
+    # With a terminal, ssh brings both as one.
+    written = str(result.get("module_stderr") or "").strip() + "\n" + str(result.get("module_stdout") or "").strip()
+    lines = [line.strip() for line in written.splitlines() if line.strip() and not _SSH_NOISE.match(line)]
+    return f"{message.rstrip('.')}. It wrote: {' '.join(lines[-_LINES_SHOWN:])[-_CHARACTERS_SHOWN:]}" if lines else message
 
 
 def _packed(content: t.Any) -> str:

@@ -69,7 +69,7 @@ class Host:
     def _python(self) -> pathlib.Path:
         """Return a Python that keeps what it is given to run: a module with its arguments, as it came."""
         path, sent = self.directory / "python", self.directory / "sent"
-        sent.mkdir()
+        sent.mkdir(exist_ok=True)
         path.write_text(f'#!/bin/sh\ncase "$1" in */AnsiballZ_*) cp "$1" {sent}/$(date +%s%N).py;; esac\nexec {sys.executable} "$@"\n')
         path.chmod(0o755)
         return path

@@ -10,6 +10,7 @@ import json
 import subprocess
 
 import pytest
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from project import PATIENCE, Project, serving
 
@@ -77,3 +78,59 @@ def test_the_role_shows_what_became_of_what_an_earlier_run_left_open(tmp_path):
         other = provision(project, "-e", json.dumps({"b2_members_list": ["ben@customers.example.com"]}))
         settled = other.stdout.partition('"b2_members_result.settled"')[2]
         assert "ada@customers.example.com" in settled and account["account_id"] in settled and "key_lost" in settled, other.stdout
+
+
+def failed(project, task, **arguments):
+    """Run one task that has to fail; return its message on one line."""
+    play = project.directory / "one-task.yml"
+    host = {"hosts": "localhost", "gather_facts": False, "tasks": [{"name": "One task", f"community.backblaze.{task}": arguments}]}
+    play.write_text(json.dumps([host]))
+    done, _result = project.run(play)
+    assert done.returncode, done.stdout
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def test_a_misspelt_option_is_named_with_the_one_that_was_meant(tmp_path):
+    with serving(tmp_path, "hosting") as server:
+        project = Project(tmp_path, server.url)
+        said = failed(project, "b2_group_members", group_name="hosting", members=["ada@customers.example.com"], vault_dir="keys", vaultid="x")
+        assert "There is no option vaultid. Did you mean vault_id?" in said and "Supported parameters" not in said
+        said = failed(project, "b2_group_members", groups=[{"group_nam": "hosting", "group_id": "1", "members": ["a@b.example"]}], vault_dir="keys")
+        assert "There is no option groups.group_nam. Did you mean groups.group_name?" in said
+        assert addresses(server) == []
+
+
+@pytest.mark.parametrize("forgotten", [{"layout": "single_file"}, {"vault_location": "target"}])
+@pytest.mark.parametrize("task", ["b2_group_member", "b2_group_member_info"])
+def test_where_keys_are_to_be_without_a_vault_dir_is_refused(tmp_path, task, forgotten):
+    with serving(tmp_path, "hosting") as server:
+        member = {"email": "ada@customers.example.com"} if task == "b2_group_member" else {}
+        said = failed(Project(tmp_path, server.url), task, group_name="hosting", **member, **forgotten)
+        assert f"{next(iter(forgotten))} is given, but vault_dir is not." in said
+        assert addresses(server) == []
+
+
+def test_a_repository_on_another_machine_is_no_local_path(tmp_path):
+    with serving(tmp_path, "hosting") as server:
+        project = Project(tmp_path, server.url)
+        options = {"group_name": "hosting", "members": ["ada@customers.example.com"], "vault_dir": "keys", "vault_location": "git"}
+        said = failed(project, "b2_group_members", **options, vault_git_repo="file://elsewhere/srv/keys.git")
+        assert "names a path on another machine" in said and addresses(server) == []
+        repository = tmp_path / "keys.git"
+        subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True)
+        play = project.play(options["members"], vault_dir="keys", vault_location="git", vault_git_repo=f"file://localhost{repository}")
+        _done, result = project.run(play)
+        assert result["counts"] == {"created": 1}, result
+
+
+def test_a_value_of_the_members_file_may_be_vaulted(tmp_path):
+    with serving(tmp_path, "hosting") as server:
+        project = Project(tmp_path, server.url)
+        sealed = VaultLib([("default", VaultSecret(project.password.encode()))]).encrypt(b"ada@customers.example.com").decode()
+        lines = "\n".join(f"      {line}" for line in sealed.splitlines())
+        (tmp_path / "members.yml").write_text(f"- email: !vault |\n{lines}\n- !unsafe ben@customers.example.com\n")
+        done = provision(project, "-e", "b2_members_file=members.yml")
+        assert done.returncode == 0 and addresses(server) == ["ada@customers.example.com", "ben@customers.example.com"], done.stdout + done.stderr
+        (tmp_path / "members.yml").write_text(f"- email: !vault |\n{lines.replace('6', '7')}\n")
+        done = provision(project, "-e", "b2_members_file=members.yml")
+        assert done.returncode and "does not decrypt with the vault secrets of this run" in " ".join((done.stdout + done.stderr).split())

@@ -94,6 +94,17 @@ def scene(request):
     return request.getfixturevalue(request.param)
 
 
+def test_a_module_that_dies_on_the_host_is_shown_with_its_last_words(on_host, host, project):
+    python = host.directory / "no-python"
+    python.write_text("#!/bin/sh\necho 'the disk of this host is on fire' >&2\nexit 7\n")
+    python.chmod(0o755)
+    inventory = host.inventory(project / "other.json", ansible_python_interpreter=str(python))
+    on_host.place.arguments = ("-i", str(inventory))
+    said, result = on_host.run(FEW)
+    assert "the disk of this host is on fire" in result["msg"] and "Shared connection" not in result["msg"], said
+    assert on_host.server.ledger() == []
+
+
 def test_fifty_members_and_a_second_run_that_changes_nothing(scene):
     started = time.monotonic()
     said, result = scene.run(MEMBERS, concurrency=16)

@@ -16,6 +16,7 @@ import time
 import traceback
 
 import pytest
+import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 from urllib3.util import parse_url
@@ -524,3 +525,26 @@ def test_no_token_is_in_an_error_or_a_repr(standin, make_client):
         client.groups()
     told = "".join(traceback.format_exception(failed.value)) + repr(session)
     assert session.token not in told
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("ALL_PROXY", "socks5h://127.0.0.1:9", r"SOCKS proxy.*PySocks.*pip install 'requests\[socks\]'"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", r"cannot be read from /nowhere/ca\.pem.*REQUESTS_CA_BUNDLE"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named(monkeypatch, variable, value, said):
+    for name in ("HTTPS_PROXY", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    # requests has it so if PySocks is not installed; the two lines are its own.
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", _no_socks)
+    monkeypatch.setenv(variable, value)
+    transport = Transport(timeout=5.0, verify=True)
+    with pytest.raises(NetworkError, match=said) as failed:
+        transport.send("GET", f"https://api.backblazeb2.com{AUTHORIZE}", auth=basic_auth("key id", "key"))
+    assert not failed.value.sent and failed.value.hopeless
+
+
+def _no_socks(*_arguments, **_options):
+    raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
