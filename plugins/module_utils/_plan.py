@@ -196,7 +196,7 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
     if wanted.key and keys.given_untried:
         return Step(wanted, Outcome.NOT_ATTEMPTED, member, f"The given key could not be tried and was not stored. {keys.given_untried}")
     if wanted.key:
-        adopted = Step(wanted, Outcome.UNCHANGED, member, "The given key was adopted: it opens this account and is stored.", adopts=True)
+        adopted = Step(wanted, Outcome.UNCHANGED, member, "The given key opens this account, and would be stored.", adopts=True)
         # Without proof nothing is written: a key that was not tried counts as one that opens nothing.
         return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.MISSING_KEY)
     if keys.parked and not keys.kept:
@@ -208,7 +208,7 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
     kept = f" The key that came when it was created is kept in {keys.kept}; it is not shown to be this member's." if keys.kept else ""
     # Where a part of the key could be saved, that is not thrown after the rest.
     if keys.lost and keys.proven and keys.recreate and stored is None:
-        return Step(wanted, Outcome.CREATED, message=f"Account {member.account_id}, whose key was lost, is ejected before.", replaces=member)
+        return Step(wanted, Outcome.CREATED, message=f"Account {member.account_id}, whose key was lost, would be ejected first.", replaces=member)
     if keys.lost:
         return Step(wanted, Outcome.KEY_LOST, member, lost_message(wanted.email, member.account_id, proven=keys.proven) + kept)
     return Step(

@@ -151,11 +151,13 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a run did, or in check mode would do."""
+    """What a run did, or in check mode would do. moved: whether the keys of earlier runs were moved to their files."""
 
     results: tuple[Result, ...]
     settled: tuple[Settled, ...]
     notes: tuple[str, ...] = ()
+    moved: bool = False
+    check_mode: bool = False
 
 
 def foreseen(step: Step, plan: Plan) -> Result:

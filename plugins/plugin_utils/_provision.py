@@ -111,24 +111,26 @@ def provision(
         brought, more = _brought_home(store, fallback, members, write)
         proven, kept, again = _tried(client, store, fallback, entries, members, write)
         stored.update({**found, **brought, **proven})
+        moved = any(one.path == store.file(email) for email, one in {**found, **brought, **proven}.items())
         notes += more + again
         plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
         store.directory.prove_room(len(plan.changes))
         idle = [step.wanted.email for step in plan.steps if step.wanted.email in job.policy.recreate_members and not step.replaces]
         if idle:
-            notes += (f"recreate_members names {', '.join(idle)}, whose key is not lost as far as the journal says: nothing is replaced there.",)
+            replaced = "would be replaced" if job.check_mode else "is replaced"
+            notes += (f"recreate_members names {', '.join(idle)}, whose key is not lost as far as the journal says. Nothing {replaced}.",)
         unfit = fallback.unfit() if plan.changes else ""
         if unfit:
             notes += (unfit,)
         if job.check_mode:
-            return plan, Report(tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes)
+            return plan, Report(tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moved, check_mode=True)
         if plan.changes:
             store.directory.prove_writing()
         _close_settled(plan, journal)
         made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
         made, unlisted = _compared(client, plan, made, stop)
         notes += unlisted
-        return plan, Report(tuple(made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps), plan.settled, notes)
+        return plan, Report(tuple(made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps), plan.settled, notes, moved)
 
 
 def _compared(client: Client, plan: Plan, made: dict[str, Result], stop: Stop) -> tuple[dict[str, Result], tuple[str, ...]]:

@@ -103,11 +103,11 @@ def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:
         if one.outcome is Outcome.KEY_LOST and not one.known and one.email not in named
     ]
     result: dict[str, t.Any] = {
-        "changed": any(one.changed for one in report.results),
+        "changed": report.moved or any(one.changed for one in report.results),
         "members": [one.as_dict() for one in report.results],
         "counts": counts,
         "settled": [one.as_dict() for one in report.settled],
-        "msg": ", ".join(f"{count} {name}" for name, count in counts.items()),
+        "msg": f"{'Would be: ' if report.check_mode else ''}{', '.join(f'{count} {name}' for name, count in counts.items())}",
     }
     warnings = [*report.notes, *(f"{one.email}: {one.outcome.value}. {one.message}" for one in report.results if _warns(one, on_missing_key))]
     if warnings:

@@ -23,7 +23,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
     StoppedError,
     StoreError,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, folded
 from ansible_collections.community.backblaze.plugins.module_utils._plan import KeyState, Outcome, Step, decide_created, decide_present, outcome_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Result, Stop
 
@@ -184,13 +184,13 @@ class Workers:
         try:
             self._may_create()
             self._journal.ejecting(self._plan.group_id, email, lost.account_id)
-            self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
+            left = self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
         except B2Error as exc:
             return Result(email, Outcome.KEY_LOST, f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.explain()}", lost)
         # An answer that names it from now on is an old one.
         with self._seen_lock:
             self._accounts[lost.account_id] = throwaway
-        history = f"Account {lost.account_id}, whose key was lost, was ejected as {throwaway}; it lives on and is billed on its own."
+        history = f"Account {lost.account_id}, whose key was lost, {_ejected_as(left, throwaway)}; it lives on and is billed on its own."
         try:
             result = self._create(step, replaced=lost.account_id)
         except (StoppedError, StoreError) as exc:
@@ -209,7 +209,7 @@ class Workers:
         except StoreError as exc:
             return Result(step.wanted.email, Outcome.MISSING_KEY, str(exc), member)
         self._journal.close(self._plan.group_id, step.wanted.email)
-        return Result(step.wanted.email, step.outcome, step.message, member, path, adopted=True)
+        return Result(step.wanted.email, step.outcome, "The given key was adopted: it opens this account and is stored.", member, path, adopted=True)
 
     # From here on a key exists nowhere else but in this process.
 
@@ -363,6 +363,18 @@ class Workers:
             with self._trouble:
                 self._troubled -= 1
                 self._trouble.notify_all()
+
+
+def _ejected_as(left: t.Optional[Member], asked: str) -> str:
+    """Say under which address an account left: the one in Backblaze's answer, which need not be the one that was asked for."""
+    if left is None:
+        return "had left the Group already"
+    named = folded(left.email)
+    if named == folded(asked):
+        return f"was ejected as {asked}"
+    if not named:
+        return f"was ejected; Backblaze's answer names no address for it, and {asked} was asked for"
+    return f"was ejected as {named}: Backblaze's answer names this address, and not {asked}, which was asked for"
 
 
 def _sealed(seal: t.Callable[[NewMember], str], new: NewMember, tried: list[str]) -> str:

@@ -29,7 +29,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._job import Jo
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_store
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member, read_key_text
 
 CREATE = "b2_create_group_member"
 #: The id that the stand-in gives to its first Group.
@@ -565,7 +566,33 @@ def test_a_word_for_a_member_whose_key_is_not_lost_is_remarked(run):
     run(EMAILS[:1])
     report = run(EMAILS[:1], policy=dataclasses.replace(REPLACE, recreate_members=frozenset(EMAILS[:1])))
     assert outcomes(report) == {EMAILS[0]: "unchanged"}
-    assert EMAILS[0] in report.notes[0] and "nothing is replaced" in report.notes[0]
+    assert EMAILS[0] in report.notes[0] and "Nothing is replaced" in report.notes[0]
+
+
+def test_a_key_that_is_moved_from_the_fallback_directory_is_a_change(store, secrets, fallback, run):
+    blocked = FallbackStore(fallback.path, Sealer(secrets))
+    made = run(EMAILS[:1])
+    (result,) = made.results
+    blocked.seal(as_new_member(store.read(EMAILS[0])))
+    os.unlink(result.path)
+    for check_mode in (True, False):
+        report = run(EMAILS[:1], check_mode=check_mode)
+        assert outcomes(report) == {EMAILS[0]: "unchanged"}
+        assert summary(Plan(GROUP, (), (), {}), report, "fail")["changed"], "a file was written"
+        assert f"The key of {EMAILS[0]} {'would be' if check_mode else 'was'} moved from" in report.notes[0]
+    assert not summary(Plan(GROUP, (), (), {}), run(EMAILS[:1]), "fail")["changed"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [({"email": "other@x.example"}, "was ejected as other@x.example: "), ({"email": None}, "names no address")]
+)
+def test_recreate_says_which_address_the_answer_names(standin, run, answer, said):
+    lose(standin, run, EMAILS[0])
+    standin.faults([{"operation": "b2_eject_group_member", "action": {"kind": "patch", "body": answer}}])
+    (foreseen,) = run(EMAILS[:1], policy=REPLACE, check_mode=True).results
+    assert "would be ejected first" in foreseen.message
+    (result,) = run(EMAILS[:1], policy=REPLACE).results
+    assert said in result.message and "lost-" in result.message and "asked for" in result.message
 
 
 def test_a_service_that_does_not_answer_is_not_asked_for_each_key(standin, make_client, run):
