@@ -24,13 +24,18 @@ STALE_SECONDS = 600.0
 
 @dataclasses.dataclass(frozen=True)
 class Lease:
-    """Whose it is. process: by what the holder can be found on the machine that it runs on, empty where that cannot be told."""
+    """Whose it is.
+
+    process: by what the holder can be found on its machine, empty if that cannot be told.
+    released: whether its holder has given it up, although the lease itself cannot be removed.
+    """
 
     id: str
     pid: int
     host: str
     since: str
     process: str = ""
+    released: bool = False
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -67,9 +72,15 @@ def read_lease(text: str) -> Lease:
     """Return the lease that as_text wrote; one of nobody where it is damaged, which gets stale like any other."""
     try:
         record = json.loads(text)
-        return Lease(str(record["id"]), int(record["pid"]), str(record["host"]), str(record["since"]), str(record["process"]))
+        host, since, process = (str(record[name]) for name in ("host", "since", "process"))
+        return Lease(str(record["id"]), int(record["pid"]), host, since, process, record.get("released") is True)
     except (ValueError, LookupError, TypeError, OverflowError):
         return Lease("", 0, "a machine that did not leave its name", "nobody knows when")
+
+
+def is_stale(age: float) -> bool:
+    """Tell whether a lease of this age in seconds is stale; a time in the future is as wrong as one long ago."""
+    return abs(age) > STALE_SECONDS
 
 
 class Heartbeat:

@@ -10,6 +10,7 @@ is no merge: of our files only we are to change any, and one that somebody else 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import random
@@ -22,7 +23,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._directory imp
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Written, digest, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
-from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, Claim, Lease, read_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Claim, Lease, is_stale, read_lease
 
 _LOCKS = "refs/heads/b2-members-lock/"
 _LOCK_SUBJECT = "A run is at this Backblaze Group [skip ci]"
@@ -249,11 +250,12 @@ class Repository:
     def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
         """Ask for the lease of a Group; see Depot."""
         self._lock, self._held, self._lease = f"{_LOCKS}{group}", "", lease
-        there = self._look()
-        other = None
+        there, other = self._look(), None
         if there:
-            other, age = self._record()
-            if age <= STALE_SECONDS and not (instead_of and other.id == instead_of):
+            other, there, age = self._record(self._lock)
+            if other and other.released:
+                other = None
+            elif other and not is_stale(age) and not (instead_of and other.id == instead_of):
                 return Claim(False, other)
         return Claim(self._put(there), other)
 
@@ -262,16 +264,27 @@ class Repository:
         return None if self._put(self._held) else self._holder()
 
     def release(self) -> None:
-        """Give the lease up."""
+        """Give the lease up: remove its branch, or note there that the lease is released."""
         held, self._held = self._held, ""
-        if held:
-            self._git("push", "--quiet", "--no-verify", f"--force-with-lease={self._lock}:{held}", "origin", f":{self._lock}")
+        if not held or not self._lease:
+            return
+        condition = f"--force-with-lease={self._lock}:{held}"
+        answer = self._git.ask("push", "--porcelain", "--no-verify", condition, "origin", f":{self._lock}")
+        flag, summary = _told(answer.output).get(self._lock, ("", ""))
+        if flag == "!" and not _FASTER.search(summary):
+            # Many a server deletes no branch.
+            self._lease = dataclasses.replace(self._lease, released=True)
+            self._put(held)
+            self._held = ""
+        elif answer.code:
+            raise StoreError(f"{self.name} did not take a push ({answer.said or summary}).", remedy="Run again.")
 
     def _put(self, there: str) -> bool:
         """Write the lease anew, if it is at this commit still, empty for none; tell whether it was."""
         record = f"{_LOCK_SUBJECT}\n\n{self._lease.as_text() if self._lease else ''}"
         tree = self._git("mktree").decode().strip()
-        commit = self._git("commit-tree", tree, "-m", record).decode().strip()
+        # On what is there: a server that deletes no branch may refuse as well to rewrite one.
+        commit = self._git("commit-tree", tree, *(["-p", there] if there else []), "-m", record).decode().strip()
         answer = self._git.ask("push", "--porcelain", "--no-verify", f"--force-with-lease={self._lock}:{there}", "origin", f"{commit}:{self._lock}")
         flag, summary = _told(answer.output).get(self._lock, ("", ""))
         if not flag or (flag == "!" and not _FASTER.search(summary)):
@@ -282,20 +295,28 @@ class Repository:
 
     def _holder(self) -> t.Optional[Lease]:
         """Return whose the lease is; None where it is nobody's, and ours again from now on."""
-        if self._look():
-            other, _age = self._record()
-            if not self._lease or other.id != self._lease.id:
+        there = self._look()
+        if there:
+            other, there, _age = self._record(self._lock)
+            if other and self._lease and other.id == self._lease.id:
+                # Ours: a push of it was taken without our being told.
+                self._held = there
+                return None
+            if other and not other.released:
                 return other
-            # Ours: a push of it was taken without our being told.
-            self._held = self._git("rev-parse", _LOCK).decode().strip()
-            return None
-        return None if self._put("") else Lease("", 0, "a machine that did not leave its name", "just now")
+        return None if self._put(there) else Lease("", 0, "a machine that did not leave its name", "just now")
 
-    def _record(self) -> tuple[Lease, float]:
-        """Return whose the lease is, and how many seconds ago that was said."""
-        self._git("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{self._lock}:{_LOCK}")
-        said, *lines = self._git("log", "-1", "--format=%ct%n%B", _LOCK).decode("utf-8", "replace").strip().splitlines()
-        return read_lease(lines[-1] if lines else ""), time.time() - int(said)
+    def _record(self, lock: str) -> tuple[t.Optional[Lease], str, float]:
+        """Return whose a lease is, its commit and its age in seconds; None and no commit if its branch is gone."""
+        answer = self._git.ask("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{lock}:{_LOCK}")
+        if answer.code:
+            if "couldn't find remote ref" in answer.said:
+                return None, "", 0.0
+            said = answer.said or f"exit code {answer.code}"
+            raise StoreError(f"git fetch failed ({said}).", remedy="Fix that, then run again.")
+        record = self._git("log", "-1", "--format=%H%n%ct%n%B", _LOCK).decode("utf-8", "replace")
+        commit, said, *lines = record.strip().splitlines()
+        return read_lease(lines[-1] if lines else ""), commit, time.time() - int(said)
 
 
 def _told(output: bytes) -> dict[str, tuple[str, str]]:

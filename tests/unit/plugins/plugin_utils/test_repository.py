@@ -15,7 +15,7 @@ import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.plugin_utils import _git
-from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, digest
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Elsewhere, digest
 from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Claim, new_lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
@@ -26,9 +26,9 @@ LOCK = "refs/heads/b2-members-lock/1"
 NEW = frozenset([""])
 
 
-def git(*arguments, cwd):
+def git(*arguments, cwd, **environment):
     """Run git as somebody."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env = {**{name: value for name, value in os.environ.items() if not name.startswith("GIT_")}, **environment}
     named = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "init.defaultBranch=main", "-c", "protocol.file.allow=always")
     return subprocess.run(["git", *named, *arguments], cwd=cwd, env=env, check=True, capture_output=True, text=True).stdout
 
@@ -169,6 +169,46 @@ def test_a_lease_is_held_by_one(depot, origin):
     one.release()
     assert "b2-members-lock" not in git("for-each-ref", cwd=origin)
     assert other.claim("1", new_lease(), "").ours
+
+
+@pytest.mark.parametrize("rewriting", [True, False])
+def test_three_runs_one_after_another_do_not_wait_where_no_branch_can_be_deleted(depot, origin, tmp_path, rewriting):
+    git("config", "receive.denyDeletes", "true", cwd=origin)
+    git("config", "receive.denyNonFastForwards", str(not rewriting).lower(), cwd=origin)
+    for number in range(3):
+        place = Elsewhere(str(tmp_path / f"copy{number}"), depot())
+        place.fetch()
+        with place.held("1", 0, time.sleep):
+            place._refresh()
+            other = depot()
+            other.read({})
+            assert not other.claim("1", new_lease(), "").ours
+        assert '"released": true' in git("log", "-1", "--format=%B", LOCK, cwd=origin)
+        assert place.notes == []
+
+
+def test_who_was_taken_over_does_not_take_a_released_lease_for_a_held_one(depot, origin):
+    git("config", "receive.denyDeletes", "true", cwd=origin)
+    one, other = depot(), depot()
+    lease = new_lease()
+    for each in (one, other):
+        each.read({})
+    assert one.claim("1", lease, "").ours and other.claim("1", new_lease(), lease.id).ours
+    other.release()
+    assert one.refresh() is None and one.refresh() is None
+
+
+@pytest.mark.parametrize(("seconds", "ours"), [(3600, True), (300, False), (-300, False), (-3600, True)])
+def test_a_lease_that_was_dated_long_ago_or_long_from_now_is_stale(depot, origin, seconds, ours):
+    one, other = depot(), depot()
+    for each in (one, other):
+        each.read({})
+    assert one.claim("1", new_lease(), "").ours
+    message = git("log", "-1", "--format=%B", LOCK, cwd=origin)
+    date = f"@{int(time.time()) + seconds} +0000"
+    commit = git("commit-tree", f"{LOCK}^{{tree}}", "-m", message, cwd=origin, GIT_COMMITTER_DATE=date)
+    git("update-ref", LOCK, commit.strip(), cwd=origin)
+    assert other.claim("1", new_lease(), "").ours == ours
 
 
 def test_who_was_taken_over_hears_of_it_with_the_next_push(depot, origin):
