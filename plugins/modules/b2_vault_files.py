@@ -34,6 +34,7 @@ options:
     description:
       - V(read) returns files, V(write) puts some in their place.
       - V(claim) asks for the lease of a Group, V(refresh) keeps it, and V(release) gives it up.
+      - A lease is not given while a run on the host itself holds the lock of the Group.
     type: str
     required: true
     choices:
@@ -114,6 +115,7 @@ BESIDE = re.compile(r"\.b2_vault\.yml\.[0-9a-f]+\.(?:tmp|aside)")
 INDEX = ".index"
 JOURNAL = "journal.jsonl"
 LEASE = "lease"
+LOCK = "lock"
 LARGEST = 128 * 1024 * 1024
 
 
@@ -382,10 +384,39 @@ def held(folder: int) -> tuple[t.Optional[str], float]:
         return "", time.time() - os.lstat(LEASE, dir_fd=folder).st_mtime
 
 
+def is_stale(age: float, stale_after: float) -> bool:
+    """Tell whether a lease of this age is stale; a time in the future, or none, is as wrong as one long ago."""
+    return not abs(age) <= stale_after
+
+
 def put_lease(folder: int, lease: str) -> None:
     data = json.dumps({"lease": lease, "refreshed": time.time()}).encode()
     os.rename(write_beside(LEASE, data, folder), LEASE, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
+
+
+@contextlib.contextmanager
+def unlocked(folder: int) -> t.Iterator[t.Optional[str]]:
+    """Take the lock of a Group, which runs on this machine hold; yield the record of the run that has it, if any."""
+    with opened(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, folder) as lock:
+        yield locked_by(lock, fcntl.LOCK_EX)
+
+
+def locked_by(lock: int, kind: int) -> t.Optional[str]:
+    """Take the lock, or return the record of the run that holds it, in the form of a lease."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+    else:
+        return None
+    try:
+        record = json.loads(os.pread(lock, 4096, 0))
+        named = {name: str(record[name]) for name in ("host", "since")}
+        return json.dumps({"id": "", "pid": int(record["pid"]), "process": "", **named})
+    except (ValueError, LookupError, TypeError, OverflowError):
+        return ""
 
 
 def id_of(lease: t.Optional[str]) -> str:
@@ -398,9 +429,12 @@ def id_of(lease: t.Optional[str]) -> str:
 def claim(folder: int, lease: str, instead_of: t.Optional[str], stale_after: float) -> tuple[bool, t.Optional[str]]:
     there, age = held(folder)
     ours = there is not None and id_of(there) == id_of(lease)
-    free = there is None or ours or abs(age) > stale_after or (bool(instead_of) and id_of(there) == instead_of)
+    free = there is None or ours or is_stale(age, stale_after) or (bool(instead_of) and id_of(there) == instead_of)
     if free:
-        put_lease(folder, lease)
+        with unlocked(folder) as holder:
+            if holder is not None:
+                return False, holder
+            put_lease(folder, lease)
     return free, None if ours else there
 
 

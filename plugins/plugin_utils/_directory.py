@@ -27,6 +27,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     put,
     temporary_name,
 )
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, claim_here
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
@@ -123,17 +124,11 @@ class VaultDir:
                 state = stack.enter_context(opened(state, name, DIRECTORY))
             lock = stack.enter_context(opened(state, _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC))
             deadline = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as exc:
-                    if exc.errno not in (errno.EAGAIN, errno.EACCES):
-                        raise
+            while holder := self._taken(lock, state):
                 if time.monotonic() >= deadline:
                     raise StoreError(
-                        f"Another run holds the lock of {self.path} for Group {group_id}: {_holder(lock)}.",
-                        remedy="Wait for it to end, then run again, or raise lock_timeout.",
+                        f"Another run holds the {holder.what} of {self.path} for Group {group_id}: {holder.run}.",
+                        remedy=f"Wait for it to end, then run again, or raise lock_timeout.{holder.remedy}",
                     )
                 wait(_LOCK_POLL_SECONDS)
             os.ftruncate(lock, 0)
@@ -142,6 +137,18 @@ class VaultDir:
             held = stack.pop_all()
         with held:
             yield state
+
+    def _taken(self, lock: int, state: int) -> t.Optional[_Holder]:
+        """Take the lock of a Group; return which run keeps this one from it, None if it is taken."""
+        if not _flocked(lock, fcntl.LOCK_EX):
+            return _Holder("lock", _run_of(lock))
+        # A run on another machine that reaches this directory by ssh. What is in a copy is nobody's but its own.
+        lease = claim_here(state) if self.place is HERE else None
+        if lease:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            minutes = f"{STALE_SECONDS / 60:.0f} minutes"
+            return _Holder("lease", str(lease), f" If it was killed, its lease is taken over after {minutes}.")
+        return None
 
     def state_path(self, group_id: str) -> str:
         """Return where lock and journal of a Group are."""
@@ -187,7 +194,27 @@ def name_of(group_id: str) -> str:
     return group_id if _PLAIN_ID.fullmatch(group_id) else hashlib.sha256(group_id.encode()).hexdigest()[:32]
 
 
-def _holder(lock: int) -> str:
+class _Holder(t.NamedTuple):
+    """Which run keeps this one from a Group, and by what."""
+
+    what: str
+    run: str
+    remedy: str = ""
+
+
+def _flocked(lock: int, kind: int) -> bool:
+    """Lock an open file without waiting; tell whether that could be done."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _run_of(lock: int) -> str:
+    """Return which run has written its name into a lock."""
     try:
         held = json.loads(os.pread(lock, 4096, 0))
         return f"process {int(held['pid'])} on {held['host']}, since {held['since']}"

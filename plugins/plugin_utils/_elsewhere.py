@@ -287,7 +287,7 @@ class Elsewhere:
                     f"after {STALE_SECONDS / 60:.0f} minutes.",
                 )
             wait(_POLL_SECONDS)
-        if claim.other:
+        if claim.other and not claim.other.released:
             why = "is not there any more" if claim.other.dead else f"had not said for {STALE_SECONDS / 60:.0f} minutes that it is still there"
             self.notes.append(f"The lease of Group {group} in {self.copy} was taken over from {claim.other}, which {why}.")
         self._lost = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import secrets
@@ -17,6 +18,10 @@ import threading
 import time
 import typing as t
 
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import exists, look, replace
+
+#: Name of the file with the lease of a Group, beside the lock; the module b2_vault_files writes it.
+LEASE_NAME = "lease"
 #: Seconds between two times that a holder says that it is still there, and after how many of silence its lease is anybody's.
 REFRESH_SECONDS = 60.0
 STALE_SECONDS = 600.0
@@ -80,7 +85,49 @@ def read_lease(text: str) -> Lease:
 
 def is_stale(age: float) -> bool:
     """Tell whether a lease of this age in seconds is stale; a time in the future is as wrong as one long ago."""
-    return abs(age) > STALE_SECONDS
+    return not abs(age) <= STALE_SECONDS
+
+
+def lease_in(state: int) -> t.Optional[Lease]:
+    """Return the lease in the open directory of a Group, see b2_vault_files; None if nobody holds it."""
+    lease, fresh = _look(state)
+    return lease if fresh else None
+
+
+def claim_here(state: int) -> t.Optional[Lease]:
+    """Take over the lease in the open directory of a Group if its holder is gone, else return whose it is.
+
+    The caller holds the lock, by which nobody else gets the lease. If its last holder is there after all, it finds out
+    with its next message.
+    """
+    if not exists(state, LEASE_NAME):
+        return None
+    # Nobody refreshes the lease meanwhile.
+    fcntl.flock(state, fcntl.LOCK_EX)
+    try:
+        lease, fresh = _look(state)
+        if fresh:
+            return lease
+        if lease and not lease.released:
+            ours = dataclasses.replace(new_lease(), released=True)
+            replace(state, LEASE_NAME, json.dumps({"lease": ours.as_text(), "refreshed": 0.0}).encode())
+        return None
+    finally:
+        fcntl.flock(state, fcntl.LOCK_UN)
+
+
+def _look(state: int) -> tuple[t.Optional[Lease], bool]:
+    """Return the lease in a directory, and whether its holder may be there."""
+    try:
+        content, file = look(state, LEASE_NAME)
+    except FileNotFoundError:
+        return None, False
+    try:
+        record = json.loads(content)
+        lease, refreshed = read_lease(str(record["lease"])), float(record["refreshed"])
+    except (ValueError, LookupError, TypeError, OverflowError):
+        lease, refreshed = read_lease(""), file.st_mtime
+    return lease, not (lease.released or lease.dead or is_stale(time.time() - refreshed))
 
 
 class Heartbeat:

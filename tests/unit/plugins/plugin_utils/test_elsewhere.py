@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -301,6 +305,103 @@ def test_a_second_run_waits_and_then_names_the_holder(run):
     with second.held():
         pass
     assert not second.place.notes and not first.stopped
+
+
+HOLDER = """
+import sys, time
+from ansible.parsing.vault import VaultSecret
+from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE
+from ansible_collections.community.backblaze.plugins.plugin_utils._target import Target
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+
+where, there, copy, group, options = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], eval(sys.argv[5])
+target = Target("srv1", there, lambda arguments: b2_vault_files.run({**options, **arguments}))
+place = HERE if where == "here" else Elsewhere(copy, target)
+directory = VaultDir(there if where == "here" else copy, Sealer([("default", VaultSecret(b"correct horse"))]), place)
+directory.prove(write=True)
+with directory.locked(group, 0, time.sleep):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holding(tmp_path, there):
+    """Let another process hold a Group until the block ends: here, where the directory is, or by the module."""
+
+    @contextlib.contextmanager
+    def hold(where):
+        arguments = [where, str(there), str(tmp_path / f"copy{where}"), GROUP, repr(OPTIONS)]
+        command = [sys.executable, "-c", HOLDER, *arguments]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "held\n"
+            yield process
+            process.stdin.close()
+            assert process.wait() in (0, -signal.SIGKILL)
+
+    return hold
+
+
+def test_a_run_elsewhere_waits_for_the_one_that_has_the_lock(run, there, holding):
+    second = run()
+    with holding("here") as process:
+        said = rf"Another run is at Group {GROUP} in .*: process {process.pid} on "
+        with pytest.raises(StoreError, match=said), second.held():
+            pass
+        with pytest.raises(StoreError, match=said), second.held(patience=0.1):
+            pass
+    with second.held(patience=20):
+        pass
+    assert second.place.notes == []
+    assert (there / ".b2_members" / GROUP / "lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_here_waits_for_the_one_that_has_the_lease(run, there, secrets, holding):
+    directory = VaultDir(str(there), Sealer(secrets))
+    with holding("elsewhere") as process:
+        said = rf"Another run holds the lease of {there} for Group {GROUP}: process {process.pid} on .* 10 minutes"
+        with pytest.raises(StoreError, match=said), directory.locked(GROUP, 0, time.sleep):
+            pass
+        # Whoever waits holds nothing.
+        with pytest.raises(StoreError, match=f"process {process.pid} on"), run().held():
+            pass
+    ours = f"process {os.getpid()} on"
+    with directory.locked(GROUP, 0, time.sleep), pytest.raises(StoreError, match=ours), run().held():
+        pass
+
+
+@pytest.mark.parametrize("how", ["killed", "stale", "future", "damaged", "not a number"])
+def test_a_run_here_takes_over_the_lease_of_nobody(run, there, secrets, holding, how):
+    file = there / ".b2_members" / GROUP / "lease"
+    directory = VaultDir(str(there), Sealer(secrets))
+    first = run()
+    with contextlib.ExitStack() as stack:
+        if how == "killed":
+            with holding("elsewhere") as process:
+                process.kill()
+        else:
+            stack.enter_context(first.held())
+            with pytest.raises(StoreError, match="holds the lease"), directory.locked(GROUP, 0, time.sleep):
+                pass
+            now = time.time()
+            refreshed = {"stale": now - 601, "future": now + 3600, "damaged": "", "not a number": float("nan")}[how]
+            lease = json.loads(file.read_text())["lease"]
+            file.write_text(json.dumps({"lease": lease, "refreshed": refreshed}))
+            os.utime(file, (1, 1))
+        with directory.locked(GROUP, 0, time.sleep):
+            # Whose it was finds out, and others still wait.
+            if how != "killed":
+                first.place._refresh()
+                assert len(first.stopped) == 1 and f"process {os.getpid()} on" in first.stopped[0]
+            with pytest.raises(StoreError, match="is at Group"), run().held():
+                pass
+        last = run()
+        with last.held():
+            pass
+        assert last.place.notes == []
 
 
 @pytest.mark.parametrize("how", ["stale", "dead"])
