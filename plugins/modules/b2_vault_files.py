@@ -35,6 +35,7 @@ options:
       - V(read) returns files, V(write) puts some in their place.
       - V(claim) asks for the lease of a Group, V(refresh) keeps it, and V(release) gives it up.
       - A lease is not given while a run on the host itself holds the lock of the Group.
+      - V(peek) tells which run is at the Group, by lock or lease, and changes nothing.
     type: str
     required: true
     choices:
@@ -43,6 +44,7 @@ options:
       - claim
       - refresh
       - release
+      - peek
   bundle:
     description:
       - With V(read) the files that are known, with V(write) the ones to write or remove. JSON, compressed, in Base64.
@@ -82,6 +84,7 @@ bundle:
 holder:
   description:
     - The record of who holds the lease, if that is somebody else; with RV(ours) from whom it was taken over.
+    - With O(operation=peek) the record of the run that is at the Group.
   returned: if there is or was another holder
   type: str
 ours:
@@ -438,6 +441,25 @@ def claim(folder: int, lease: str, instead_of: t.Optional[str], stale_after: flo
     return free, None if ours else there
 
 
+def peek(path: str, group: str, stale_after: float) -> t.Optional[str]:
+    """Return the record of the run that is at a Group; None for nobody. Nothing is made, not even a directory."""
+    parts_of("/".join((STATE, group, JOURNAL)))
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(opened(path, DIRECTORY))
+            for name in (STATE, group):
+                folder = stack.enter_context(opened(name, DIRECTORY, folder))
+        except FileNotFoundError:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            with opened(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, folder) as lock:
+                holder = locked_by(lock, fcntl.LOCK_SH)
+            if holder is not None:
+                return holder
+        there, age = held(folder)
+        return None if there is None or is_stale(age, stale_after) else there
+
+
 def refresh(folder: int, lease: str) -> t.Optional[str]:
     """Say that the holder is still there; return who holds the lease if not the caller."""
     there, _age = held(folder)
@@ -465,6 +487,8 @@ def run(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if operation == "write":
         refused, other = write(path, bundle, group, lease)
         return {"changed": True, "bundle": pack(refused), "holder": other}
+    if operation == "peek":
+        return {"changed": False, "holder": peek(path, group, options["stale_after"])}
     if operation == "claim":
         # Later on it is not made anew: where it is gone, what it was on may be gone as well.
         make_directory(path)
@@ -479,11 +503,11 @@ def run(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 
 def main() -> None:
-    needs_lease = [("operation", operation, ("group", "lease")) for operation in ("claim", "refresh", "release")]
+    needs = [("operation", operation, ("group", "lease")) for operation in ("claim", "refresh", "release")]
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "str", "required": True},
-            "operation": {"type": "str", "required": True, "choices": ["read", "write", "claim", "refresh", "release"]},
+            "operation": {"type": "str", "required": True, "choices": ["read", "write", "claim", "refresh", "release", "peek"]},
             # Not that it were a secret; the log of the host has no use for it.
             "bundle": {"type": "str", "no_log": True},
             "group": {"type": "str"},
@@ -491,11 +515,11 @@ def main() -> None:
             "instead_of": {"type": "str"},
             "stale_after": {"type": "float", "default": 600.0},
         },
-        required_if=needs_lease,
-        required_together=[("group", "lease")],
+        required_if=[*needs, ("operation", "peek", ("group",))],
+        required_by={"lease": ("group",)},
         supports_check_mode=True,
     )
-    if module.check_mode and module.params["operation"] != "read":
+    if module.check_mode and module.params["operation"] not in ("read", "peek"):
         module.exit_json(changed=True)
     try:
         result = run(module.params)

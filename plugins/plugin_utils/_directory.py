@@ -27,7 +27,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     put,
     temporary_name,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, claim_here
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, claim_here, lease_in
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
@@ -150,6 +150,22 @@ class VaultDir:
             return _Holder("lease", str(lease), f" If it was killed, its lease is taken over after {minutes}.")
         return None
 
+    def holder(self, group_id: str) -> str:
+        """Return which run is at a Group in this directory now, empty for none; neither waits nor changes anything.
+
+        Elsewhere it is called after the first fetch. What this user may not read says nothing.
+        """
+        if self.place is not HERE:
+            return str(self.place.holder(name_of(group_id)) or "")
+        with explained("cannot be read", self.state_path(group_id)), contextlib.ExitStack() as stack:
+            try:
+                state = stack.enter_context(self.root())
+                for name in (STATE_NAME, name_of(group_id)):
+                    state = stack.enter_context(opened(state, name, DIRECTORY))
+                return _holder_in(state)
+            except (FileNotFoundError, PermissionError):
+                return ""
+
     def state_path(self, group_id: str) -> str:
         """Return where lock and journal of a Group are."""
         return os.path.join(self.path, STATE_NAME, name_of(group_id))
@@ -211,6 +227,15 @@ def _flocked(lock: int, kind: int) -> bool:
             raise
         return False
     return True
+
+
+def _holder_in(state: int) -> str:
+    """Return which run is at a Group, by lock or lease in its open directory; empty for none."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(FileNotFoundError), opened(state, _LOCK_NAME, flags) as lock:
+        if not _flocked(lock, fcntl.LOCK_SH):
+            return _run_of(lock)
+    return str(lease_in(state) or "")
 
 
 def _run_of(lock: int) -> str:

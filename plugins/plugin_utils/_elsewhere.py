@@ -93,6 +93,9 @@ class Depot(t.Protocol):
     def release(self) -> None:
         """Give the lease up."""
 
+    def peek(self, group: str) -> t.Optional[Lease]:
+        """Return whose fresh lease a Group has, None for nobody; changes nothing. Called after ``read``."""
+
 
 class Elsewhere:
     """The place of a vault directory that a depot holds. Safe to use from many threads.
@@ -302,6 +305,12 @@ class Elsewhere:
             if not self._lost:
                 with contextlib.suppress(StoreError), self._talking:
                     self._depot.release()
+
+    def holder(self, group: str) -> t.Optional[Lease]:
+        """Ask the depot which run is at a Group; see Place."""
+        with self._talking:
+            lease = self._depot.peek(group)
+        return None if lease and (lease.dead or lease.released) else lease
 
     def _give_up(self) -> None:
         """Try no more to write what is not in its place: its Group is not held any more, and who waited for it was told."""

@@ -11,6 +11,7 @@ import os
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import nearest
+from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Lease
 
 
 class Place(t.Protocol):
@@ -42,6 +43,9 @@ class Place(t.Protocol):
         group: its name as a directory. patience: seconds to wait for another run.
         """
 
+    def holder(self, group: str) -> t.Optional[Lease]:
+        """Return which run is at a Group, None if none is; neither waits nor changes anything. Called after ``fetch``."""
+
 
 class Here:
     """The controller's own disk: what is written and synced is in its place, and a lock of the file system keeps others out."""
@@ -70,6 +74,9 @@ class Here:
     def held(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""
         return contextlib.nullcontext()
+
+    def holder(self, group: str) -> t.Optional[Lease]:
+        """Return None: the directory itself shows that."""
 
 
 HERE = Here()

@@ -279,6 +279,11 @@ class Repository:
         elif answer.code:
             raise StoreError(f"{self.name} did not take a push ({answer.said or summary}).", remedy="Run again.")
 
+    def peek(self, group: str) -> t.Optional[Lease]:
+        """Return which run is at a Group; see Depot."""
+        other, _commit, age = self._record(f"{_LOCKS}{group}")
+        return None if is_stale(age) else other
+
     def _put(self, there: str) -> bool:
         """Write the lease anew, if it is at this commit still, empty for none; tell whether it was."""
         record = f"{_LOCK_SUBJECT}\n\n{self._lease.as_text() if self._lease else ''}"

@@ -86,6 +86,10 @@ class Target:
         lease, self._lease = self._lease, {}
         self._run("release", **lease)
 
+    def peek(self, group: str) -> t.Optional[Lease]:
+        """Return which run is at a Group; see Depot."""
+        return _holder(self._run("peek", group=group, stale_after=STALE_SECONDS))
+
     def _run(self, operation: str, **arguments: t.Any) -> t.Mapping[str, t.Any]:
         whole = {"path": self._path, "operation": operation, **arguments}
         try:

@@ -404,6 +404,47 @@ def test_a_run_here_takes_over_the_lease_of_nobody(run, there, secrets, holding,
         assert last.place.notes == []
 
 
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_who_is_at_a_group_can_be_asked_by_everybody(run, there, secrets, holding, where):
+    directory, one = VaultDir(str(there), Sealer(secrets)), run()
+    one.place.fetch()
+
+    def asked():
+        return directory.holder(GROUP), one.store.directory.holder(GROUP)
+
+    assert asked() == ("", "") and not there.parent.exists(), "it made a directory"
+    there.mkdir(parents=True)
+    assert asked() == ("", "") and not list(there.iterdir()), "it made a directory"
+    with holding(where) as process:
+        before = _states(there)
+        assert all(said.startswith(f"process {process.pid} on ") and ", since 20" in said for said in asked()), asked()
+        assert _states(there) == before and directory.holder("100002") == one.store.directory.holder("100002") == ""
+    before = _states(there)
+    assert asked() == ("", "") and _states(there) == before
+    # What was asked holds nothing.
+    with directory.locked(GROUP, 0, time.sleep):
+        pass
+
+
+@pytest.mark.parametrize("how", ["killed", "stale"])
+def test_nobody_is_at_a_group_whose_holder_is_gone(run, there, secrets, holding, how):
+    directory, one = VaultDir(str(there), Sealer(secrets)), run()
+    one.place.fetch()
+    with contextlib.ExitStack() as stack:
+        if how == "killed":
+            with holding("elsewhere") as process:
+                process.kill()
+        else:
+            stack.enter_context(run().held())
+            file = there / ".b2_members" / GROUP / "lease"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "refreshed": time.time() - 601}))
+        assert directory.holder(GROUP) == one.store.directory.holder(GROUP) == ""
+
+
+def _states(there):
+    return {path: path.stat().st_mtime_ns for path in there.rglob("*")}
+
+
 @pytest.mark.parametrize("how", ["stale", "dead"])
 def test_a_lease_of_nobody_is_taken_over_with_a_note(run, monkeypatch, how):
     first, second = run(), run()

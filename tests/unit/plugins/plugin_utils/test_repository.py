@@ -15,10 +15,12 @@ import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.plugin_utils import _git
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Elsewhere, digest
 from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Claim, new_lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
 ADA, BEN = "ada@x.example/b2_vault.yml", "ben@x.example/b2_vault.yml"
 JOURNAL = ".b2_members/1/journal.jsonl"
@@ -185,6 +187,30 @@ def test_three_runs_one_after_another_do_not_wait_where_no_branch_can_be_deleted
             assert not other.claim("1", new_lease(), "").ours
         assert '"released": true' in git("log", "-1", "--format=%B", LOCK, cwd=origin)
         assert place.notes == []
+
+
+def test_who_is_at_a_group_can_be_asked(depot, origin, tmp_path, secrets, monkeypatch):
+    place = Elsewhere(str(tmp_path / "copy"), depot())
+    place.fetch()
+    directory = VaultDir(place.copy, Sealer(secrets), place)
+    assert directory.holder("1") == "" and not git("for-each-ref", cwd=origin)
+    one = depot()
+    one.read({})
+    lease = new_lease()
+    assert one.claim("1", lease, "").ours
+    before = git("for-each-ref", cwd=origin)
+    assert directory.holder("1") == str(lease) and directory.holder("2") == ""
+    with place.held("2", 0, time.sleep):
+        # The lease that it holds itself stays so.
+        assert directory.holder("1") == str(lease) and place._depot.refresh() is None
+    assert git("for-each-ref", cwd=origin) == before
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda now=time.time: now() + 601)
+        assert directory.holder("1") == ""
+    git("config", "receive.denyDeletes", "true", cwd=origin)
+    one.release()
+    assert directory.holder("1") == ""
+    assert one.claim("1", dataclasses.replace(lease, pid=2**22 + 1), "").ours and directory.holder("1") == ""
 
 
 def test_who_was_taken_over_does_not_take_a_released_lease_for_a_held_one(depot, origin):
