@@ -249,6 +249,8 @@ def read(path: str, known: t.Mapping[str, str]) -> dict[str, t.Any]:
     room = os.statvfs(above)
     found: dict[str, t.Any] = {
         "files": {},
+        # Seconds since each of these was written.
+        "ages": {},
         "paths": [],
         "odd": {},
         "exists": above == path,
@@ -286,6 +288,7 @@ def read_folder(folder: int, above: list[str], known: t.Mapping[str, str], found
             found["odd"].update({path: kind} if kind != "absent" else {})
             continue
         try:
+            written = os.lstat(name, dir_fd=folder).st_mtime
             data = read_file(name, folder)
         except FileNotFoundError:
             # It was on its way to its place, or removed.
@@ -293,6 +296,7 @@ def read_folder(folder: int, above: list[str], known: t.Mapping[str, str], found
         found["paths"].append(path)
         if digest(data) != known.get(path):
             found["files"][path] = data.decode("latin-1")
+            found["ages"][path] = time.time() - written
 
 
 # Writing

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import threading
 import time
@@ -39,6 +40,8 @@ class Contents:
     files: those that are not as known, with what is in them. paths: of all files. odd: what is no plain file where one could be, or no
     directory, and what it is: ``symlink``, ``file`` or ``directory``. exists: whether the vault directory does. What they are is not to be
     trusted: a host says so, or whoever can push.
+
+    times: when each of ``files`` was written at the latest, in seconds since the epoch by the controller's clock.
     """
 
     files: t.Mapping[str, bytes]
@@ -46,6 +49,7 @@ class Contents:
     odd: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     exists: bool = True
     room: tuple[int, t.Optional[int]] = (2**63, None)
+    times: t.Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Change(t.NamedTuple):
@@ -142,8 +146,10 @@ class Elsewhere:
             for path, data in found.files.items():
                 # Else it is still to be written, and only over what it was written for.
                 if path not in self._unplaced:
+                    # What changes while this run has it was written just now.
+                    time_there = None if path in self._digests else found.times.get(path)
                     self._digests[path] = digest(data)
-                    self._lay(path, data)
+                    self._lay(path, data, time_there)
             self.exists, self._room = found.exists, found.room
 
     def _refuse_strange(self, found: Contents) -> None:
@@ -155,12 +161,17 @@ class Elsewhere:
                     remedy="What answers there is not to be trusted: find out why before you run again.",
                 )
 
-    def _lay(self, path: str, data: bytes) -> None:
-        """Write a file of the copy. Not synced: it is in its own place already."""
+    def _lay(self, path: str, data: bytes, time_there: t.Optional[float] = None) -> None:
+        """Write a file of the copy, with the time of its original. Not synced: it is in its own place already."""
         target = os.path.join(self.copy, path)
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
         with open(target, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)) as file:
             file.write(data)
+        if time_there is not None:
+            now = time.time()
+            # A host may say anything.
+            seconds = now if math.isnan(time_there) else min(max(time_there, 0.0), now)
+            os.utime(target, (seconds, seconds), follow_symlinks=False)
 
     def _mirror(self, odd: t.Mapping[str, str]) -> None:
         """Put something of the same kind in the way of a store that is in its way elsewhere, so that it says the same of it."""

@@ -77,7 +77,10 @@ class Repository:
         contents = dict(zip(found, self._contents(list(found.values())), strict=True))
         digests = {path: digest(data) for path, data in contents.items()}
         self._blobs.update((digests[path], blob) for path, blob in found.items())
-        return Contents({path: data for path, data in contents.items() if digests[path] != known.get(path)}, frozenset(found), odd)
+        # No file is newer than the last commit.
+        written = float(self._git("log", "-1", "--format=%ct", self._tip).decode())
+        files = {path: data for path, data in contents.items() if digests[path] != known.get(path)}
+        return Contents(files, frozenset(found), odd, times=dict.fromkeys(files, written))
 
     def _default_branch(self) -> str:
         for line in self._git("ls-remote", "--symref", "origin", "HEAD").decode().splitlines():

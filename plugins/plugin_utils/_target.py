@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import json
 import re
+import time
 import typing as t
 import zlib
 
@@ -57,6 +58,8 @@ class Target:
                 odd={path: str(kind) for path, kind in found["odd"].items()},
                 exists=bool(found["exists"]),
                 room=(int(space), None if names is None else int(names)),
+                # By their age, as the clock of the host may be wrong.
+                times={path: time.time() - age for path, age in found["ages"].items() if isinstance(age, float)},
             )
 
     def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:

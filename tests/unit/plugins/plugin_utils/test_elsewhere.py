@@ -655,6 +655,38 @@ def test_nothing_is_read_or_removed_where_a_host_wants_it(tmp_path, path):
     assert secret.read_text() == "the vault password" and set(liar.told) == {b"sealed"}
 
 
+NOW = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [(5.0, 5), (-5.0, 0), (float("-inf"), 0), (float("inf"), NOW), (float("nan"), NOW), (2.0**70, NOW)],
+)
+def test_a_copy_has_the_time_of_its_original_if_that_can_be(tmp_path, said, seconds):
+    path = "ada@x/b2_vault.yml"
+    place = Elsewhere(str(tmp_path), Liar(files={path: b"x"}, paths=frozenset([path]), times={path: said}))
+    before = time.time()
+    place.fetch()
+    found = (tmp_path / path).stat().st_mtime
+    assert found == seconds or (seconds is NOW and before - 1 <= found <= time.time())
+
+
+def test_ages_that_are_none_are_no_times(there):
+    path = "ada@x/b2_vault.yml"
+    (there / path).parent.mkdir(parents=True)
+    (there / path).write_text("x")
+    os.utime(there / path, (1000, 1000))
+    found = b2_vault_files.read(str(there), {})
+
+    def times(ages):
+        bundle = b2_vault_files.pack({**found, "ages": ages})
+        return Target("srv1", str(there), lambda _given: {"bundle": bundle}).read({}).times
+
+    assert abs(times(found["ages"])[path] - 1000) < 60
+    for age in ("1", None, True, [], {}, 10**400):
+        assert times({path: age}) == {}
+
+
 @pytest.mark.parametrize("where", ["folder", "file", "state", "root", "lease"])
 def test_no_symlink_is_followed_there(run, there, tmp_path, new_member, where):
     outside = tmp_path / "outside"

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import pathlib
+import subprocess
 import time
 
 import pytest
@@ -22,15 +23,20 @@ from ansible_collections.community.backblaze.plugins.module_utils._client import
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Step, Wanted
+from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils import _provision, _workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
+from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_store
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision
 from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
+from ansible_collections.community.backblaze.plugins.plugin_utils._target import Target
 
 CREATE = "b2_create_group_member"
 #: The id that the stand-in gives to its first Group.
@@ -475,6 +481,57 @@ def test_a_member_that_is_not_listed_yet_is_waited_for(standin, store, run, monk
     os.utime(store.file(EMAILS[0]), (0, 0))
     assert outcomes(run())[EMAILS[0]] == "conflict"
     assert waited == []
+
+
+@pytest.fixture(params=["target", "git"])
+def elsewhere(request, tmp_path, secrets):
+    """Open the store of a run whose vault directory is elsewhere, and have it look as if it was written long ago."""
+    there, origin = tmp_path / "there", tmp_path / "origin.git"
+    if request.param == "git":
+        subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(origin)], check=True)
+
+    def opened():
+        directory = tmp_path / os.urandom(4).hex()
+        (directory / "repository").mkdir(parents=True)
+        options = {"bundle": None, "group": None, "lease": None, "instead_of": None, "stale_after": 600.0}
+        target = Target("srv1", str(there), lambda arguments: b2_vault_files.run({**options, **arguments}))
+        depot = target if request.param == "target" else Repository(str(directory), str(origin), "", "keys")
+        place = Elsewhere(str(directory / "copy"), depot)
+        return HostVarsStore(place.copy, Sealer(secrets), place=place)
+
+    def age():
+        for path in there.rglob("b2_vault.yml"):
+            os.utime(path, (1000, 1000))
+        if request.param == "git":
+            who = {f"GIT_{role}_{what}": "x@x" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+            environment = {**os.environ, **who, "GIT_COMMITTER_DATE": "@1000000000 +0000"}
+            command = ["git", "-C", str(origin), "commit-tree", "main^{tree}", "-m", "x"]
+            made = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+            subprocess.run(["git", "-C", str(origin), "update-ref", "refs/heads/main", made.stdout.strip()], check=True)
+
+    opened.age = age
+    return opened
+
+
+def test_a_member_that_left_is_waited_for_elsewhere_only_where_its_key_is_new(standin, elsewhere, run, monkeypatch):
+    # However slow this machine is.
+    monkeypatch.setattr(_provision, "_NEW_SECONDS", 3600)
+
+    def lists():
+        return standin.state()["calls"]["b2_list_group_members"]
+
+    assert outcomes(run(store=elsewhere())) == dict.fromkeys(EMAILS, "created")
+    before = lists()
+    assert outcomes(run(store=elsewhere())) == dict.fromkeys(EMAILS, "unchanged")
+    whole = lists() - before
+    standin.remove_member(EMAILS[0])
+    before = lists()
+    assert outcomes(run(store=elsewhere()))[EMAILS[0]] == "conflict"
+    assert lists() - before == whole + 1 + len(_provision.LISTING_DELAYS), "what was stored just now is waited for"
+    elsewhere.age()
+    before = lists()
+    assert outcomes(run(store=elsewhere()))[EMAILS[0]] == "conflict"
+    assert lists() - before == whole + 1, "what was stored long ago is not"
 
 
 def test_a_lost_key_is_told_again_and_replaced_only_when_asked(standin, store, run):
