@@ -27,6 +27,8 @@ MODULE = "community.backblaze.b2_vault_files"
 _LINES_SHOWN = 3
 _CHARACTERS_SHOWN = 500
 _SSH_NOISE = re.compile(r"(?:Shared connection|Connection) to .* closed")
+# Bytes of a bundle, decompressed: a few bytes of a host must not fill the memory of the controller.
+_LARGEST_BUNDLE = 256 * 1024 * 1024
 
 #: Runs the module on the target with these arguments and returns its result.
 Execute = t.Callable[[dict[str, t.Any]], t.Mapping[str, t.Any]]
@@ -129,7 +131,13 @@ def _packed(content: t.Any) -> str:
 
 
 def _unpacked(result: t.Mapping[str, t.Any]) -> t.Any:
-    return json.loads(zlib.decompress(base64.b64decode(str(result["bundle"]))))
+    """Return what is in a bundle; ValueError if it is damaged, or larger than any vault directory."""
+    opening = zlib.decompressobj()
+    # One more, so that the end of the largest one is seen.
+    text = opening.decompress(base64.b64decode(str(result["bundle"])), _LARGEST_BUNDLE + 1)
+    if not opening.eof or len(text) > _LARGEST_BUNDLE:
+        raise ValueError
+    return json.loads(text)
 
 
 def _holder(result: t.Mapping[str, t.Any]) -> t.Optional[Lease]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -15,13 +16,15 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import zlib
 
 import pytest
 from ansible.errors import AnsibleError
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
-from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _lease
+from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _lease, _target
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Elsewhere, Written, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
@@ -509,6 +512,28 @@ def test_whatever_happens_on_the_way_is_our_own_error(tmp_path, trouble):
         target.read({})
     with contextlib.suppress(StoreError):
         target.write({"a@x/b2_vault.yml": Change(b"", frozenset())}, ())
+
+
+def test_a_small_answer_does_not_fill_the_memory(monkeypatch):
+    """What takes 64 KiB on the wire and 64 MiB in memory, without a bound."""
+    monkeypatch.setattr(_target, "_LARGEST_BUNDLE", 2**20)
+    bomb = base64.b64encode(zlib.compress(b" " * 2**26)).decode()
+    target = Target("srv1", "/srv/keys", lambda _given: {"bundle": bomb})
+    tracemalloc.start()
+    try:
+        with pytest.raises(StoreError, match="gave an answer that cannot be read"):
+            target.read({})
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    # What is cut off is no answer, and what is as large as it may be is one.
+    for text, fits in ((b'{"a": "b"}', True), (b'{"a": "b"} ', False)):
+        monkeypatch.setattr(_target, "_LARGEST_BUNDLE", 10)
+        answer = {"bundle": base64.b64encode(zlib.compress(text)).decode()}
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError):
+            assert _target._unpacked(answer) == {"a": "b"}
+    with pytest.raises(ValueError):
+        _target._unpacked({"bundle": base64.b64encode(zlib.compress(b'{"a": "b"}')[:-1]).decode()})
 
 
 def test_the_heartbeat_outlives_whatever_happens(monkeypatch):

@@ -34,9 +34,9 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._journal impor
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_store
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision
 from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member, read_key_text
 from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._target import Target
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member, read_key_text
 
 CREATE = "b2_create_group_member"
 #: The id that the stand-in gives to its first Group.
