@@ -101,8 +101,8 @@ options:
       - Elsewhere than on the controller the same holds as there. A member has its result when its encrypted key is in that place for good, and
         an address is noted in the journal there before its account is made. So a run on any machine can settle what another one left open.
       - Elsewhere no lock can be held, so each Group has a lease that its run keeps fresh. If a run is killed, its lease is taken over after ten
-        minutes, or at once by a run on the same machine. With V(git) the lease is a branch C(b2-members-lock/<group_id>), and the clocks of all
-        controllers have to agree to within some minutes.
+        minutes, or at once by a run on the same machine. With V(git) the lease is a branch, see
+        O(vault_git_lock_branch), and the clocks of all controllers have to agree to within some minutes.
     type: str
     default: controller
     choices:
@@ -118,6 +118,20 @@ options:
   vault_git_branch:
     description:
       - Branch for the keys. It has to be there, unless the repository is empty. By default it is the repository's own default branch.
+    type: str
+  vault_git_message:
+    description:
+      - Subject of every commit that the task pushes, if the server has rules for it. It is one line.
+      - C({keys}) in it stands for the number of key files in the commit, which is V(0) for the journal and the lease.
+      - By default the subject says what the commit is for.
+    type: str
+  vault_git_lock_branch:
+    description:
+      - First part of the name of the branch that is the lease of a Group, if the server has rules for names of
+        branches. The whole name is C(<vault_git_lock_branch>/<group_id>). By default it is C(b2-members-lock/<group_id>).
+      - Letters, digits and C(._+-) are allowed, and slashes between parts. One branch cannot be in the path of another,
+        so O(vault_git_branch) has to have another name.
+      - All tasks that use the repository need the same value, or they do not see each other's leases.
     type: str
 """
 

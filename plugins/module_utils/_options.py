@@ -72,6 +72,8 @@ PLACE_SPEC: dict[str, t.Any] = {
     "vault_location": {"type": "str", "default": "controller", "choices": ["controller", "target", "git"]},
     "vault_git_repo": {"type": "str"},
     "vault_git_branch": {"type": "str"},
+    "vault_git_message": {"type": "str"},
+    "vault_git_lock_branch": {"type": "str"},
 }
 
 #: Where keys are stored, for what seals them (documented in the pages of the two modules that take these).

@@ -20,13 +20,15 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Depot, Elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import plain
-from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
+from ansible_collections.community.backblaze.plugins.plugin_utils._repository import LOCK_BRANCH, Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._target import MODULE, Target
 
 _COPY = "vault"
 _COLLECTION_PLAYBOOKS = re.compile(r"/ansible_collections/[^/]+/[^/]+/playbooks/?$")
 # What git itself takes for the address of another machine, and not for a path.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
+# Stricter than git, which would take most other characters as well.
+_BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 _LOCAL_SCHEME = "file://"
 
 TaskVars = t.Mapping[str, t.Any]
@@ -116,4 +118,13 @@ def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: s
         if not options.get("vault_dir_is_durable"):
             prove_durable("vault_git_repo", path)
         repository = path
-    return Repository(directory, repository, options["vault_git_branch"] or "", "" if folder == "." else folder)
+    message, lock_branch = options["vault_git_message"] or "", options["vault_git_lock_branch"] or LOCK_BRANCH
+    if not message.isprintable() or (message and not message.strip()):
+        raise OptionError("vault_git_message is not one line of text.", remedy="Give the subject of a commit.")
+    if not _BRANCH.fullmatch(lock_branch) or ".." in lock_branch or re.search(r"\.(?:lock)?(?:/|$)", lock_branch):
+        raise OptionError(
+            f"vault_git_lock_branch {lock_branch!r} is not a valid name of a branch.",
+            remedy="Use letters, digits and ._+- in each of its parts, with slashes between them.",
+        )
+    inside = "" if folder == "." else folder
+    return Repository(directory, repository, options["vault_git_branch"] or "", inside, message, lock_branch)

@@ -23,7 +23,12 @@ from ansible.utils.display import Display
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region, unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, PLACE_SPEC, connect, refuse_text_for_lists
+from ansible_collections.community.backblaze.plugins.module_utils._options import (
+    CONNECTION_SPEC,
+    PLACE_SPEC,
+    connect,
+    refuse_text_for_lists,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, Wanted, audit, by_email
 from ansible_collections.community.backblaze.plugins.plugin_utils import _signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import lost_with_job, prove_durable
@@ -93,8 +98,9 @@ def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any)
     options = t.cast("dict[str, t.Any]", plain(validated.validated_parameters))
     if not options["vault_dir"]:
         raise OptionError("vault_dir is empty.", remedy="Name the directory for the keys, or leave the option out.")
-    if options.get("vault_location") != "git" and (options.get("vault_git_repo") or options.get("vault_git_branch")):
-        raise OptionError("vault_git_repo and vault_git_branch are for vault_location: git.")
+    for_git = [name for name in PLACE_SPEC if name.startswith("vault_git_") and options.get(name)]
+    if options.get("vault_location") != "git" and for_git:
+        raise OptionError(f"{', '.join(for_git)} can be used with vault_location: git only.")
     return options
 
 

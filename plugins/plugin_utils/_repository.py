@@ -18,14 +18,15 @@ import re
 import time
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Written, digest, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Claim, Lease, is_stale, read_lease
 
-_LOCKS = "refs/heads/b2-members-lock/"
+#: The branches of leases are under this name, if nobody has named another one.
+LOCK_BRANCH = "b2-members-lock"
 _LOCK_SUBJECT = "A run is at this Backblaze Group [skip ci]"
 # What they are called in our own repository.
 _TIP, _LOCK, _NEW = "refs/b2/tip", "refs/b2/lock", "refs/b2/new"
@@ -39,17 +40,32 @@ _FASTER = re.compile(r"stale info|cannot lock ref|failed to update ref|incorrect
 
 
 class Repository:
-    """A vault directory on a branch of a repository. branch: empty for the repository's own default. folder: empty for its root."""
+    """A vault directory on a branch of a repository.
+
+    branch: empty for the repository's own default. folder: empty for its root.
+    message: subject of every commit, with ``{keys}`` for a number; empty for subjects that say what the commit is for.
+    lock_branch: first part of the names of branches for leases.
+    """
 
     takes_index = False
 
-    def __init__(self, directory: str, url: str, branch: str, folder: str) -> None:
+    def __init__(
+        self,
+        directory: str,
+        url: str,
+        branch: str,
+        folder: str,
+        message: str = "",
+        lock_branch: str = LOCK_BRANCH,
+    ) -> None:
         self.name = f"{without_userinfo(url)}:{folder or '.'}"
         self._git = Git(os.path.join(directory, "repository"), url)
         self._clone = os.path.join(directory, "clone")
         self._url = url
         self._asked = branch
         self._folder = folder
+        self._message = message
+        self._locks = f"refs/heads/{lock_branch}/"
         self._branch = ""
         # The commit that the branch is at as far as we know, empty for none; and what git calls a content, by its digest.
         self._tip = ""
@@ -68,6 +84,7 @@ class Repository:
         if not self._branch:
             self._git.create()
             self._branch = f"refs/heads/{self._asked or self._default_branch()}"
+            self._refuse_clash()
         self._look()
         if self._asked and not self._tip and self._heads():
             raise StoreError(f"{without_userinfo(self._url)} has no branch {self._asked}.", remedy="Make it, or name another vault_git_branch.")
@@ -81,6 +98,16 @@ class Repository:
         written = float(self._git("log", "-1", "--format=%ct", self._tip).decode())
         files = {path: data for path, data in contents.items() if digests[path] != known.get(path)}
         return Contents(files, frozenset(found), odd, times=dict.fromkeys(files, written))
+
+    def _refuse_clash(self) -> None:
+        """Show that the branch of the keys and those of leases can be in one repository: their names are paths."""
+        branch = f"{self._branch}/"
+        if branch.startswith(self._locks) or self._locks.startswith(branch):
+            names = [name.removeprefix("refs/heads/") for name in (self._locks[:-1], self._branch)]
+            raise OptionError(
+                f"vault_git_lock_branch {names[0]} is in the way of branch {names[1]}, which is for the keys.",
+                remedy="Name another vault_git_lock_branch.",
+            )
 
     def _default_branch(self) -> str:
         for line in self._git("ls-remote", "--symref", "origin", "HEAD").decode().splitlines():
@@ -96,7 +123,7 @@ class Repository:
     def _heads(self) -> bool:
         """Tell whether the repository has any branch but those of leases."""
         names = (line.partition("\t")[2] for line in self._git("ls-remote", "--heads", "origin").decode().splitlines())
-        return any(not name.startswith(_LOCKS) for name in names)
+        return any(not name.startswith(self._locks) for name in names)
 
     def _look(self) -> str:
         """Learn which commit the branch is at, and return which one the lease is at, empty for none."""
@@ -220,7 +247,8 @@ class Repository:
     def _commit(self, files: t.Mapping[str, bytes], gone: t.Collection[str]) -> str:
         """Make a commit of these files on what the branch is at; return it."""
         keys = sum(path.endswith(f"/{FILE_NAME}") for path in files)
-        subject = f"Seal keys of Backblaze members ({keys} files)" if keys else "Note which Backblaze members are under way"
+        sealed = f"Seal keys of Backblaze members ({keys} files)"
+        subject = self._subject(sealed if keys else "Note which Backblaze members are under way", keys)
         parts = [f"commit {_NEW}\nmark :1\ncommitter {self._git.identity()} now\n".encode(), _data(subject.encode())]
         parts += [f"from {self._tip}\n".encode()] if self._tip else []
         for path, data in files.items():
@@ -228,6 +256,10 @@ class Repository:
         parts += [b"D " + _quoted(self._whole(path)) for path in gone]
         parts.append(b"get-mark :1\ndone\n")
         return self._git("fast-import", "--quiet", "--force", "--done", "--date-format=now", given=b"".join(parts)).decode().strip()
+
+    def _subject(self, usual: str, keys: int = 0) -> str:
+        """Return the subject of a commit with so many files of keys."""
+        return self._message.replace("{keys}", str(keys)) if self._message else usual
 
     def _push(self, commit: str, *, guarded: bool) -> tuple[str, bool]:
         """Push a commit; return why it was refused, if so, and whether the lease is not ours. guarded: only if it still is, where we have one."""
@@ -252,7 +284,7 @@ class Repository:
 
     def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
         """Ask for the lease of a Group; see Depot."""
-        self._lock, self._held, self._lease = f"{_LOCKS}{group}", "", lease
+        self._lock, self._held, self._lease = f"{self._locks}{group}", "", lease
         there, other = self._look(), None
         if there:
             other, there, age = self._record(self._lock)
@@ -284,12 +316,12 @@ class Repository:
 
     def peek(self, group: str) -> t.Optional[Lease]:
         """Return which run is at a Group; see Depot."""
-        other, _commit, age = self._record(f"{_LOCKS}{group}")
+        other, _commit, age = self._record(f"{self._locks}{group}")
         return None if is_stale(age) else other
 
     def _put(self, there: str) -> bool:
         """Write the lease anew, if it is at this commit still, empty for none; tell whether it was."""
-        record = f"{_LOCK_SUBJECT}\n\n{self._lease.as_text() if self._lease else ''}"
+        record = f"{self._subject(_LOCK_SUBJECT)}\n\n{self._lease.as_text() if self._lease else ''}"
         tree = self._git("mktree").decode().strip()
         # On what is there: a server that deletes no branch may refuse as well to rewrite one.
         commit = self._git("commit-tree", tree, *(["-p", there] if there else []), "-m", record).decode().strip()

@@ -329,12 +329,42 @@ def test_a_repository_has_one_branch_for_the_keys(in_git):
         ({"vault_git_repo": "--upload-pack=touch /tmp/x"}, "is not an address"),
         ({"vault_git_repo": "no/such/repository"}, "git ls-remote failed"),
         ({"vault_git_repo": None}, "vault_git_repo"),
-        ({"vault_location": "controller"}, "are for vault_location: git"),
+        ({"vault_location": "controller"}, "vault_git_repo can be used with vault_location: git only"),
+        ({"vault_git_lock_branch": "a b"}, "is not a valid name of a branch"),
+        ({"vault_git_message": "Seal\nkeys"}, "is not one line of text"),
+        ({"vault_git_branch": "b2-members-lock"}, "is in the way of branch b2-members-lock"),
     ],
 )
 def test_what_is_no_repository_is_refused(in_git, options, error):
     said, result = in_git.run(FEW, **options)
     assert result["failed"] and error in result["msg"] and not in_git.server.ledger(), said
+
+
+RULES = """#!/bin/sh
+while read old new ref; do
+    case "$ref" in refs/heads/trunk|refs/heads/ops/locks/*) ;; *) echo "no branch $ref"; exit 1;; esac
+    expr "$new" : '0*$' > /dev/null && { echo "no branch is deleted"; exit 1; }
+    git log -1 --format=%s "$new" | grep -q '^OPS-7 ' || { echo "no ticket in the subject"; exit 1; }
+done
+"""
+
+
+def test_a_server_with_rules_takes_what_the_role_pushes(in_git):
+    """It has rules for subjects and for names of branches, and deletes no branch. The second run need not wait."""
+    hook = in_git.place.repository / "hooks" / "pre-receive"
+    hook.write_text(RULES)
+    hook.chmod(0o755)
+    variables = {"b2_members_group_name": "hosting", "b2_members_list": FEW, "b2_members_lock_timeout": 0}
+    variables.update({f"b2_members_{name}": value for name, value in in_git.place.options.items()})
+    variables.update(b2_members_vault_git_message="OPS-7 {keys} keys", b2_members_vault_git_lock_branch="ops/locks")
+    (in_git.project.directory / "customers.json").write_text(json.dumps(variables))
+    for counted in ("created: 3", "unchanged: 3"):
+        playbook = pathlib.Path("community.backblaze.provision")
+        process, _none = in_git.project.run(playbook, *in_git.place.arguments, "-e", "@customers.json")
+        said = process.stdout + process.stderr
+        assert process.returncode == 0 and counted in process.stdout and "taken over" not in said, said
+    assert all(subject.startswith("OPS-7 ") for subject in in_git.place.log())
+    assert any(subject != "OPS-7 0 keys" for subject in in_git.place.log()) and in_git.compare().complete
 
 
 def test_a_password_in_the_url_is_in_no_output(in_git):

@@ -13,8 +13,9 @@ import time
 
 import pytest
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.plugin_utils import _git
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._options import PLACE_SPEC
+from ansible_collections.community.backblaze.plugins.plugin_utils import _git, _location
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Elsewhere, digest
 from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
@@ -45,10 +46,10 @@ def origin(tmp_path):
 
 @pytest.fixture
 def depot(tmp_path, origin):
-    def make(folder="keys", branch="", url=origin):
+    def make(folder="keys", branch="", url=origin, **options):
         directory = tmp_path / os.urandom(4).hex()
         (directory / "repository").mkdir(parents=True)
-        return Repository(str(directory), str(url), branch, folder)
+        return Repository(str(directory), str(url), branch, folder, **options)
 
     return make
 
@@ -156,6 +157,66 @@ def test_a_repository_that_refuses_says_why(depot, origin):
         one.claim("1", new_lease(), "")
     hook.unlink()
     assert not put(one, ada="A")
+
+
+RULES = """#!/bin/sh
+while read old new ref; do
+    case "$ref" in refs/heads/main|refs/heads/ops/locks/*) ;; *) echo "no branch $ref"; exit 1;; esac
+    expr "$new" : '0*$' > /dev/null && continue
+    git log -1 --format=%s "$new" | grep -q '^OPS-7 ' || { echo "no ticket in the subject"; exit 1; }
+done
+"""
+
+
+def test_a_server_may_have_rules_for_subjects_and_branches(depot, origin):
+    hook = origin / "hooks" / "pre-receive"
+    hook.write_text(RULES)
+    hook.chmod(0o755)
+    message = "OPS-7 {keys} keys, {other}"
+    refused = [({}, "no branch"), ({"message": message}, "no branch"), ({"lock_branch": "ops/locks"}, "no ticket")]
+    for options, said in refused:
+        one = depot(**options)
+        one.read({})
+        with pytest.raises(StoreError, match=said):
+            one.claim("1", new_lease(), "")
+    one = depot(message=message, lock_branch="ops/locks")
+    one.read({})
+    lease = new_lease()
+    assert one.claim("1", lease, "").ours and one.refresh() is None and one.peek("1") == lease
+    found = git("for-each-ref", "--format=%(refname) %(subject)", cwd=origin)
+    assert found == "refs/heads/ops/locks/1 OPS-7 0 keys, {other}\n"
+    assert not put(one, journal="J") and not put(one, ada="A", ben="B")
+    subjects = git("log", "--format=%s", "main", cwd=origin).splitlines()
+    assert subjects == ["OPS-7 2 keys, {other}", "OPS-7 0 keys, {other}"]
+    one.release()
+    assert git("for-each-ref", "--format=%(refname)", cwd=origin).split() == ["refs/heads/main"]
+
+
+@pytest.mark.parametrize("branch", ["locks", "locks/keys", "a"])
+def test_the_branch_of_a_lease_is_not_in_the_way_of_that_of_the_keys(depot, branch):
+    with pytest.raises(OptionError, match=f"is in the way of branch {branch}"):
+        depot(branch=branch, lock_branch="a/locks" if branch == "a" else "locks").read({})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("vault_git_lock_branch", name) for name in ("-a", ".a", "a//b", "/a", "a/", "a..b", "a.")),
+        *(("vault_git_lock_branch", name) for name in ("a.lock/b", "b/a.lock")),
+        *(("vault_git_lock_branch", name) for name in ("a b", "a:b", "a*", "a\n", "@{u}", "ä")),
+        *(("vault_git_message", text) for text in (" ", "Seal\nkeys", "Seal\u200bkeys", "\ud800")),
+    ],
+)
+def test_what_is_no_subject_or_no_name_of_a_branch_is_refused(tmp_path, option, value):
+    given = {name: None for name in PLACE_SPEC if name.startswith("vault_git_")}
+    given["vault_git_repo"] = "ssh://x/y"
+    assert _location._repository(None, given, str(tmp_path), "keys")
+    with pytest.raises(OptionError, match=f"{option} .*is not"):
+        _location._repository(None, {**given, option: value}, str(tmp_path), "keys")
+
+
+def test_a_branch_that_only_begins_like_that_of_a_lease_is_fit_for_keys(depot):
+    assert not depot(branch="locks2", lock_branch="locks").read({}).exists
 
 
 def test_a_lease_is_held_by_one(depot, origin):
