@@ -9,13 +9,18 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
 
 import pytest
+from ansible.parsing.vault import VaultSecret
 
-from project import Project, forms, ledger, serving  # first: it makes what follows importable
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
+from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+from project import Project, forms, ledger, serving  # before places: it makes that importable
 
 import places  # isort: skip
 
@@ -246,6 +251,43 @@ def test_keys_belong_to_the_user_that_the_task_becomes(on_host):
     assert (on_host.project.directory / "became").read_text().count("root") > 3 and on_host.compare().complete
     modes = {oct(path.stat().st_mode & 0o777) for path in on_host.place.host.keys.rglob("*") if path.is_file()}
     assert modes == {"0o600"}
+
+
+def test_a_run_on_the_host_and_a_run_that_reaches_it_by_ssh_wait_for_each_other(on_host):
+    """The one takes the directory for its own and has a lock, the other has a lease."""
+    sealer = Sealer([("default", VaultSecret(on_host.project.password.encode()))])
+    directory, group = VaultDir(str(on_host.place.host.keys), sealer), on_host.server.groups["hosting"]
+    directory.prove(write=True)
+    with directory.locked(group, 0, time.sleep):
+        said, result = on_host.run(FEW, lock_timeout=0)
+        assert result["failed"] and f"Another run is at Group {group}" in result["msg"], said
+        assert f"process {os.getpid()} on" in result["msg"] and not on_host.server.ledger(), said
+        # In check mode it can be asked as well.
+        asked = {"path": directory.path, "operation": "peek", "group": group}
+        peek = {"community.backblaze.b2_vault_files": asked, "check_mode": True, "register": "seen"}
+        seen = {"msg": "PID {{ (seen.holder | from_json).pid }}, {{ seen is changed }}."}
+        said, fine = on_host.tasks(peek, {"ansible.builtin.debug": seen})
+        assert fine and f"PID {os.getpid()}, False." in said, said
+
+    on_host.server.settings(latency_ms_by_operation={CREATE: 5000})
+    play = places.play(on_host.project, FEW, hosts=on_host.place.hosts, concurrency=1, **on_host.place.options)
+    command = ["ansible-playbook", str(play), *on_host.place.arguments]
+    cwd, environment = on_host.project.directory, on_host.project.environment()
+    with open(cwd / "first.log", "wb") as log:
+        first = subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 120
+        while CREATE not in on_host.server.state()["calls"]:
+            assert time.monotonic() < deadline and first.poll() is None, (cwd / "first.log").read_text()
+            time.sleep(0.1)
+        assert re.match(r"process \d+ on .*, since 20", directory.holder(group))
+        with pytest.raises(StoreError, match="Another run holds the lease of"), directory.locked(group, 0, time.sleep):
+            pass
+    finally:
+        on_host.server.settings(latency_ms_by_operation={})
+        first.wait()
+    with directory.locked(group, 0, time.sleep):
+        assert directory.holder(group) and on_host.compare().complete
 
 
 @pytest.mark.parametrize("path", ["keys", "~/keys", "/srv/../keys"])
