@@ -110,8 +110,11 @@ import zlib
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
+
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 STATE = ".b2_members"
+GROUP_PREFIX = "b2_group_"
 FILE = "b2_vault.yml"
 # What is beside a key file: on its way into its place, or a key of which it is not certain whose it is.
 BESIDE = re.compile(r"\.b2_vault\.yml\.[0-9a-f]+\.(?:tmp|aside)")
@@ -143,9 +146,14 @@ def parts_of(path: str) -> list[str]:
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise Refused("its path is none within the directory")
     of_state = parts[0] == STATE and (parts[1:] == [INDEX] or (len(parts) == 3 and parts[2] == JOURNAL))
-    if not (of_state or (parts[0] != STATE and len(parts) == 2 and is_key_file(parts[1]))):
+    if not (of_state or (len(parts) == 2 and holds_keys(parts[0]) and is_key_file(parts[1]))):
         raise Refused("its path is not that of a key")
     return parts
+
+
+def holds_keys(name: str) -> bool:
+    """Tell whether a directory of that name may have keys in it: a member's address, or what stands for a Group."""
+    return not unsafe_name(name) if "@" in name else name.startswith(GROUP_PREFIX)
 
 
 def is_key_file(name: str) -> bool:
@@ -266,8 +274,10 @@ def read_tree(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) ->
     for name in os.listdir(root):
         kind = kind_of(name, root)
         if kind == "directory":
-            with opened(name, DIRECTORY, root) as folder:
-                read_folder(folder, [name], known, found)
+            # What cannot have keys in it, such as lost+found, need not be readable.
+            if name == STATE or holds_keys(name):
+                with opened(name, DIRECTORY, root) as folder:
+                    read_folder(folder, [name], known, found)
         elif kind != "absent":
             found["odd"][name] = kind
 

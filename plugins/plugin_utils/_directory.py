@@ -18,6 +18,7 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
     DIRECTORY,
     explained,
@@ -195,9 +196,9 @@ def is_group_directory(name: str) -> bool:
     return name.startswith(_GROUP_PREFIX) and "@" not in name
 
 
-def is_reserved(name: str) -> bool:
-    """Tell whether a directory in a vault directory is not for one member."""
-    return name == STATE_NAME or is_group_directory(name)
+def is_member_directory(name: str) -> bool:
+    """Tell whether a directory of that name may be a member's: it is an address. All else, such as lost+found, is nobody's key."""
+    return "@" in name and not unsafe_name(name)
 
 
 def group_of(name: str) -> str:

@@ -19,7 +19,7 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, is_group_directory, is_member_directory
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, Shared, explained, get, is_aside, is_temporary, opened
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME
@@ -358,7 +358,7 @@ def is_kept(path: str) -> bool:
         return True
     if folder.startswith(f"{STATE_NAME}/"):
         return folder.count("/") == 1 and name == JOURNAL_NAME
-    return bool(folder) and "/" not in folder and folder != STATE_NAME and is_key_file(name)
+    return (is_member_directory(folder) or is_group_directory(folder)) and "/" not in folder and is_key_file(name)
 
 
 def is_key_file(name: str) -> bool:

@@ -15,7 +15,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._beside import Beside
-from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, VaultDir, is_reserved
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, VaultDir, is_member_directory
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
     DIRECTORY,
     Shared,
@@ -95,7 +95,7 @@ class HostVarsStore:
     def _names(self) -> list[str]:
         """Return what may be an address with a key, by its directory."""
         with os.scandir(self.directory.path) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not is_reserved(entry.name)]
+            return [entry.name for entry in entries if is_member_directory(entry.name) and entry.is_dir(follow_symlinks=False)]
 
     def _sealed(self, root: int, email: str) -> t.Optional[bytes]:
         """Return the content of the file for an address; None where there is none."""

@@ -14,7 +14,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
-from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir, is_reserved
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir, is_member_directory
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, exists, explained, identity, is_temporary, look, opened
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_stored, holds_more, read_key_text
@@ -70,7 +70,7 @@ class KeyFiles:
     def refresh(self, group_id: t.Optional[str] = None) -> None:
         """Read what is new, and what has changed of a Group."""
         with explained("cannot be read", self.directory.path), os.scandir(self.directory.path) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not is_reserved(entry.name)]
+            names = [entry.name for entry in entries if is_member_directory(entry.name) and entry.is_dir(follow_symlinks=False)]
         due = [name for name in names if self._group(name) in ("", group_id)]
         files = {**self._files, **dict(each(self._read, due))}
         self._files = {name: files[name] for name in sorted(names)}

@@ -601,6 +601,7 @@ def test_what_is_ours_is_so_on_both_sides(path):
         *("b2_vault.yml", "a/b/b2_vault.yml", "a@x/vars.yml"),
         *("../b2_vault.yml", "./b2_vault.yml", ".b2_members/../journal.jsonl", "a@x/.b2_vault.yml.\nD keys\n#.tmp"),
         *(".b2_members/b2_vault.yml", ".b2_members/1/lock", ".b2_members/1/lease", ".b2_members/a/b/journal.jsonl"),
+        *("lost+found/b2_vault.yml", "all/b2_vault.yml", "b2_groups/b2_vault.yml", ".trash@x/b2_vault.yml", "a b@x/b2_vault.yml"),
     ],
 )
 def test_what_is_not_ours_is_not_on_both_sides(path):
