@@ -114,6 +114,8 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 STATE = ".b2_members"
+# What the names of files of variables end with, for Ansible.
+VARIABLES = (".yml", ".yaml", ".json")
 GROUP_PREFIX = "b2_group_"
 FILE = "b2_vault.yml"
 # What is beside a key file: on its way into its place, or a key of which it is not certain whose it is.
@@ -271,14 +273,15 @@ def read(path: str, known: t.Mapping[str, str]) -> dict[str, t.Any]:
 
 
 def read_tree(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
-    for name in os.listdir(root):
-        kind = kind_of(name, root)
+    kinds = {name: kind_of(name, root) for name in os.listdir(root)}
+    for name, kind in kinds.items():
         if kind == "directory":
             # What cannot have keys in it, such as lost+found, need not be readable.
             if name == STATE or holds_keys(name):
                 with opened(name, DIRECTORY, root) as folder:
                     read_folder(folder, [name], known, found)
-        elif kind != "absent":
+        # A file of variables beside its directory is in nobody's way.
+        elif kind != "absent" and not (name.endswith(VARIABLES) and kinds.get(os.path.splitext(name)[0]) == "directory"):
             found["odd"][name] = kind
 
 

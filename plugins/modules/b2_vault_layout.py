@@ -17,7 +17,8 @@ description:
   - Each key is encrypted in its new place, on disk, read back and compared before it is taken away where it was. If the task is interrupted,
     run it again; what is moved already stays so.
   - A key is left alone, and named, where another one is in its new place, where there is something beside it that would be lost
-    (other variables, a comment), or where it cannot be opened. All others are moved, and the task fails at the end.
+    (other variables, a comment), or where it cannot be opened. So it is where a file of variables is beside its new directory, such as
+    C(<email>.yml), which Ansible would not load any more. All others are moved, and the task fails at the end.
   - Where a run was killed before a key was in its place, all keys of that Group are left alone, for only
     M(community.backblaze.b2_group_members) with the present layout can bring it home. If what was left of it cannot be opened, so that its
     Group cannot be told, nothing is moved.

@@ -13,9 +13,12 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import socket
 import time
 import typing as t
+
+from ansible import constants as C
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
@@ -75,6 +78,25 @@ class VaultDir:
                 raise StoreError(f"{existing} is not a directory.", remedy="Choose another vault_dir.")
             if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
                 raise StoreError(f"{existing} cannot be written by this user.", remedy="Choose another vault_dir, or mend its permissions.")
+
+    def switched_off(self, names: t.Collection[str]) -> dict[str, str]:
+        """Return by name the file of variables that Ansible would stop loading if a directory of that name were made beside it.
+
+        A directory that is there already is left out. The vault directory is listed once.
+        """
+        with explained("cannot be read", self.path):
+            try:
+                there = frozenset(os.listdir(self.path))
+            except FileNotFoundError:
+                return {}
+        files = {name: [f"{name}{extension}" for extension in C.YAML_FILENAME_EXTENSIONS] for name in names if name not in there}
+        return {name: found[0] for name, candidates in files.items() if (found := [file for file in candidates if file in there])}
+
+    def prove_nothing_switched_off(self, names: t.Collection[str]) -> None:
+        """Show that no directory of one of these names, if it is made, switches off a file of variables; else StoreError."""
+        found = self.switched_off(names)
+        for name, file in found.items():
+            raise switches_off(self.path, name, file, len(found) - 1)
 
     def prove_room(self, keys: int) -> None:
         """Show that there is room for so many new keys, or raise StoreError."""
@@ -209,6 +231,17 @@ def group_of(name: str) -> str:
 def name_of(group_id: str) -> str:
     """Return a name for what is kept about a Group. Its id is opaque, so what is not plain enough is named by its digest."""
     return group_id if _PLAIN_ID.fullmatch(group_id) else hashlib.sha256(group_id.encode()).hexdigest()[:32]
+
+
+def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
+    """Return the error that a directory cannot be made without switching off a file of variables. more: how many others there are."""
+    others = f", and {more} more such files" if more else ""
+    directory, moved = shlex.quote(name), shlex.quote(f"{name}/vars{os.path.splitext(file)[1]}")
+    return StoreError(
+        f"A new directory {os.path.join(path, name)} would switch off the variables in {file} beside it{others}: where there is a directory, "
+        "Ansible loads nothing but the files in it.",
+        remedy=f"Move the file into the directory. In {path}: mkdir {directory} && mv {shlex.quote(file)} {moved}",
+    )
 
 
 class _Holder(t.NamedTuple):

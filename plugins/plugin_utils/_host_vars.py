@@ -55,7 +55,12 @@ class HostVarsStore:
         with explained("cannot be used", self.directory.path):
             for email in wanted:
                 prove_place(os.path.join(self.directory.path, email), FILE_NAME)
+        self.prove_nothing_switched_off(wanted)
         self.prove_not_elsewhere(wanted)
+
+    def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
+        """Show that the directory of no wanted address switches off a file of variables."""
+        self.directory.prove_nothing_switched_off(wanted)
 
     def prove_not_elsewhere(self, wanted: t.Collection[str]) -> None:
         """Show that no wanted key is kept in the same directory in another layout."""

@@ -19,7 +19,14 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
-from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, VaultDir, group_of, is_group_directory, name_of
+from ansible_collections.community.backblaze.plugins.plugin_utils._directory import (
+    STATE_NAME,
+    VaultDir,
+    group_of,
+    is_group_directory,
+    name_of,
+    switches_off,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import explained
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal_copy import hand_over
@@ -182,9 +189,14 @@ def _move_group(
         variables = origin.variables()
         if _name_astray(move, origin, sealer, result):
             return
+        folders = {email: os.path.basename(os.path.dirname(target.file(email))) for email in variables}
+        switched_off = target.directory.switched_off(set(folders.values()))
         fit: dict[str, NewMember] = {}
         for email, reason in each(lambda email: _unfit(origin, target, email, variables[email]), variables):
-            if reason:
+            folder = folders[email]
+            if folder in switched_off:
+                result.left.append(Entry(email, origin.file(email), str(switches_off(move.target, folder, switched_off[folder]))))
+            elif reason:
                 result.left.append(Entry(email, origin.file(email), reason))
             else:
                 fit[email] = as_new_member(variables[email])

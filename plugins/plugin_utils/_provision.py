@@ -331,6 +331,8 @@ def _brought_home(store: Store, fallback: FallbackStore, members: t.Mapping[str,
         if any(there) and there != (new.key_id, new.key):
             continue
         if write:
+            # Its member need not be a wanted one.
+            store.prove_nothing_switched_off([email])
             # Nothing new where a run was killed between the two.
             store.seal(new)
             fallback.remove(path)
@@ -371,6 +373,7 @@ def _tried(
             continue
         del kept[kept_for]
         if write:
+            store.prove_nothing_switched_off([email])
             store.seal(dataclasses.replace(new, member=dataclasses.replace(owner, email=email)))
             remove(path)
         if not any(there):

@@ -18,6 +18,8 @@ import re
 import time
 import typing as t
 
+from ansible import constants as C
+
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Written, digest, is_kept
@@ -163,11 +165,13 @@ class Repository:
         """Return the blob of each file of ours, and what is odd; see Contents."""
         found: dict[str, str] = {}
         odd: dict[str, str] = {}
-        for mode, blob, path in self._tree("-r", f"{self._tip}:{self._folder}"):
+        entries = list(self._tree("-r", f"{self._tip}:{self._folder}"))
+        folders = {path.partition("/")[0] for _mode, _blob, path in entries if "/" in path}
+        for mode, blob, path in entries:
             parts = path.split("/")
             if len(parts) > 1 and is_kept("/".join(parts[:2])) and len(parts) > 2:
                 odd["/".join(parts[:2])] = "directory"
-            elif len(parts) == 1 or (is_kept(path) and mode not in _FILE):
+            elif (len(parts) == 1 and not _is_beside(path, folders)) or (is_kept(path) and mode not in _FILE):
                 odd[path] = "symlink" if mode == _SYMLINK else "file"
             elif is_kept(path):
                 found[path] = blob
@@ -357,6 +361,12 @@ class Repository:
         record = self._git("log", "-1", "--format=%H%n%ct%n%B", _LOCK).decode("utf-8", "replace")
         commit, said, *lines = record.strip().splitlines()
         return read_lease(lines[-1] if lines else ""), commit, time.time() - int(said)
+
+
+def _is_beside(path: str, folders: t.Collection[str]) -> bool:
+    """Tell whether a file of variables is beside a directory of its name: then it is in nobody's way."""
+    name, extension = os.path.splitext(path)
+    return extension in C.YAML_FILENAME_EXTENSIONS and name in folders
 
 
 def _told(output: bytes) -> dict[str, tuple[str, str]]:

@@ -27,6 +27,9 @@ class Store(t.Protocol):
     def prove_not_elsewhere(self, wanted: t.Collection[str]) -> None:
         """Show that no wanted key is kept in the same directory in another layout, where this store would not find it; prove does so as well."""
 
+    def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
+        """Show that no directory to be made keeps Ansible from loading a file of variables; prove does so as well."""
+
     def stored(self, emails: t.Optional[t.Collection[str]] = None) -> dict[str, Stored]:
         """Return the stored keys by address, never the keys themselves: all, or at least those of some addresses."""
 

@@ -145,6 +145,26 @@ def test_check_mode_and_audit_look_into_the_place_and_write_nothing(scene, layou
     assert fine and "AMISS else@customers.example.com." in said, said
 
 
+def test_a_file_of_variables_is_not_switched_off(scene):
+    """Beside a directory of its name Ansible does not load it any more; one that has such a directory already is not loaded anyway."""
+    with scene.place.changing() as keys:
+        for email in FEW:
+            (keys / f"{email}.yml").write_text("greeting: hello\n")
+        (keys / FEW[2]).mkdir()
+        (keys / FEW[2] / "vars.yml").write_text("greeting: hello\n")
+    for arguments in (["--check"], []):
+        said, result = scene.run(FEW, *arguments)
+        assert result["failed"] and f"switch off the variables in {FEW[0]}.yml beside it, and 1 more such files" in result["msg"], said
+        assert f"{scene.place.name}: mkdir {FEW[0]} && mv {FEW[0]}.yml {FEW[0]}/vars.yml" in result["msg"], said
+    assert not scene.server.ledger()
+    with scene.place.changing() as keys:
+        for email in FEW[:2]:
+            (keys / email).mkdir()
+            (keys / f"{email}.yml").rename(keys / email / "vars.yml")
+    said, result = scene.run(FEW)
+    assert result["counts"] == {"created": 3}, said
+
+
 @pytest.mark.parametrize("layout", ["host_vars", "single_file"])
 def test_a_doubtful_key_waits_in_the_place_for_the_run_that_tries_it(scene, layout):
     """Its file is beside the place of the key there, and leaves when the key is in it."""

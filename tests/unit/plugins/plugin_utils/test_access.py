@@ -49,7 +49,7 @@ def as_user(user, work):
                 said = str(exc)
             os.write(writing, said.encode())
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the parent process shows whatever it is
             os.write(writing, traceback.format_exc().encode())
         finally:
             os._exit(status)

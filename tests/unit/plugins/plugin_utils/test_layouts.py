@@ -99,6 +99,30 @@ def test_a_key_that_is_set_aside_is_nobodys_until_it_was_tried(source, target, s
     assert store.beside.of(ALICE) == {} and not os.path.exists(path)
 
 
+def test_a_move_switches_off_no_file_of_variables(source, target, sealer, new_member, move, keys):
+    store = open_store("host_vars", source, sealer, GROUP)
+    store.prove([ALICE, BOB], write=True)
+    store.seal(new_member(ALICE))
+    store.seal(new_member(BOB, "K004bob"))
+    os.makedirs(target)
+    beside = os.path.join(target, f"b2_group_{GROUP}.yml")
+    with open(beside, "wb"):
+        pass
+    for write in (False, True):
+        moved = move("single_file", write=write)
+        assert not moved.moved and [one.email for one in moved.left] == [ALICE, BOB]
+        assert all(f"switch off the variables in b2_group_{GROUP}.yml beside it" in one.message for one in moved.left)
+    os.unlink(beside)
+    assert len(move("single_file").moved) == 2
+    # And back: here it is in the way of one member only.
+    with open(os.path.join(source, f"{BOB}.yaml"), "wb"):
+        pass
+    back = move("host_vars", here=target, there=source)
+    assert (emails(back.moved), emails(back.left)) == ([ALICE], [BOB])
+    assert f"mv {BOB}.yaml {BOB}/vars.yaml" in back.left[0].message
+    assert set(keys(source)[0]) == {ALICE} and set(keys(target)[1]) == {BOB}
+
+
 def emails(entries):
     return [entry.email for entry in entries]
 

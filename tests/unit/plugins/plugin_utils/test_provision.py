@@ -246,6 +246,23 @@ def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(stan
         assert file.read() == before
 
 
+def test_a_key_that_is_moved_home_switches_off_no_file_of_variables(standin, store, fallback, run):
+    """Its member is not a wanted one, so that nobody has looked at its place yet."""
+    run(EMAILS[:2])
+    new = as_new_member(store.read(EMAILS[1]))
+    os.unlink(store.file(EMAILS[1]))
+    os.rmdir(os.path.dirname(store.file(EMAILS[1])))
+    path = fallback.seal(new)
+    with open(f"{store.directory.path}/{EMAILS[1]}.yml", "wb"):
+        pass
+    with pytest.raises(StoreError, match="switch off the variables"):
+        run(EMAILS[:1])
+    assert [found for found, _variables in fallback.found()] == [path]
+    os.unlink(f"{store.directory.path}/{EMAILS[1]}.yml")
+    run(EMAILS[:1])
+    assert store.key(EMAILS[1]) == (new.key_id, new.key)
+
+
 def test_an_unexpected_error_while_a_key_is_sealed_loses_no_key(standin, store, fallback, run, monkeypatch):
     seal, broken = store.seal, []
 

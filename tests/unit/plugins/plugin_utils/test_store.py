@@ -180,6 +180,32 @@ def test_what_is_neither_a_directory_nor_a_file_is_refused(store, what):
         prove(store)
 
 
+@pytest.mark.parametrize("extension", [".yml", ".yaml", ".json"])
+def test_a_file_of_variables_is_not_switched_off(store, new_member, extension, monkeypatch):
+    """Beside a directory of its name Ansible does not load it."""
+    os.mkdir(store.directory.path)
+    for name in (ALICE, "bob@x.example", "old@x.example"):
+        with open(f"{store.directory.path}/{name}{extension}", "wb"):
+            pass
+    os.mkdir(f"{store.directory.path}/old@x.example")
+    many = [f"m{number}@x.example" for number in range(5000)]
+    listed = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
+    for write in (True, False):
+        with pytest.raises(StoreError) as refused:
+            prove(store, *many, ALICE, "bob@x.example", "old@x.example", write=write)
+        assert f"the variables in {ALICE}{extension} beside it, and 1 more such files" in str(refused.value)
+        assert f"In {store.directory.path}: mkdir {ALICE} && mv {ALICE}{extension} {ALICE}/vars{extension}" in str(refused.value)
+    assert len(listed) == 2
+    prove(store, "old@x.example", "new@x.example")
+    # As the message says.
+    os.mkdir(f"{store.directory.path}/{ALICE}")
+    os.rename(f"{store.directory.path}/{ALICE}{extension}", f"{store.directory.path}/{ALICE}/vars{extension}")
+    prove(store)
+    store.seal(new_member())
+
+
 def test_a_place_that_is_a_file(tmp_path, secrets):
     (tmp_path / "plain").write_text("x")
     for path in (tmp_path / "plain", tmp_path / "plain" / "below"):
