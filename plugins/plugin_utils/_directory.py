@@ -159,7 +159,12 @@ class VaultDir:
             # What the caller raises is its own and not explained here.
             held = stack.pop_all()
         with held:
-            yield state
+            try:
+                yield state
+            finally:
+                # So that it is the same after every run, also where somebody has it in Git.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(lock, 0)
 
     def _taken(self, lock: int, state: int) -> t.Optional[_Holder]:
         """Take the lock of a Group; return which run keeps this one from it, None if it is taken."""

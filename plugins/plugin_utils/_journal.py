@@ -27,6 +27,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._place import 
 
 JOURNAL_NAME = "journal.jsonl"
 _CLOSED = "closed"
+_CONFLICT_MARKERS = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -94,21 +95,23 @@ class Journal:
             self._append(Open(email, group_id), _CLOSED, sync=False)
 
     def finish(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
-            self._leave()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Leave only what is open, and close the file.
 
-    def _leave(self) -> None:
-        """Elsewhere leave only what is open, so that a next run with nothing to do has nothing to bring there."""
-        if self._place is not HERE:
+        What is settled would be in the way when two clones of a repository are merged, and elsewhere a next run with nothing to do would have it
+        to bring there. Where this fails the file stays as it is, and the next run makes it shorter.
+        """
+        if self._fd < 0:
+            return
+        with contextlib.suppress(OSError, StoreError):
+            # What somebody else has put there meanwhile, such as git, is not ours to replace.
+            self._prove_in_place()
             os.close(self._fd)
             self._fd = -1
-            with contextlib.suppress(StoreError):
-                self._rewrite()
-                self._place.later(self._path)
+            self._rewrite()
+            self._place.later(self._path)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _load(self, directory_fd: int) -> dict[tuple[str, str], Open]:
         try:
@@ -131,6 +134,12 @@ class Journal:
                 known = Event.PENDING if event == _CLOSED else Event(event)
                 entry = Open(email, group_id, known, account_id, path, moment, record.get("told") is True)
             except (ValueError, AttributeError):
+                if line.startswith(_CONFLICT_MARKERS):
+                    raise StoreError(
+                        f"Line {number} of the journal {self._path} is of a merge conflict that Git has left there.",
+                        remedy="Keep the lines of both sides, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>. Where a line begins "
+                        "with |||||||, remove it with all that follows up to =======.",
+                    ) from None
                 raise StoreError(
                     f"Line {number} of the journal {self._path} is damaged.",
                     remedy="Look at it: an address in it may be an account whose key was lost. Repair or remove that line.",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -141,6 +142,58 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(directory, journ
     with pytest.raises(StoreError, match="Line 2 of the journal"):
         reopened(directory)
     assert (directory[0] / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("marker", ["<<<<<<< HEAD", "||||||| 0a1b2c3", "=======", ">>>>>>> theirs"])
+def test_a_merge_conflict_is_named_as_what_it_is(directory, marker):
+    lines = [f'{{"event": "pending", "email": "{name}@x", "group_id": "1"}}\n' for name in ("ours", "theirs")]
+    (directory[0] / "journal.jsonl").write_text(f"{lines[0]}{marker}\n{lines[1]}")
+    with pytest.raises(StoreError, match=r"Line 2 of the journal .*journal.jsonl is of a merge conflict that Git .* Keep the lines of both sides"):
+        reopened(directory)
+    # As the message says.
+    (directory[0] / "journal.jsonl").write_text("".join(lines))
+    assert reopened(directory) == [Open("ours@x", "1"), Open("theirs@x", "1")]
+
+
+def test_a_run_that_ends_well_leaves_only_what_is_open(directory):
+    file = directory[0] / "journal.jsonl"
+    for open_ones in (["open@x"], []):
+        made = Journal(directory[1], str(directory[0]))
+        for email in ("done@x", "open@x"):
+            made.pending("1", email)
+        made.close("1", "done@x")
+        if not open_ones:
+            made.sealed("1", "open@x")
+        made.finish()
+        assert [json.loads(line)["email"] for line in file.read_text().splitlines()] == open_ones
+        assert [entry.name for entry in directory[0].iterdir()] == ["journal.jsonl"]
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "rename"])
+def test_nothing_is_lost_where_the_end_of_a_run_is_interrupted(directory, monkeypatch, step):
+    """By a kill at any step of it, for which an error at that step stands here."""
+    made = Journal(directory[1], str(directory[0]))
+    made.pending("1", "done@x")
+    made.pending("1", "open@x")
+    made.close("1", "done@x")
+
+    def failing(*_arguments, **_options):
+        raise OSError(errno.EIO, "killed")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, step, failing)
+        made.finish()
+    assert reopened(directory) == [Open("open@x", "1")]
+
+
+def test_the_end_of_a_run_does_not_replace_what_somebody_else_has_put_there(directory):
+    made = Journal(directory[1], str(directory[0]))
+    made.pending("1", "open@x")
+    theirs = '{"event": "pending", "email": "theirs@x", "group_id": "1"}\n'
+    (directory[0] / "new").write_text(theirs)
+    os.rename(directory[0] / "new", directory[0] / "journal.jsonl")
+    made.finish()
+    assert (directory[0] / "journal.jsonl").read_text() == theirs
 
 
 def test_without_a_directory_nothing_is_open():
