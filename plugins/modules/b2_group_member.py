@@ -147,6 +147,12 @@ settled:
   type: list
   elements: dict
   sample: []
+vault_dir:
+  description: >-
+    The vault directory, as an absolute path. With O(vault_location=target) it is C(host:path), and with V(git) it is C(repository:path).
+  returned: with O(vault_dir)
+  type: str
+  sample: /srv/hosting/host_vars
 calls:
   description: How many requests were sent, by operation of the API.
   returned: with O(vault_dir)

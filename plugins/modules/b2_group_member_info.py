@@ -142,6 +142,12 @@ members:
       description: When the counts were made, ISO 8601 in UTC; null where they were not made yet.
       type: str
       sample: "2026-02-01T00:00:00Z"
+vault_dir:
+  description: >-
+    The vault directory, as an absolute path. With O(vault_location=target) it is C(host:path), and with V(git) it is C(repository:path).
+  returned: with O(vault_dir)
+  type: str
+  sample: /srv/hosting/host_vars
 audit:
   description: >-
     What is amiss between the Groups and the vault directory, whatever filters are given. Each entry has C(email), C(account_id) and C(message).

@@ -79,7 +79,8 @@ options:
     description:
       - Directory on the controller for the keys, one file a member, C(<vault_dir>/<email>/b2_vault.yml). A C(host_vars) directory is a
         good choice, since Ansible then loads each key for the inventory host of that name. O(layout=single_file) keeps them in one file a Group.
-      - A relative path starts at the playbook's directory; with a playbook that is run by its fully qualified name, at the working directory.
+      - A relative path starts at the playbook's directory; with a playbook that is run by its fully qualified name, at the working directory. If the
+        directory is not there yet, a warning names the one that is made. RV(vault_dir) has its absolute path.
       - It must not be a symlink.
       - With O(vault_location) it can be elsewhere.
     type: path
@@ -248,6 +249,12 @@ settled:
   type: list
   elements: dict
   sample: []
+vault_dir:
+  description: >-
+    The vault directory, as an absolute path. With O(vault_location=target) it is C(host:path), and with V(git) it is C(repository:path).
+  returned: unless the task failed before the first change
+  type: str
+  sample: /srv/hosting/host_vars
 calls:
   description: How many requests were sent, by operation of the API.
   returned: unless the task failed before the first change

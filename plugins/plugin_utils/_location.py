@@ -40,10 +40,28 @@ def controller_path(action: ActionBase, path: str) -> str:
     A relative one starts at the playbook's directory, as everywhere in Ansible; a playbook inside a collection is nobody's place to
     write to, so with one of those it starts at the working directory.
     """
+    return os.path.normpath(os.path.join(_start(action)[0], os.path.expanduser(path)))
+
+
+def _start(action: ActionBase) -> tuple[str, str]:
+    """Return the directory that relative paths start at, and what it is."""
     base = str(action._loader.get_basedir())
     if _COLLECTION_PLAYBOOKS.search(os.path.abspath(base)):
-        base = os.getcwd()
-    return os.path.normpath(os.path.join(base, os.path.expanduser(path)))
+        return os.getcwd(), "the working directory, since the playbook is one of a collection"
+    return base, "the directory of the playbook"
+
+
+def made_at(action: ActionBase, option: str, given: str) -> str:
+    """Name the directory that a relative path on the controller leads to if it is to be made; empty if it is there, or the path is absolute."""
+    path = controller_path(action, given)
+    if os.path.isabs(os.path.expanduser(given)) or os.path.lexists(path):
+        return ""
+    start, what = _start(action)
+    made = "would be made" if action._task.check_mode else "is made"
+    return (
+        f"The directory {path} is new, and {made} for the keys: {option} {given} is a relative path, "
+        f"which starts at {os.path.abspath(start)}, {what}. If that is not meant, give an absolute path."
+    )
 
 
 def _local_path(repository: str) -> str:

@@ -36,7 +36,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._fallback impo
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import WantedGroup, plain, policy_of, read_members
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Plan, Report, Result, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_stores
-from ansible_collections.community.backblaze.plugins.plugin_utils._location import controller_path, elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._location import controller_path, elsewhere, made_at
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary, summary_of_groups, summary_of_move, summary_of_stop
@@ -171,6 +171,13 @@ def vault_directory(action: ActionBase, path: str) -> str:
     return path
 
 
+def _warn_of_new_directory(action: ActionBase, option: str, given: str) -> None:
+    """Name a directory that is made where a relative path leads to: nobody may have meant it."""
+    warning = made_at(action, option, given)
+    if warning:
+        display.warning(warning)
+
+
 def default_fallback_dir() -> str:
     """Return where keys go that cannot be stored in their own place: the user's state directory."""
     state = os.environ.get("XDG_STATE_HOME", "")
@@ -182,30 +189,30 @@ def seal_members(
 ) -> tuple[dict[str, t.Any], tuple[Result, ...]]:
     """Run the provisioner for the members of one Group; return the task's result and what it was made from."""
     group = WantedGroup(options["group_id"] or "", options["group_name"] or "", wanted)
-    client, [done], notes = _provisioned(action, options, task_vars, [group], concurrency)
+    client, [done], notes, path = _provisioned(action, options, task_vars, [group], concurrency)
     if isinstance(done, B2Error):
         raise done
     plan, report = done
     report = dataclasses.replace(report, notes=(*notes, *report.notes))
-    return {**summary(plan, report, options["on_missing_key"]), "calls": client.calls}, report.results
+    return {**summary(plan, report, options["on_missing_key"]), "vault_dir": path, "calls": client.calls}, report.results
 
 
 def seal_groups(
     action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int
 ) -> dict[str, t.Any]:
     """Run the provisioner for the members of several Groups; return the task's result."""
-    client, done, notes = _provisioned(action, options, task_vars, groups, concurrency)
-    result = {**summary_of_groups(groups, done, options["on_missing_key"]), "calls": client.calls}
+    client, done, notes, path = _provisioned(action, options, task_vars, groups, concurrency)
+    result = {**summary_of_groups(groups, done, options["on_missing_key"]), "vault_dir": path, "calls": client.calls}
     return {**result, "warnings": [*notes, *result.get("warnings", ())]} if notes else result
 
 
 def _provisioned(
     action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int
-) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]], list[str]]:
-    """Run the provisioner; return for each Group what came of it, see provision_groups, and what is to be said of the place."""
+) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]], list[str], str]:
+    """Run the provisioner; return for each Group what came of it, see provision_groups, what is to be said of the place, and its path."""
     stop = Stop()
     with vault_place(action, options, task_vars, stop.ask) as (path, place):
-        return *_provisioned_in(action, options, path, place, groups, concurrency, stop), place.notes
+        return *_provisioned_in(action, options, path, place, groups, concurrency, stop), place.notes, path
 
 
 def _provisioned_in(
@@ -214,6 +221,8 @@ def _provisioned_in(
     policy = policy_of(options, [one.email for group in groups for one in group.members])
     for warning in sorted({unknown_region(one.region) for group in groups for one in group.members} - {""}):
         display.warning(warning)
+    if place is HERE:
+        _warn_of_new_directory(action, "vault_dir", options["vault_dir"])
     sealer = Sealer(vault_secrets(action), options["vault_id"])
     if place is HERE and not options["vault_dir_is_durable"]:
         prove_durable("vault_dir", path)
@@ -259,6 +268,8 @@ def move_vault(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any
     target = controller_path(action, options["dest_dir"] or options["vault_dir"])
     if not options["vault_dir_is_durable"]:
         prove_durable("dest_dir" if options["dest_dir"] else "vault_dir", target)
+    if options["dest_dir"]:
+        _warn_of_new_directory(action, "dest_dir", options["dest_dir"])
     move = Move(options["layout"], source, target, options["group_id"] or None, options["lock_timeout"], not action._task.check_mode)
     return summary_of_move(move_keys(move, Sealer(vault_secrets(action), options["vault_id"])))
 
@@ -295,5 +306,6 @@ def _audited(action: ActionBase, options: dict[str, t.Any], path: str) -> dict[s
     return {
         "changed": False,
         "members": [member.as_dict() for member in members if fits(member, options)],
+        "vault_dir": path,
         "audit": audit(members, ours, keys_open(client, tried, _AUDIT_WORKERS)),
     }

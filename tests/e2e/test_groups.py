@@ -51,7 +51,7 @@ def test_one_task_takes_care_of_several_groups_and_none_stops_the_others(tmp_pat
         assert server.ledger() == [] and plan["counts"] == {"created": 3 * FEW, "not_attempted": FEW}, foreseen.stdout
 
         process, result = project.run(play, "--diff")
-        assert result["failed"] and result["changed"], process.stdout
+        assert result["failed"] and result["changed"] and result["vault_dir"] == str(project.vault_dir), process.stdout
         assert result["counts"] == {"created": 3 * FEW - 1, "refused": 1, "not_attempted": FEW}
         assert [(one["failed"], one["changed"]) for one in result["groups"]] == [(False, True), (True, False), (True, True), (False, True)]
         assert "2 of 4 Groups" in result["msg"] and refused in result["msg"] and "nobody has it" in result["msg"]

@@ -162,7 +162,7 @@ def test_a_file_of_variables_is_not_switched_off(scene):
             (keys / email).mkdir()
             (keys / f"{email}.yml").rename(keys / email / "vars.yml")
     said, result = scene.run(FEW)
-    assert result["counts"] == {"created": 3}, said
+    assert result["counts"] == {"created": 3} and result["vault_dir"] == scene.place.name, said
 
 
 @pytest.mark.parametrize("layout", ["host_vars", "single_file"])
