@@ -169,6 +169,17 @@ options:
       - V(true) says that the place is kept in a way that the task cannot see, and takes it as it is.
     type: bool
     default: false
+  vault_mode:
+    description:
+      - Mode of the files that the task makes in O(vault_dir), as text in quotes, such as V("0640") or V("u=rw,g=r"). Directories get the same,
+        with x added to each r. An octal number without quotes is refused, since YAML makes another number of it.
+      - Whatever the C(umask) is, files and directories have just this mode. Only r and w can be given, and the owner has to keep both. A symbolic
+        mode is taken as a change of V(0600).
+      - By default files are V("0600") and directories V("0700"), so that a second user cannot run the task on the same directory. For a team give
+        V("0660"), and make the vault directory one of the team's group with the setgid bit, which directories in it inherit.
+      - What is there already keeps its mode, except for a file that is replaced. The fallback directory stays its owner's.
+      - It has no meaning with O(vault_location=git), and is refused there.
+    type: raw
   lock_timeout:
     description:
       - Seconds to wait for another run that works on the same Group in the same O(vault_dir). A task that addresses many hosts is many

@@ -84,6 +84,8 @@ VAULT_SPEC: dict[str, t.Any] = {
     "layout": {"type": "str", "default": "host_vars", "choices": ["host_vars", "single_file"]},
     "vault_fallback_dir": {"type": "path"},
     "vault_dir_is_durable": {"type": "bool", "default": False},
+    # As it was written: a number is not what anybody means.
+    "vault_mode": {"type": "raw"},
     "lock_timeout": {"type": "float", "default": 60.0},
     "on_missing_key": {"type": "str", "default": "fail", "choices": ["fail", "warn"]},
     "on_key_lost": {"type": "str", "default": "fail", "choices": ["fail", "recreate"]},
@@ -139,6 +141,7 @@ VAULT_LAYOUT_SPEC: dict[str, t.Any] = {
     "layout": {"type": "str", "required": True, "choices": VAULT_SPEC["layout"]["choices"]},
     "dest_dir": {"type": "path"},
     "vault_dir_is_durable": VAULT_SPEC["vault_dir_is_durable"],
+    "vault_mode": VAULT_SPEC["vault_mode"],
     "vault_id": VAULT_SPEC["vault_id"],
     "group_id": GROUP_SPEC["group_id"],
     "lock_timeout": VAULT_SPEC["lock_timeout"],

@@ -66,6 +66,11 @@ options:
       - After how many seconds without a V(refresh) a lease may be taken over.
     type: float
     default: 600.0
+  mode:
+    description:
+      - Mode of files that are made, see O(community.backblaze.b2_group_members#module:vault_mode). Directories get the same with x added to each r.
+      - By default new files are V(0600) and new directories V(0700), and a file that is replaced keeps its mode.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -110,7 +115,9 @@ import zlib
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes, modes_of
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 STATE = ".b2_members"
@@ -167,11 +174,30 @@ def is_key_file(name: str) -> bool:
 
 @contextlib.contextmanager
 def opened(name: str, flags: int, directory: t.Optional[int] = None) -> t.Iterator[int]:
-    fd = os.open(name, flags, 0o600, dir_fd=directory)
+    with named(name, directory):
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def named(name: str, directory: t.Optional[int]) -> t.Iterator[None]:
+    """Let an error that permissions are missing say where."""
+    try:
+        yield
+    except PermissionError as exc:
+        # Where there is no /proc the name alone has to do.
+        with contextlib.suppress(OSError):
+            exc.filename = name if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), name)
+        raise
+
+
+def reason_of(exc: OSError, path: str) -> str:
+    """Say what went wrong at a path, and where if it is another one."""
+    where = exc.filename if isinstance(exc, PermissionError) and isinstance(exc.filename, str) else path
+    return f"{where}: {exc.strerror}" if where != path else str(exc.strerror)
 
 
 def kind_of(name: str, directory: int) -> str:
@@ -197,18 +223,19 @@ def read_file(name: str, directory: int) -> bytes:
         return bytes(content)
 
 
-def write_beside(name: str, data: bytes, directory: int) -> str:
-    """Write what is to take the place of a file, with that one's owner and mode, synced; return its name."""
+def write_beside(name: str, data: bytes, directory: int, modes: Modes = PRIVATE) -> str:
+    """Write what is to take the place of a file, with that one's owner, and its mode if none was asked for, synced; return its name."""
     temporary = f".{name}.{uuid.uuid4().hex[:12]}.tmp"
     with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, directory) as fd:
         try:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(fd, rest) :]
+            modes.allow_file(fd)
             with contextlib.suppress(OSError):
                 like = os.lstat(name, dir_fd=directory)
                 os.fchown(fd, -1, like.st_gid)
-                os.fchmod(fd, stat.S_IMODE(like.st_mode) & 0o777)
+                os.fchmod(fd, modes.file if modes.given else stat.S_IMODE(like.st_mode) & 0o777)
                 os.fchown(fd, like.st_uid, -1)
             os.fsync(fd)
         except OSError:
@@ -218,23 +245,32 @@ def write_beside(name: str, data: bytes, directory: int) -> str:
     return temporary
 
 
-def make_directory(path: str) -> None:
-    """Make a directory for its owner alone, with those above it that are missing, each synced."""
+def make_in(name: str, directory: t.Optional[int], modes: Modes) -> None:
+    """Make a directory, if it is not there; syncing the one above it is the caller's."""
+    try:
+        with named(name, directory):
+            os.mkdir(name, modes.directory, dir_fd=directory)
+    except FileExistsError:
+        return
+    if modes.given:
+        with opened(name, DIRECTORY, directory) as made:
+            modes.allow_directory(made)
+
+
+def make_directory(path: str, modes: Modes = PRIVATE) -> None:
+    """Make a directory, with those above it that are missing, each synced."""
     if not os.path.lexists(path):
         above = os.path.dirname(path)
-        make_directory(above)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
+        make_directory(above, modes)
+        make_in(path, None, modes)
         with opened(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as fd:
             os.fsync(fd)
 
 
 @contextlib.contextmanager
-def entered(directory: int, name: str, *, make: bool) -> t.Iterator[int]:
-    """Open a directory in an open one. make: create it where it is missing; syncing the open one is the caller's."""
-    if make:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=directory)
+def entered(directory: int, name: str, modes: Modes) -> t.Iterator[int]:
+    """Open a directory in an open one, and create it where it is missing; syncing the open one is the caller's."""
+    make_in(name, directory, modes)
     with opened(name, DIRECTORY, directory) as fd:
         yield fd
 
@@ -315,7 +351,9 @@ def read_folder(folder: int, above: list[str], known: t.Mapping[str, str], found
 # Writing
 
 
-def write(path: str, wanted: t.Mapping[str, t.Any], group: t.Optional[str], lease: t.Optional[str]) -> tuple[dict[str, str], t.Optional[str]]:
+def write(
+    path: str, wanted: t.Mapping[str, t.Any], group: t.Optional[str], lease: t.Optional[str], modes: Modes = PRIVATE
+) -> tuple[dict[str, str], t.Optional[str]]:
     """Put files in their place; return the ones that were not and why, and who holds the lease if not the caller."""
     refused: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -324,9 +362,9 @@ def write(path: str, wanted: t.Mapping[str, t.Any], group: t.Optional[str], leas
             os.unlink(write_beside("probe", b"probe", root), dir_fd=root)
             os.fsync(root)
         # Held to the end: nobody takes the lease over while this writes.
-        other = refresh(stack.enter_context(state_of(root, group)), lease) if group and lease else None
+        other = refresh(stack.enter_context(state_of(root, group, modes)), lease, modes) if group and lease else None
         for name, change in sorted(wanted.get("files", {}).items()):
-            reason = why_not(root, name, change, group if other is None else None)
+            reason = why_not(root, name, change, group if other is None else None, modes)
             refused.update({name: reason} if reason else {})
         for name in wanted.get("gone", ()):
             with contextlib.suppress(Refused, OSError):
@@ -340,25 +378,25 @@ def write(path: str, wanted: t.Mapping[str, t.Any], group: t.Optional[str], leas
     return refused, other
 
 
-def why_not(root: int, name: str, change: t.Mapping[str, t.Any], group: t.Optional[str]) -> str:
+def why_not(root: int, name: str, change: t.Mapping[str, t.Any], group: t.Optional[str], modes: Modes) -> str:
     """Put one file in its place; return why it was not, if so. group: whose lease is the caller's."""
     try:
         parts = parts_of(name)
         if parts[0] == STATE and not (group and parts[1] in (INDEX, group)):
             return "the lease of its Group is not the caller's"
-        write_one(root, parts, change["data"].encode("latin-1"), change["replaces"])
+        write_one(root, parts, change["data"].encode("latin-1"), change["replaces"], modes)
     except Refused as exc:
         return str(exc)
     except OSError as exc:
-        return "a symlink or a plain file is in the way" if exc.errno in (errno.ELOOP, errno.ENOTDIR) else str(exc.strerror)
+        return "a symlink or a plain file is in the way" if exc.errno in (errno.ELOOP, errno.ENOTDIR) else reason_of(exc, name)
     return ""
 
 
-def write_one(root: int, parts: list[str], data: bytes, replaces: t.Collection[str]) -> None:
+def write_one(root: int, parts: list[str], data: bytes, replaces: t.Collection[str], modes: Modes) -> None:
     with contextlib.ExitStack() as stack:
         folder = root
         for name in parts[:-1]:
-            folder = stack.enter_context(entered(folder, name, make=True))
+            folder = stack.enter_context(entered(folder, name, modes))
         name = parts[-1]
         there = ""
         if kind_of(name, folder) != "absent":
@@ -366,7 +404,7 @@ def write_one(root: int, parts: list[str], data: bytes, replaces: t.Collection[s
         if there != digest(data):
             if there not in replaces:
                 raise Refused("somebody else has changed it")
-            temporary = write_beside(name, data, folder)
+            temporary = write_beside(name, data, folder, modes)
             try:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError:
@@ -381,10 +419,10 @@ def write_one(root: int, parts: list[str], data: bytes, replaces: t.Collection[s
 
 
 @contextlib.contextmanager
-def state_of(root: int, group: str) -> t.Iterator[int]:
+def state_of(root: int, group: str, modes: Modes = PRIVATE) -> t.Iterator[int]:
     """Open the directory for what is kept about a Group, and keep every other process that does from changing its lease meanwhile."""
     parts_of("/".join((STATE, group, JOURNAL)))
-    with entered(root, STATE, make=True) as state, entered(state, group, make=True) as folder:
+    with entered(root, STATE, modes) as state, entered(state, group, modes) as folder:
         # Whether they are new or not: whoever made them may have come no further.
         os.fsync(root)
         os.fsync(state)
@@ -409,16 +447,19 @@ def is_stale(age: float, stale_after: float) -> bool:
     return not abs(age) <= stale_after
 
 
-def put_lease(folder: int, lease: str) -> None:
+def put_lease(folder: int, lease: str, modes: Modes) -> None:
     data = json.dumps({"lease": lease, "refreshed": time.time()}).encode()
-    os.rename(write_beside(LEASE, data, folder), LEASE, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(write_beside(LEASE, data, folder, modes), LEASE, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
 
 
 @contextlib.contextmanager
-def unlocked(folder: int) -> t.Iterator[t.Optional[str]]:
+def unlocked(folder: int, modes: Modes) -> t.Iterator[t.Optional[str]]:
     """Take the lock of a Group, which runs on this machine hold; yield the record of the run that has it, if any."""
     with opened(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, folder) as lock:
+        # One that is there already is its owner's, who gave it a mode.
+        with contextlib.suppress(PermissionError):
+            modes.allow_file(lock)
         yield locked_by(lock, fcntl.LOCK_EX)
 
 
@@ -446,15 +487,15 @@ def id_of(lease: t.Optional[str]) -> str:
         return ""
 
 
-def claim(folder: int, lease: str, instead_of: t.Optional[str], stale_after: float) -> tuple[bool, t.Optional[str]]:
+def claim(folder: int, lease: str, instead_of: t.Optional[str], stale_after: float, modes: Modes = PRIVATE) -> tuple[bool, t.Optional[str]]:
     there, age = held(folder)
     ours = there is not None and id_of(there) == id_of(lease)
     free = there is None or ours or is_stale(age, stale_after) or (bool(instead_of) and id_of(there) == instead_of)
     if free:
-        with unlocked(folder) as holder:
+        with unlocked(folder, modes) as holder:
             if holder is not None:
                 return False, holder
-            put_lease(folder, lease)
+            put_lease(folder, lease, modes)
     return free, None if ours else there
 
 
@@ -477,13 +518,13 @@ def peek(path: str, group: str, stale_after: float) -> t.Optional[str]:
         return None if there is None or is_stale(age, stale_after) else there
 
 
-def refresh(folder: int, lease: str) -> t.Optional[str]:
+def refresh(folder: int, lease: str, modes: Modes = PRIVATE) -> t.Optional[str]:
     """Say that the holder is still there; return who holds the lease if not the caller."""
     there, _age = held(folder)
     # One that is gone was given up by nobody else: it may be taken again.
     if there is not None and id_of(there) != id_of(lease):
         return there
-    put_lease(folder, lease)
+    put_lease(folder, lease, modes)
     return None
 
 
@@ -497,24 +538,25 @@ def release(folder: int, lease: str) -> None:
 def run(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     path, operation, group, lease = (options[name] for name in ("path", "operation", "group", "lease"))
     bundle = unpack(options["bundle"]) if options["bundle"] else {}
+    modes = modes_of(options.get("mode"))
     if not os.path.isabs(path) or os.path.normpath(path) != path:
         raise Refused(f"{path} is not an absolute path without detours")
     if operation == "read":
         return {"changed": False, "bundle": pack(read(path, bundle))}
     if operation == "write":
-        refused, other = write(path, bundle, group, lease)
+        refused, other = write(path, bundle, group, lease, modes)
         return {"changed": True, "bundle": pack(refused), "holder": other}
     if operation == "peek":
         return {"changed": False, "holder": peek(path, group, options["stale_after"])}
     if operation == "claim":
         # Later on it is not made anew: where it is gone, what it was on may be gone as well.
-        make_directory(path)
-    with opened(path, DIRECTORY) as root, state_of(root, group) as folder:
+        make_directory(path, modes)
+    with opened(path, DIRECTORY) as root, state_of(root, group, modes) as folder:
         if operation == "claim":
-            ours, other = claim(folder, lease, options["instead_of"], options["stale_after"])
+            ours, other = claim(folder, lease, options["instead_of"], options["stale_after"], modes)
             return {"changed": ours, "ours": ours, "holder": other}
         if operation == "refresh":
-            return {"changed": True, "holder": refresh(folder, lease)}
+            return {"changed": True, "holder": refresh(folder, lease, modes)}
         release(folder, lease)
         return {"changed": True}
 
@@ -531,6 +573,7 @@ def main() -> None:
             "lease": {"type": "str"},
             "instead_of": {"type": "str"},
             "stale_after": {"type": "float", "default": 600.0},
+            "mode": {"type": "str"},
         },
         required_if=[*needs, ("operation", "peek", ("group",))],
         required_by={"lease": ("group",)},
@@ -542,8 +585,10 @@ def main() -> None:
         result = run(module.params)
     except Refused as exc:
         module.fail_json(msg=f"{exc}.")
+    except OptionError as exc:
+        module.fail_json(msg=exc.explain())
     except OSError as exc:
-        module.fail_json(msg=f"{module.params['path']} cannot be used ({exc.strerror}).")
+        module.fail_json(msg=f"{module.params['path']} cannot be used ({reason_of(exc, module.params['path'])}).")
     except (ValueError, zlib.error):
         module.fail_json(msg="The bundle is damaged.")
     module.exit_json(**result)

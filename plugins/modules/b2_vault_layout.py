@@ -71,6 +71,11 @@ options:
       - V(true) says that the place is kept in a way that the task cannot see, and takes it as it is.
     type: bool
     default: false
+  vault_mode:
+    description:
+      - Mode of the files that the task makes, as text in quotes, such as V("0640"). Directories get the same, with x added to each r. By default
+        files are V("0600") and directories V("0700"); see O(community.backblaze.b2_group_members#module:vault_mode).
+    type: raw
   vault_id:
     description:
       - The vault id to encrypt with. By default Ansible's own rule holds, C(vault_encrypt_identity) or else the first secret of the run; a file

@@ -13,7 +13,7 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, aside_name, explained, get, is_aside, opened, put
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, aside_name, explained, get, is_aside, make_in, opened, put
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, key_text, read_key_text
 
 
@@ -37,9 +37,9 @@ class Beside:
         path = os.path.join(self._directory.path, folder, name)
         with explained("cannot be written", path), self._directory.root() as root:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, 0o700, dir_fd=root)
+                make_in(root, folder, self._directory.modes)
             with opened(root, folder, DIRECTORY) as directory:
-                put(directory, name, self._sealer.seal(key_text(new)))
+                put(directory, name, self._sealer.seal(key_text(new)), modes=self._directory.modes)
                 os.fsync(directory)
             os.fsync(root)
         self._directory.place.publish(path)

@@ -22,10 +22,12 @@ from ansible import constants as C
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
     DIRECTORY,
     explained,
     make_directory,
+    make_in,
     nearest,
     opened,
     put,
@@ -48,13 +50,15 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class VaultDir:
     """The directory that keys are in, whatever the layout: whether it is fit for them, and who may change it now."""
 
-    def __init__(self, path: str, sealer: Sealer, place: Place = HERE) -> None:
+    def __init__(self, path: str, sealer: Sealer, place: Place = HERE, modes: Modes = PRIVATE) -> None:
         # Without a last slash, behind which O_NOFOLLOW would follow.
         self.path = os.path.normpath(path)
         #: Bytes of a file that holds all keys and is written anew with each of them; None where each key has a file of its own.
         self.rewritten: t.Optional[int] = None
         #: Where it is in truth, if what is at this path is a copy.
         self.place = place
+        #: Of what is made in it.
+        self.modes = modes
         self._sealer = sealer
 
     def root(self) -> contextlib.AbstractContextManager[int]:
@@ -70,7 +74,7 @@ class VaultDir:
         self.place.fetch()
         with explained("cannot be used", self.path):
             if write:
-                make_directory(self.path)
+                make_directory(self.path, self.modes)
             existing = nearest(self.path)
             if existing == self.path and os.path.islink(self.path):
                 raise StoreError(f"vault_dir {self.path} is a symlink, which is not followed.", remedy="Name the directory itself.")
@@ -142,10 +146,13 @@ class VaultDir:
             state = stack.enter_context(self.root())
             for name in (STATE_NAME, name_of(group_id)):
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=state)
+                    make_in(state, name, self.modes)
                     os.fsync(state)
                 state = stack.enter_context(opened(state, name, DIRECTORY))
             lock = stack.enter_context(opened(state, _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC))
+            # One that is there already is its owner's, who gave it a mode.
+            with contextlib.suppress(PermissionError):
+                self.modes.allow_file(lock)
             deadline = time.monotonic() + patience
             while holder := self._taken(lock, state):
                 if time.monotonic() >= deadline:

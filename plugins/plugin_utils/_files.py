@@ -21,6 +21,7 @@ import threading
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -38,17 +39,32 @@ def explained(what: str, path: str) -> t.Iterator[None]:
         yield
     except OSError as exc:
         reason = "a symlink or a plain file is in the way" if exc.errno in (errno.ELOOP, errno.ENOTDIR) else exc.strerror or type(exc).__name__
+        if isinstance(exc, PermissionError) and isinstance(exc.filename, str) and exc.filename != path:
+            reason = f"{exc.filename}: {reason}"
         raise StoreError(f"{path} {what} ({reason}).", remedy="Mend that, then run again.") from exc
 
 
 @contextlib.contextmanager
 def opened(directory: t.Optional[int], name: str, flags: int) -> t.Iterator[int]:
     """Open something by its name in an open directory."""
-    fd = os.open(name, flags, 0o600, dir_fd=directory)
+    with _named(directory, name):
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _named(directory: t.Optional[int], name: str) -> t.Iterator[None]:
+    """Let an error that permissions are missing say where."""
+    try:
+        yield
+    except PermissionError as exc:
+        # Where there is no /proc the name alone has to do.
+        with contextlib.suppress(OSError):
+            exc.filename = name if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), name)
+        raise
 
 
 def nearest(path: str) -> str:
@@ -58,15 +74,24 @@ def nearest(path: str) -> str:
     return path
 
 
-def make_directory(path: str) -> None:
-    """Make a directory for its owner alone, with those above it that are missing, so that none of them is gone after a power cut."""
+def make_in(directory: t.Optional[int], name: str, modes: Modes = PRIVATE) -> None:
+    """Make a directory in an open one, which the caller syncs; FileExistsError where it is there already, and keeps its mode."""
+    with _named(directory, name):
+        os.mkdir(name, modes.directory, dir_fd=directory)
+    if modes.given:
+        with opened(directory, name, DIRECTORY) as made:
+            modes.allow_directory(made)
+
+
+def make_directory(path: str, modes: Modes = PRIVATE) -> None:
+    """Make a directory, with those above it that are missing, so that none of them is gone after a power cut."""
     missing = []
     while not os.path.lexists(path):
         missing.append(path)
         path = os.path.dirname(path) or "."
     for one in reversed(missing):
         with contextlib.suppress(FileExistsError):
-            os.mkdir(one, 0o700)
+            make_in(None, one, modes)
         with opened(None, os.path.dirname(one) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as above:
             os.fsync(above)
 
@@ -105,15 +130,20 @@ def is_aside(candidate: str, name: str) -> bool:
 
 
 def replace(
-    directory: int, name: str, data: bytes, like: t.Optional[os.stat_result] = None, last_look: t.Callable[[], None] = lambda: None
+    directory: int,
+    name: str,
+    data: bytes,
+    like: t.Optional[os.stat_result] = None,
+    last_look: t.Callable[[], None] = lambda: None,
+    modes: Modes = PRIVATE,
 ) -> os.stat_result:
     """Put a file in its place whole or not at all, and return what it is then; syncing the directory is the caller's.
 
-    like: see put. last_look: called when all is written but its name, and raises StoreError where the file must not be replaced after all.
+    like, modes: see put. last_look: called when all is written but its name, and raises StoreError where the file must not be replaced after all.
     """
     temporary = temporary_name(name)
     try:
-        written = put(directory, temporary, data, like)
+        written = put(directory, temporary, data, like, modes)
         last_look()
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except (OSError, StoreError):
@@ -149,10 +179,10 @@ def look(directory: int, name: str) -> tuple[bytes, os.stat_result]:
         return bytes(content), before
 
 
-def put(directory: int, name: str, data: bytes, like: t.Optional[os.stat_result] = None) -> os.stat_result:
+def put(directory: int, name: str, data: bytes, like: t.Optional[os.stat_result] = None, modes: Modes = PRIVATE) -> os.stat_result:
     """Write a new file whole and on disk; return what it is then.
 
-    like: a file whose owner and mode it gets. Without that its mode is 0600.
+    like: a file whose owner it gets, and its mode if the user has not asked for another one.
     """
     with opened(directory, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC) as fd:
         rest = memoryview(data)
@@ -161,8 +191,11 @@ def put(directory: int, name: str, data: bytes, like: t.Optional[os.stat_result]
         if like:
             with contextlib.suppress(OSError):
                 os.fchown(fd, -1, like.st_gid)
-                # What a group was allowed is for that group only.
-                os.fchmod(fd, stat.S_IMODE(like.st_mode) & 0o777)
+                if not modes.given:
+                    # What a group was allowed is for that group only.
+                    os.fchmod(fd, stat.S_IMODE(like.st_mode) & 0o777)
+        modes.allow_file(fd)
+        if like:
             with contextlib.suppress(OSError):
                 os.fchown(fd, like.st_uid, -1)
         os.fsync(fd)

@@ -13,6 +13,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._beside import Beside
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, VaultDir, is_member_directory
@@ -23,6 +24,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     explained,
     get,
     is_temporary,
+    make_in,
     opened,
     prove_place,
     replace,
@@ -38,9 +40,14 @@ class HostVarsStore:
     """One vault file a member. Safe to use from many threads, for different members."""
 
     def __init__(
-        self, path: str, sealer: Sealer, elsewhere: t.Callable[[t.Collection[str]], None] = lambda missing: None, place: Place = HERE
+        self,
+        path: str,
+        sealer: Sealer,
+        elsewhere: t.Callable[[t.Collection[str]], None] = lambda missing: None,
+        place: Place = HERE,
+        modes: Modes = PRIVATE,
     ) -> None:
-        self.directory = VaultDir(path, sealer, place)
+        self.directory = VaultDir(path, sealer, place, modes)
         # Raises StoreError where one of these keys is kept in another layout.
         self._prove_not_elsewhere = elsewhere
         self.beside = Beside(self.directory, sealer, FILE_NAME, lambda email: email)
@@ -121,7 +128,7 @@ class HostVarsStore:
     def remember(self) -> None:
         """Write down which files are known, so that the next run need not decrypt them; the caller holds a lock of the directory."""
         with contextlib.suppress(OSError, StoreError), self.directory.root() as root:
-            self._index.save(root)
+            self._index.save(root, self.directory.modes)
             self.directory.place.later(os.path.join(self.directory.path, STATE_NAME, INDEX_NAME))
 
     def read(self, email: str) -> t.Optional[dict[str, str]]:
@@ -156,7 +163,7 @@ class HostVarsStore:
         path = self.file(email)
         with explained("cannot be written", path), self.directory.root() as root:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(email, 0o700, dir_fd=root)
+                make_in(root, email, self.directory.modes)
             with opened(root, email, DIRECTORY) as directory:
                 there = self._checked(get(directory, FILE_NAME), email, path) if exists(directory, FILE_NAME) else {}
                 same = there.get("b2_application_key") == new.key
@@ -164,7 +171,7 @@ class HostVarsStore:
                     raise StoreError(f"{path} holds another key and is not replaced.", remedy="Move it away.")
                 if again or not same:
                     sealed = self._sealer.seal(key_text(new))
-                    replace(directory, FILE_NAME, sealed)
+                    replace(directory, FILE_NAME, sealed, modes=self.directory.modes)
                     self._index.put(email, sealed, Stored(new.member.account_id, new.key_id, group_id=new.member.group_id))
                 os.fsync(directory)
             self._sync_root(root)

@@ -17,6 +17,7 @@ import os
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, get, opened, replace
@@ -71,12 +72,12 @@ class Index:
         """Note what a file holds that opens with the secret of the index alone."""
         self._known[email] = Known(_digest(sealed), stored.account_id, stored.key_id, stored.group_id)
 
-    def save(self, root: int) -> None:
+    def save(self, root: int, modes: Modes = PRIVATE) -> None:
         """Write the index into an open vault directory, if there is any news."""
         if self._known == self._saved:
             return
         with opened(root, STATE_NAME, DIRECTORY) as state:
-            replace(state, INDEX_NAME, self._sealer.seal(json.dumps(self._known).encode()))
+            replace(state, INDEX_NAME, self._sealer.seal(json.dumps(self._known).encode()), modes=modes)
             os.fsync(state)
         self._saved = dict(self._known)
 

@@ -21,6 +21,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
 from ansible_collections.community.backblaze.plugins.plugin_utils._files import Shared
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
@@ -34,11 +35,12 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 class Journal:
     """The journal in an open directory; the caller holds the lock of the vault directory. Safe to use from many threads."""
 
-    def __init__(self, directory_fd: int, path: str, *, writable: bool = True, place: Place = HERE) -> None:
+    def __init__(self, directory_fd: int, path: str, *, writable: bool = True, place: Place = HERE, modes: Modes = PRIVATE) -> None:
         self._path = os.path.join(path, JOURNAL_NAME)
         self._lock = threading.Lock()
         self._sync = Shared()
         self._place = place
+        self._modes = modes
         self._directory_fd = directory_fd
         self._entries = self._load(directory_fd) if directory_fd >= 0 else {}
         self._fd = -1
@@ -154,8 +156,12 @@ class Journal:
         """Start the run with a journal of only what is open, and keep it open for appending."""
         temporary, directory_fd = f".{JOURNAL_NAME}.tmp", self._directory_fd
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
+            # What a killed run has left may be another user's.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory_fd)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
             try:
+                self._modes.allow_file(fd)
                 for entry in self._entries.values():
                     _write(fd, _line(entry, entry.event.value))
                 os.fsync(fd)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 
 #: Path of the directory of a journal, and the open directory.
 Place = tuple[str, int]
 
 
-def hand_over(source: Place, target: Place, group_ids: t.Collection[str], kept: t.Collection[str]) -> list[str]:
+def hand_over(source: Place, target: Place, group_ids: t.Collection[str], kept: t.Collection[str], modes: Modes = PRIVATE) -> list[str]:
     """Take accounts whose key is lost from one journal into another; the caller holds both locks. StoreError where that fails.
 
     Return the addresses of creates that a killed run was about to send: these stay in the old journal.
@@ -30,7 +31,7 @@ def hand_over(source: Place, target: Place, group_ids: t.Collection[str], kept: 
     if not lost:
         return unsettled
     with contextlib.ExitStack() as stack:
-        here, there = (Journal(state, path) for path, state in (source, target))
+        here, there = (Journal(state, path, modes=modes) for path, state in (source, target))
         for journal in (here, there):
             stack.callback(journal.finish)
         known = {(entry.group_id, entry.email): entry.account_id for group_id in group_ids for entry in there.entries(group_id)}

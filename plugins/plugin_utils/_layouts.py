@@ -18,6 +18,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import (
     STATE_NAME,
@@ -46,13 +47,13 @@ _ASTRAY = (
 )
 
 
-def open_stores(layout: str, path: str, sealer: Sealer, place: Place = HERE) -> t.Callable[[str], Store]:
+def open_stores(layout: str, path: str, sealer: Sealer, place: Place = HERE, modes: Modes = PRIVATE) -> t.Callable[[str], Store]:
     """Return what gives the place for the keys of a Group, by its id: the same for all Groups in the layout ``host_vars``.
 
     Each, when it is proven, raises StoreError where the key of a wanted member is kept in this directory in the other layout.
     """
     if layout == SINGLE_FILE:
-        return lambda group_id: SingleFileStore(path, sealer, group_id, place)
+        return lambda group_id: SingleFileStore(path, sealer, group_id, place, modes)
     singles: dict[str, SingleFileStore] = {}
 
     def prove_not_elsewhere(missing: t.Collection[str]) -> None:
@@ -63,7 +64,7 @@ def open_stores(layout: str, path: str, sealer: Sealer, place: Place = HERE) -> 
             if elsewhere:
                 raise kept_elsewhere(elsewhere, single.file(""), SINGLE_FILE, HOST_VARS)
 
-    shared = HostVarsStore(path, sealer, prove_not_elsewhere, place)
+    shared = HostVarsStore(path, sealer, prove_not_elsewhere, place, modes)
     return lambda group_id: shared
 
 
@@ -74,7 +75,7 @@ def open_store(layout: str, path: str, sealer: Sealer, group_id: str) -> Store:
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """What is asked for. group_id: only the keys of that Group. lock_timeout: in seconds. write: false to look only."""
+    """What is asked for. group_id: only the keys of that Group. lock_timeout: in seconds. write: false to look only. modes: of what is made."""
 
     layout: str
     source: str
@@ -82,6 +83,7 @@ class Move:
     group_id: t.Optional[str] = None
     lock_timeout: float = 60.0
     write: bool = True
+    modes: Modes = PRIVATE
 
 
 @dataclasses.dataclass
@@ -128,14 +130,14 @@ def move_keys(move: Move, sealer: Sealer) -> Moved:
     Raises StoreError where a directory as a whole is not fit; then no key was touched. All that goes wrong later stands in what is returned.
     """
     result = Moved()
-    VaultDir(move.target, sealer).prove(write=move.write)
+    VaultDir(move.target, sealer, modes=move.modes).prove(write=move.write)
     if move.layout == SINGLE_FILE:
         _move_files(move, sealer, result)
     else:
         for group_id in sorted({*_groups_in(move.source), *_groups_with_state(move)}) if move.group_id is None else [move.group_id]:
             origin = SingleFileStore(move.source, sealer, group_id)
             with _named(result, origin.file("")):
-                _move_group(move, group_id, origin, HostVarsStore(move.target, sealer), sealer, result)
+                _move_group(move, group_id, origin, HostVarsStore(move.target, sealer, modes=move.modes), sealer, result)
     return result
 
 
@@ -150,7 +152,7 @@ def _move_files(move: Move, sealer: Sealer, result: Moved) -> None:
         done += due
         for group_id in due:
             with _named(result, move.source):
-                target = SingleFileStore(move.target, sealer, group_id)
+                target = SingleFileStore(move.target, sealer, group_id, modes=move.modes)
                 _move_group(move, group_id, KeyFilesOf(files, group_id), target, sealer, result, files.unfit)
     with _named(result, move.source):
         _name_astray(move, KeyFilesOf(files, ""), sealer, result)
@@ -175,7 +177,7 @@ def _move_group(
 ) -> None:
     """Move the keys of one Group, under its lock in both directories. unread: gives what may be a key of the Group and cannot be read."""
     with contextlib.ExitStack() as stack:
-        source = VaultDir(move.source, sealer)
+        source = VaultDir(move.source, sealer, modes=move.modes)
         states: list[int] = []
         if move.write:
             with explained("cannot be locked", move.source):
@@ -209,7 +211,8 @@ def _move_group(
             # Whose key is here, or may be, is none that was lost, whatever the journal says of earlier runs.
             here = {*variables, *origin.astray(), *(entry.email for entry in (*result.left, *unread()))}
             ids = {group_id, *(one.get("b2_group_id", "") for one in variables.values())}
-            unsettled = hand_over((source.state_path(group_id), states[0]), (target.directory.state_path(group_id), states[1]), ids, here)
+            journals = (source.state_path(group_id), states[0]), (target.directory.state_path(group_id), states[1])
+            unsettled = hand_over(*journals, ids, here, move.modes)
             if unsettled:
                 result.notes.append(
                     f"An earlier run in {move.source} was about to create {', '.join(unsettled)} and did not end well. What became of them only a "

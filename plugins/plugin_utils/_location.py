@@ -17,6 +17,7 @@ from ansible import constants as C
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Depot, Elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import plain
@@ -119,7 +120,9 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
         result: t.Mapping[str, t.Any] = action._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables)
         return result
 
-    return Target(str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"), path, execute)
+    return Target(
+        str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"), path, execute, options.get("vault_mode", PRIVATE)
+    )
 
 
 def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: str, vault_dir: str) -> Depot:

@@ -23,6 +23,7 @@ from ansible.utils.display import Display
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, modes_of
 from ansible_collections.community.backblaze.plugins.module_utils._options import (
     CONNECTION_SPEC,
     PLACE_SPEC,
@@ -101,6 +102,10 @@ def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any)
     for_git = [name for name in PLACE_SPEC if name.startswith("vault_git_") and options.get(name)]
     if options.get("vault_location") != "git" and for_git:
         raise OptionError(f"{', '.join(for_git)} can be used with vault_location: git only.")
+    if options.get("vault_location") == "git" and options.get("vault_mode") is not None:
+        raise OptionError("vault_mode has no meaning with vault_location: git, as Git keeps no modes.", remedy="Leave it out.")
+    if "vault_mode" in spec:
+        options["vault_mode"] = modes_of(options["vault_mode"])
     return options
 
 
@@ -226,7 +231,8 @@ def _provisioned_in(
     sealer = Sealer(vault_secrets(action), options["vault_id"])
     if place is HERE and not options["vault_dir_is_durable"]:
         prove_durable("vault_dir", path)
-    store_of = open_stores(options["layout"], path, sealer, place)
+    # The copy of what is elsewhere is nobody else's to see.
+    store_of = open_stores(options["layout"], path, sealer, place, options["vault_mode"] if place is HERE else PRIVATE)
     fallback = _fallback(action, options, sealer)
     client = connect(options, connections=concurrency, wait=stop.wait)
     _signals.heed(stop)
@@ -270,7 +276,9 @@ def move_vault(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any
         prove_durable("dest_dir" if options["dest_dir"] else "vault_dir", target)
     if options["dest_dir"]:
         _warn_of_new_directory(action, "dest_dir", options["dest_dir"])
-    move = Move(options["layout"], source, target, options["group_id"] or None, options["lock_timeout"], not action._task.check_mode)
+    move = Move(
+        options["layout"], source, target, options["group_id"] or None, options["lock_timeout"], not action._task.check_mode, options["vault_mode"]
+    )
     return summary_of_move(move_keys(move, Sealer(vault_secrets(action), options["vault_id"])))
 
 

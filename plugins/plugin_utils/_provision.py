@@ -96,7 +96,7 @@ def provision(
         state = stack.enter_context(
             store.directory.locked(job.group_id, job.lock_timeout, stop.wait) if write else store.directory.state(job.group_id)
         )
-        journal = Journal(state, store.directory.state_path(job.group_id), writable=write, place=store.directory.place)
+        journal = Journal(state, store.directory.state_path(job.group_id), writable=write, place=store.directory.place, modes=store.directory.modes)
         stack.callback(journal.finish)
         entries = journal.entries(job.group_id)
         concerned = {*(one.email for one in job.wanted), *(one.email for one in entries)}
@@ -258,7 +258,7 @@ def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[t.Union[tupl
         if not lost:
             continue
         with contextlib.suppress(B2Error), store.directory.locked(job.group_id, _TELLING_PATIENCE, time.sleep) as state:
-            journal = Journal(state, store.directory.state_path(job.group_id), place=store.directory.place)
+            journal = Journal(state, store.directory.state_path(job.group_id), place=store.directory.place, modes=store.directory.modes)
             try:
                 for email, account in lost.items():
                     journal.told(job.group_id, email, account)

@@ -18,6 +18,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._beside import Beside
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir, group_directory
@@ -27,6 +28,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._files import 
     identity,
     is_temporary,
     look,
+    make_in,
     opened,
     prove_place,
     replace,
@@ -63,8 +65,8 @@ class _Request:
 class SingleFileStore:
     """One vault file for all members of a Group. Safe to use from many threads."""
 
-    def __init__(self, path: str, sealer: Sealer, group_id: str, place: Place = HERE) -> None:
-        self.directory = VaultDir(path, sealer, place)
+    def __init__(self, path: str, sealer: Sealer, group_id: str, place: Place = HERE, modes: Modes = PRIVATE) -> None:
+        self.directory = VaultDir(path, sealer, place, modes)
         self._sealer = sealer
         self._folder = group_directory(group_id)
         self._path = os.path.join(self.directory.path, self._folder, FILE_NAME)
@@ -215,7 +217,7 @@ class SingleFileStore:
         """Put keys on disk in one write. One that must not be written gets its error; StoreError holds for all others."""
         with self._file, explained("cannot be written", self._path), self.directory.root() as root:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(self._folder, 0o700, dir_fd=root)
+                make_in(root, self._folder, self.directory.modes)
             with opened(root, self._folder, DIRECTORY) as directory:
                 known = self._look(directory)
                 keys = _with(known.keys, [*self._taken_away(known), *batch])
@@ -236,7 +238,7 @@ class SingleFileStore:
     def _replace(self, directory: int, known: _Known, keys: KeyList) -> _Known:
         """Write the file anew, unless it is not the one any more that the new text comes from; the caller syncs the directory."""
         sealed = known.sealer.seal(keys.text.encode("utf-8"))
-        found = replace(directory, FILE_NAME, sealed, known.found, lambda: self._prove_same(directory, known))
+        found = replace(directory, FILE_NAME, sealed, known.found, lambda: self._prove_same(directory, known), self.directory.modes)
         return _Known(keys, known.sealer, found)
 
     def _prove_same(self, directory: int, known: _Known) -> None:

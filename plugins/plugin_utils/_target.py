@@ -18,6 +18,7 @@ import zlib
 from ansible.errors import AnsibleError
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Written
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, Claim, Lease, read_lease
 
@@ -35,14 +36,15 @@ Execute = t.Callable[[dict[str, t.Any]], t.Mapping[str, t.Any]]
 
 
 class Target:
-    """A vault directory on a host. host: its name for messages. path: absolute."""
+    """A vault directory on a host. host: its name for messages. path: absolute. modes: of what is made there."""
 
     takes_index = True
 
-    def __init__(self, host: str, path: str, execute: Execute) -> None:
+    def __init__(self, host: str, path: str, execute: Execute, modes: Modes = PRIVATE) -> None:
         self.name = f"{host}:{path}"
         self._host = host
         self._path = path
+        self._mode = {"mode": f"{modes.file:04o}"} if modes.given else {}
         self._execute = execute
         # What ansible-core keeps for the task is in variables of the context, and messages are sent from threads that have none of it.
         self._context = contextvars.copy_context()
@@ -96,7 +98,7 @@ class Target:
         return _holder(self._run("peek", group=group, stale_after=STALE_SECONDS))
 
     def _run(self, operation: str, **arguments: t.Any) -> t.Mapping[str, t.Any]:
-        whole = {"path": self._path, "operation": operation, **arguments}
+        whole = {"path": self._path, "operation": operation, **self._mode, **arguments}
         try:
             # A context can be entered once at a time.
             result = self._context.copy().run(self._execute, whole)
