@@ -114,6 +114,7 @@ options:
       - URL or path of the repository for the keys, required with O(vault_location=git). A relative path starts where that of O(vault_dir) does.
       - How to log in is git's own affair, such as an ssh key or a credential helper; it is never asked on a terminal. A password in the URL is
         shown in no output, but on the command lines of git's own helpers, where other users of the controller may see it.
+      - Git, its helpers and hooks on the controller run without the environment variables of this collection and without C(ANSIBLE_*).
     type: str
   vault_git_branch:
     description:

@@ -14,6 +14,7 @@ import subprocess
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT
 
 #: Seconds that one command may take; what talks with a server and gets no answer ends then.
 PATIENCE = 120.0
@@ -29,6 +30,8 @@ _CONFIG = {
 _DROPPED = re.compile(
     r"GIT_(?:DIR|WORK_TREE|IMPLICIT_WORK_TREE|COMMON_DIR|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|SHALLOW_FILE|GRAFT_FILE|NAMESPACE|"
     r"PREFIX|REPLACE_REF_BASE|NO_REPLACE_OBJECTS|CONFIG|TRACE.*|CURL_VERBOSE|REFLOG_ACTION|AUTHOR_DATE|COMMITTER_DATE)"
+    # Hooks and what else git starts have no use for the master key, nor for what Ansible was told.
+    rf"|{'|'.join(name for names in ENVIRONMENT.values() for name in names)}|ANSIBLE_.*"
 )
 _USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
 _LINES_TOLD = 4

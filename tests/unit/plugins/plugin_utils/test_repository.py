@@ -14,7 +14,7 @@ import time
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._options import PLACE_SPEC
+from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT, PLACE_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils import _git, _location
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Elsewhere, digest
@@ -441,6 +441,21 @@ def test_an_empty_repository_gets_the_branch_that_it_is_for(depot, origin, tmp_p
 )
 def test_no_url_says_who_logs_in(text, left):
     assert without_userinfo(text) == left
+
+
+def test_hooks_do_not_see_what_the_run_was_given(depot, origin, tmp_path, monkeypatch):
+    """Over a path a hook of the repository is a child of git here."""
+    hook = origin / "hooks" / "pre-receive"
+    hook.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\n")
+    hook.chmod(0o755)
+    hidden = [name for names in ENVIRONMENT.values() for name in names] + ["ANSIBLE_VAULT_PASSWORD_FILE"]
+    for name in (*hidden, "B2_SOMETHING_ELSE"):
+        monkeypatch.setenv(name, "x")
+    one = depot()
+    one.read({})
+    assert not put(one, ada="A")
+    seen = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
+    assert "B2_SOMETHING_ELSE" in seen and not seen & {*hidden}, seen & {*hidden}
 
 
 def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
