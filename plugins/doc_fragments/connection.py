@@ -112,8 +112,9 @@ options:
   vault_git_repo:
     description:
       - URL or path of the repository for the keys, required with O(vault_location=git). A relative path starts where that of O(vault_dir) does.
-      - How to log in is git's own affair, such as an ssh key or a credential helper; it is never asked on a terminal. A password in the URL is
-        shown in no output, but on the command lines of git's own helpers, where other users of the controller may see it.
+      - How to log in is git's own affair, such as an ssh key or a credential helper; it is never asked on a terminal.
+      - The URL can have a user name and a password, for C(https://) and C(http://), with special characters percent-encoded. Git reads them from a
+        pipe. They are on no command line, in no environment and in no file, and the user's own credential helpers are not used for that server.
       - Git, its helpers and hooks on the controller run without the environment variables of this collection and without C(ANSIBLE_*).
     type: str
   vault_git_branch:

@@ -60,10 +60,10 @@ class Repository:
         message: str = "",
         lock_branch: str = LOCK_BRANCH,
     ) -> None:
-        self.name = f"{without_userinfo(url)}:{folder or '.'}"
         self._git = Git(os.path.join(directory, "repository"), url)
+        self._url = without_userinfo(url)
+        self.name = f"{self._url}:{folder or '.'}"
         self._clone = os.path.join(directory, "clone")
-        self._url = url
         self._asked = branch
         self._folder = folder
         self._message = message
@@ -89,7 +89,7 @@ class Repository:
             self._refuse_clash()
         self._look()
         if self._asked and not self._tip and self._heads():
-            raise StoreError(f"{without_userinfo(self._url)} has no branch {self._asked}.", remedy="Make it, or name another vault_git_branch.")
+            raise StoreError(f"{self._url} has no branch {self._asked}.", remedy="Make it, or name another vault_git_branch.")
         if not self._folder_is_there():
             return Contents({}, frozenset(), exists=False)
         found, odd = self._listed()
@@ -117,9 +117,9 @@ class Repository:
             if name == "HEAD" and target.startswith("ref: refs/heads/"):
                 return target[len("ref: refs/heads/") :]
         if self._heads():
-            raise StoreError(f"{without_userinfo(self._url)} has no default branch.", remedy="Name a vault_git_branch.")
+            raise StoreError(f"{self._url} has no default branch.", remedy="Name a vault_git_branch.")
         # Without any commit only a clone is told.
-        self._git("clone", "--quiet", "--bare", "--", self._url, self._clone, environment={"GIT_DIR": self._clone})
+        self._git("clone", "--quiet", "--bare", "--", self._git.url, self._clone, environment={"GIT_DIR": self._clone})
         return self._git("symbolic-ref", "--short", "HEAD", environment={"GIT_DIR": self._clone}).decode().strip()
 
     def _heads(self) -> bool:
@@ -148,7 +148,7 @@ class Repository:
                 return False
             if mode != _DIRECTORY:
                 what = "a symlink, which is not followed" if mode == _SYMLINK else "not a directory"
-                raise StoreError(f"{without_userinfo(self._url)}:{path} is {what}.", remedy="Choose another vault_dir.")
+                raise StoreError(f"{self._url}:{path} is {what}.", remedy="Choose another vault_dir.")
         return bool(self._tip)
 
     def _modes(self, *paths: str) -> dict[str, str]:

@@ -34,6 +34,8 @@ from project import Project, forms, serving
 from project import standin as partner
 from test_faults import CREATE, LONG  # first: it makes what follows importable
 
+import places  # isort: skip
+
 #: How results are shown: each is a set of environment variables.
 SHOWN: dict[str, dict[str, str]] = {
     "default": {"ANSIBLE_STDOUT_CALLBACK": "default"},
@@ -62,6 +64,8 @@ class Hunt:
         self.samples = 0
         self.looks = 0
         self._seen: dict[bytes, None] = {}
+        # The environments of git and of the helpers that it starts: they have no use for any secret.
+        self._around_git: dict[bytes, None] = {}
         # What temporary files held, by what changes when they are written.
         self._fleeting: dict[tuple[str, int, int, int], bytes] = {}
         self._watching = True
@@ -76,12 +80,14 @@ class Hunt:
             watcher.join()
 
     def _watch_processes(self) -> None:
-        """Keep every command line that there ever was, as anybody on the machine could."""
+        """Keep every command line that there ever was, as anybody on the machine could, and every environment of git."""
         while self._watching:
             for process in pathlib.Path("/proc").iterdir():
                 if process.name.isdecimal():
                     with contextlib.suppress(OSError):
                         self._seen[(process / "cmdline").read_bytes()] = None
+                        if (process / "comm").read_bytes().startswith(b"git"):
+                            self._around_git[(process / "environ").read_bytes()] = None
             self.samples += 1
             time.sleep(0.01)
 
@@ -94,8 +100,8 @@ class Hunt:
 
     def _look_at_temporary_files(self) -> None:
         for place in (self.temporary, self.project.directory / "tmp"):
-            for path in place.rglob("*"):
-                # It may be gone any moment.
+            # Directories and files may be gone any moment; os.walk takes that as it is.
+            for path in (pathlib.Path(folder, name) for folder, _folders, names in os.walk(place) for name in names):
                 with contextlib.suppress(OSError):
                     found = path.lstat()
                     version = str(path), found.st_ino, found.st_size, found.st_mtime_ns
@@ -149,6 +155,7 @@ class Hunt:
         """Search everything; return what was found where."""
         needles = {form: secret for secret in self.secrets() for form in forms(secret)}
         heaps = [*self.outputs, *((f"the command line {line[:80]!r}", line) for line in list(self._seen))]
+        heaps += [("the environment of git", variables) for variables in list(self._around_git)]
         heaps += [(f"{version[0]}, which was there for a while", content) for version, content in list(self._fleeting.items())]
         heaps += [
             (str(path.relative_to(self.project.directory)), path.read_bytes())
@@ -284,11 +291,11 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
     playbook("after a kill", provision(members=[f"killed{number}@customers.example.com" for number in range(8)]), SHOW)
 
 
-def _killed(hunt: Hunt, shown: t.Mapping[str, str]) -> None:
+def _killed(hunt: Hunt, shown: t.Mapping[str, str], **options: t.Any) -> None:
     """Kill a run with creates under way: every process that carries its mark, at once."""
     hunt.server.settings(latency_ms_by_operation={CREATE: 400})
     mark = f"leak-hunt-{os.getpid()}-{time.monotonic_ns()}"
-    path = hunt.play("killed", [provision(members=[f"killed{number}@customers.example.com" for number in range(8)], concurrency=2)])
+    path = hunt.play("killed", [provision(members=[f"killed{number}@customers.example.com" for number in range(8)], concurrency=2, **options)])
     before = len(hunt.server.ledger())
     with subprocess.Popen(
         ["ansible-playbook", path, "-vvvvv"],
@@ -346,6 +353,25 @@ def test_no_secret_stands_anywhere_in_clear(hunt, turn):
         f"{len(hunt.secrets())} secrets in {len(set().union(*map(forms, hunt.secrets())))} forms, the process list {hunt.samples} times: "
         f"{len(leaks)} leaks; {time.monotonic() - started:.0f} s"
     )
+
+
+def test_the_password_of_a_repository_stands_nowhere_in_clear(hunt):
+    """Git gets it through a pipe: it is on no command line, in no environment and in no file, also after a kill."""
+    outside = hunt.project.directory.parent
+    repository = outside / "keys.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True)
+    # So long that each process of git falls into a look.
+    with places.WebServer(outside, delay=0.3).up() as web:
+        (outside / "url").write_text(web.url(repository))
+        hunt.extra |= {web.password, web.user}
+        there = {"vault_location": "git", "vault_git_repo": f"{{{{ lookup('ansible.builtin.file', '{outside / 'url'}') }}}}"}
+        output = hunt.run("git", "ansible-playbook", hunt.play("git", [provision(members=MEMBERS[:2], **there), SHOW]), "-vvvvv", "--diff")
+        assert len(hunt.server.ledger()) == 2 and "'created': 2" in output.replace('"', "'"), output[-3000:]
+        _killed(hunt, {}, **there)
+        assert list((hunt.project.directory / "tmp").rglob("repository/config")), "the killed run was to leave its own repository"
+    assert any(b"git-remote-http" in line for line in list(hunt._seen)) and hunt._around_git
+    leaks = hunt.leaks()
+    assert not leaks, "\n".join(leaks)
 
 
 @pytest.mark.parametrize("place", ["file", "output", "base64", "url", "json", "command line", "temporary file", "temporary file that is removed"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import getpass
+import http.server
 import io
 import itertools
 import json
@@ -22,8 +23,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import typing as t
+import urllib.parse
 import zipfile
 import zlib
 
@@ -257,6 +260,97 @@ class GitPlace:
         """Return what a run leaves in a form that has to be opened first: every object of the repository, reachable or not."""
         names = self.git("cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)", cwd=self.repository).splitlines()
         return {name: self.git("cat-file", *name.split(), cwd=self.repository).encode() for name in names}
+
+
+class WebServer:
+    """Repositories below a directory, over HTTP on a free port of loopback, for one user with a password. Git's own program does the work.
+
+    delay: seconds before each answer.
+    """
+
+    def __init__(self, root: pathlib.Path, delay: float = 0.0) -> None:
+        self._delay = delay
+        self.user = "ada@example.com"
+        # With what has a meaning in URLs, shells and configuration files.
+        self.password = f"{secrets.token_hex(8)}/@:%'\"$# {secrets.token_hex(8)}"
+        self._root = root
+        self._allowed = "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+
+    def url(self, repository: pathlib.Path, password: t.Optional[str] = None) -> str:
+        """Return the URL of a repository, with user name and password."""
+        login = ":".join(urllib.parse.quote(text, safe="") for text in (self.user, self.password if password is None else password))
+        return f"http://{login}@127.0.0.1:{self._server.server_port}/{repository.relative_to(self._root)}"
+
+    @contextlib.contextmanager
+    def up(self) -> t.Iterator[WebServer]:
+        """Run the server."""
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            thread.join()
+            self._server.server_close()
+
+    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                path, _mark, query = self.path.partition("?")
+                body = self._body()
+                time.sleep(outer._delay)
+                if self.headers.get("Authorization") != outer._allowed:
+                    self._answer(401, [("WWW-Authenticate", 'Basic realm="keys"')], b"")
+                    return
+                environment = {
+                    "PATH": os.environ["PATH"],
+                    "GIT_PROJECT_ROOT": str(outer._root),
+                    "GIT_HTTP_EXPORT_ALL": "1",
+                    "REQUEST_METHOD": self.command,
+                    "PATH_INFO": urllib.parse.unquote(path),
+                    "QUERY_STRING": query,
+                    "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                    "CONTENT_LENGTH": str(len(body)),
+                    "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                    "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+                    "REMOTE_USER": "ada",
+                    "REMOTE_ADDR": "127.0.0.1",
+                }
+                done = subprocess.run(["git", "http-backend"], env=environment, input=body, capture_output=True, check=True)
+                head, _blank, content = done.stdout.partition(b"\r\n\r\n")
+                headers = [tuple(line.split(": ", 1)) for line in head.decode().split("\r\n")]
+                status = next((int(value.split()[0]) for name, value in headers if name == "Status"), 200)
+                self._answer(status, [pair for pair in headers if pair[0] != "Status"], content)
+
+            do_POST = do_GET
+
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
+
+            def _answer(self, status: int, headers: t.Sequence[t.Any], content: bytes) -> None:
+                self.send_response(status)
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_what: t.Any) -> None:
+                pass
+
+        return Handler
 
 
 def sshd() -> str:

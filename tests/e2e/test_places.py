@@ -436,6 +436,23 @@ def test_a_password_in_the_url_is_in_no_output(in_git):
     assert "secret-token" not in said
 
 
+@pytest.mark.parametrize("options", [{}, {"vault_git_branch": "vault"}])
+def test_a_repository_behind_a_password(in_git, tmp_path, options):
+    """Over HTTP, with user name and password in the URL."""
+    with places.WebServer(tmp_path).up() as web:
+        wrong = web.url(in_git.place.repository, "secret-token")
+        said, result = in_git.run(FEW, vault_git_repo=wrong, **options)
+        assert result["failed"] and "git ls-remote failed (fatal: Authentication failed for 'http://127.0.0.1:" in result["msg"], said
+        assert "secret-token" not in said and not in_git.server.ledger()
+        url = web.url(in_git.place.repository)
+        said, result = in_git.run(FEW, vault_git_repo=url, **options)
+        assert result["counts"] == {"created": 3} and "/keys.git:inventory/host_vars/" in result["members"][0]["path"], said
+        said, again = in_git.run(FEW, vault_git_repo=url, **options)
+        assert again["counts"] == {"unchanged": 3} and not again["changed"], said
+    assert in_git.place.state().split()[2] == f"refs/heads/{options.get('vault_git_branch', 'trunk')}" and not in_git.leftovers()
+    assert options or in_git.compare().complete
+
+
 def test_in_a_job_a_repository_in_its_own_file_system_is_refused(in_git):
     copy = in_git.project.directory / "runner_di_ab12cd34" / "keys.git"
     environment = {"AWX_ISOLATED_DATA_DIR": str(in_git.project.directory / "artifacts" / "1")}

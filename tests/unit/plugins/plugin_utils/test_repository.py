@@ -18,7 +18,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
 from ansible_collections.community.backblaze.plugins.plugin_utils import _git, _location
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Elsewhere, digest
-from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_userinfo
+from ansible_collections.community.backblaze.plugins.plugin_utils._git import Git, without_password, without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import Claim, new_lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
@@ -441,6 +441,84 @@ def test_an_empty_repository_gets_the_branch_that_it_is_for(depot, origin, tmp_p
 )
 def test_no_url_says_who_logs_in(text, left):
     assert without_userinfo(text) == left
+
+
+@pytest.mark.parametrize(
+    ("url", "left", "answer"),
+    [
+        ("https://ada:s3cret@git.example/x.git", "https://git.example/x.git", b"username=ada\npassword=s3cret\n"),
+        ("HTTPS://ada%40x:a%2Fb%25+c@[::1]:8443/x", "https://[::1]:8443/x", b"username=ada@x\npassword=a/b%+c\n"),
+        ("http://ada:pa@ss:w#o?rd@git.example", "http://git.example", b"username=ada\npassword=pa@ss:w#o?rd\n"),
+        ("https://ada:=@git.example/a=b", "https://git.example/a%3Db", b"username=ada\npassword==\n"),
+        ("https://token:@git.example/x", "https://git.example/x", b"username=token\npassword=\n"),
+    ],
+)
+def test_user_name_and_password_are_taken_out_of_a_url(url, left, answer):
+    found, login = without_password(url)
+    assert found == left and login.answer == answer
+
+
+@pytest.mark.parametrize(
+    "url", ["https://git.example/a:b@c", "https://ada@git.example/x", "ssh://git@git.example:22/x", "git@git.example:a:b@c", "/srv/x"]
+)
+def test_a_url_without_a_password_stays_as_it_is(url):
+    assert without_password(url) == (url, None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ada:s3/cret@git.example/x",
+        "https://ada:s3cret%0Apassword=x@git.example/x",
+        "https://ada:s3cret%00@git.example/x",
+        "https://ada:s3cret%0D@git.example/x",
+        f"https://ada:s3cret{'x' * 5000}@git.example/x",
+        "https://ada:s3cret@git.example=x/y",
+        "https://ada:s3cret@git$(id)/y",
+        "ssh://ada:s3cret@git.example/x",
+        "http::https://ada:s3cret@git.example/x",
+    ],
+)
+def test_a_password_that_git_cannot_be_given_is_refused_and_not_shown(depot, url):
+    with pytest.raises(OptionError, match=r"^vault_git_repo ") as refused:
+        depot(url=url)
+    assert "s3" not in refused.value.explain()
+
+
+def filled(repository, **wanted):
+    """Return what git learns where it wants to log in, by the means of the repository and of the user."""
+    text = "".join(f"{name}={value}\n" for name, value in wanted.items())
+    return repository.ask("credential", "fill", given=text.encode(), environment={"GIT_ASKPASS": "true"}).output.decode()
+
+
+def test_a_password_is_for_its_server_alone_and_no_other_helper_is_told(tmp_path, monkeypatch):
+    told = tmp_path / "told"
+    config = tmp_path / "config"
+    config.write_text(f'[credential]\n\thelper = "!f() {{ cat >> {told}; echo username=bob; echo password=bobs; }}; f"\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    repository = Git(str(tmp_path), "https://ada:s3cret@git.example:8443/x.git")
+    assert "password=s3cret" in filled(repository, protocol="https", host="git.example:8443")
+    assert not told.exists()
+    for elsewhere in ({"protocol": "http", "host": "git.example:8443"}, {"protocol": "https", "host": "git.example"}):
+        found = filled(repository, **elsewhere)
+        assert "password=bobs" in found and "s3cret" not in found
+    for operation in ("approve", "reject"):
+        repository("credential", operation, given=b"protocol=https\nhost=git.example:8443\nusername=ada\npassword=s3cret\n")
+    assert "s3cret" not in told.read_text()
+    # Without a password it is as it ever was.
+    assert "password=bobs" in filled(Git(str(tmp_path), "https://git.example:8443/x.git"), protocol="https", host="git.example:8443")
+
+
+def test_a_url_with_a_password_is_not_rewritten(tmp_path, monkeypatch):
+    """What a user has git do with the same URL without a password was never for this one."""
+    config = tmp_path / "config"
+    config.write_text('[url "ssh://git.example/"]\n\tinsteadOf = https://git.example/\n\tpushInsteadOf = https://git.example/\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    repository = Git(str(tmp_path / "repository"), "https://ada:s3cret@git.example/x=y.git")
+    (tmp_path / "repository").mkdir()
+    repository.create()
+    for get in (("ls-remote", "--get-url", "origin"), ("remote", "get-url", "--push", "origin")):
+        assert repository(*get) == b"https://git.example/x%3Dy.git\n"
 
 
 def test_hooks_do_not_see_what_the_run_was_given(depot, origin, tmp_path, monkeypatch):
