@@ -72,6 +72,8 @@ class Repository:
         # The commit that the branch is at as far as we know, empty for none; and what git calls a content, by its digest.
         self._tip = ""
         self._blobs = {"": ""}
+        # What was seen at each path, or put there: if the branch is set back, these are there again, and nobody else's.
+        self._past: dict[str, set[str]] = {}
         # The branch that a lease is, the commit of it that is ours, and what it says.
         self._lock = ""
         self._held = ""
@@ -83,19 +85,24 @@ class Repository:
 
     def read(self, known: t.Mapping[str, str]) -> Contents:
         """Return what the branch holds now; see Depot."""
-        if not self._branch:
+        first = not self._branch
+        if first:
             self._git.create()
             self._branch = f"refs/heads/{self._asked or self._default_branch()}"
             self._refuse_clash()
         self._look()
-        if self._asked and not self._tip and self._heads():
+        # Later on it was there, and somebody has deleted it.
+        if first and self._asked and not self._tip and self._heads():
             raise StoreError(f"{self._url} has no branch {self._asked}.", remedy="Make it, or name another vault_git_branch.")
         if not self._folder_is_there():
             return Contents({}, frozenset(), exists=False)
         found, odd = self._listed()
-        contents = dict(zip(found, self._contents(list(found.values())), strict=True))
+        news = {path: blob for path, blob in found.items() if path not in known or self._blobs.get(known[path]) != blob}
+        contents = dict(zip(news, self._contents(list(news.values())), strict=True))
         digests = {path: digest(data) for path, data in contents.items()}
-        self._blobs.update((digests[path], blob) for path, blob in found.items())
+        self._blobs.update((digests[path], blob) for path, blob in news.items())
+        for path, blob in news.items():
+            self._past.setdefault(path, {""}).add(blob)
         # No file is newer than the last commit.
         written = float(self._git("log", "-1", "--format=%ct", self._tip).decode())
         files = {path: data for path, data in contents.items() if digests[path] != known.get(path)}
@@ -202,7 +209,7 @@ class Repository:
             refused = {
                 path: "somebody else has changed it"
                 for path, blob in blobs.items()
-                if there.get(path, "") not in {blob, *map(self._blobs.get, changes[path].replaces)}
+                if there.get(path, "") not in {blob, *map(self._blobs.get, changes[path].replaces), *self._past.get(path, ())}
             }
             if refused and not attempt:
                 # What we know of the branch may be old.
@@ -217,6 +224,8 @@ class Repository:
             problem, lost = self._push(commit, guarded=not holder)
             if not problem:
                 self._tip = commit
+                for path in news:
+                    self._past.setdefault(path, {""}).add(blobs[path])
                 # With a server that takes nothing or all this was found out before.
                 return Written(refused, self._holder() if lost else holder)
             if lost:
@@ -232,11 +241,11 @@ class Repository:
 
     def _catch_up(self) -> None:
         """Learn which commit the branch is at with as few commands as can be: whoever pushes while they run is ahead of us again."""
-        if not self._tip:
+        if self._tip and not self._git.ask("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{self._branch}:{_TIP}").code:
+            self._tip = self._git("rev-parse", _TIP).decode().strip()
+        else:
+            # There is no branch, or somebody has deleted it.
             self._look()
-            return
-        self._git("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{self._branch}:{_TIP}")
-        self._tip = self._git("rev-parse", _TIP).decode().strip()
 
     def _there(self, paths: t.Collection[str]) -> dict[str, str]:
         """Return the blobs that the branch has at some paths now."""

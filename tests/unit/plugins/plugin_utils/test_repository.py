@@ -145,6 +145,54 @@ def test_a_file_that_somebody_else_has_changed_is_not_replaced(depot, origin, pu
     assert set(put(one, ada="A")) == set()
 
 
+@pytest.mark.parametrize("branch", ["", "main"])
+def test_a_branch_that_was_deleted_is_made_with_what_is_written(depot, origin, pushed, branch):
+    pushed("readme", "1")
+    pushed("readme", "2")
+    one = depot(branch=branch)
+    one.read({})
+    assert not put(one, journal="J", ada="A")
+    # Else a server takes the same commits once more, as long as it has them.
+    git("config", "receive.denyDeletes", "false", cwd=origin)
+    git("update-ref", "-d", "refs/heads/main", cwd=origin)
+    git("reflog", "expire", "--expire=now", "--all", cwd=origin)
+    git("gc", "--quiet", "--prune=now", cwd=origin)
+    assert not one.write({JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ()).refused
+    assert shown(origin, f"keys/{JOURNAL}") == "JJ"
+    git("update-ref", "-d", "refs/heads/main", cwd=origin)
+    found = one.read({})
+    assert not found.exists and not found.paths
+    assert not put(one, ada="A", ben="B") and (shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{BEN}")) == ("A", "B")
+
+
+def test_a_branch_that_was_set_back_takes_what_is_written(depot, origin, pushed):
+    """What was there before is nobody else's change, unless somebody else has changed it."""
+    pushed(f"keys/{JOURNAL}", "old")
+    one = depot()
+    one.read({})
+    assert not one.write({JOURNAL: Change(b"J", frozenset([digest(b"old")])), ADA: Change(b"A", NEW)}, ()).refused
+    git("update-ref", "refs/heads/main", "main^", cwd=origin)
+    assert not one.write({JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ()).refused and shown(origin, f"keys/{JOURNAL}") == "JJ"
+    pushed(f"keys/{JOURNAL}", "edited")
+    assert set(one.write({JOURNAL: Change(b"JJJ", frozenset([digest(b"JJ")]))}, ()).refused) == {JOURNAL}
+
+
+def test_a_branch_that_is_as_it_was_left_is_read_with_one_look(depot, monkeypatch):
+    one = depot()
+    one.read({})
+    assert not put(one, ada="A", ben="B")
+    ask, asked = Git.ask, []
+
+    def note(self, *arguments, **given):
+        asked.append(arguments[0])
+        return ask(self, *arguments, **given)
+
+    monkeypatch.setattr(Git, "ask", note)
+    found = one.read({ADA: digest(b"A"), BEN: digest(b"B")})
+    assert not found.files and found.paths == {ADA, BEN}
+    assert [name for name in asked if name in ("ls-remote", "fetch", "push")] == ["ls-remote"]
+
+
 def test_a_repository_that_refuses_says_why(depot, origin):
     one = depot()
     one.read({})
