@@ -126,6 +126,8 @@ class Elsewhere:
         self._refused: t.Mapping[str, str] = {}
         # Digests of what was handed over and not confirmed: it may be in its place or not.
         self._offered: dict[str, set[str]] = {}
+        # The key files that this run has put in their place, which somebody else may have removed since.
+        self._published: set[str] = set()
         self._round = Shared()
         # Why the lease is not ours any more.
         self._lost = ""
@@ -140,12 +142,15 @@ class Elsewhere:
             os.makedirs(self.copy, mode=0o700, exist_ok=True)
             for path in [path for path in self._digests if path not in found.paths]:
                 del self._digests[path]
+                if path in self._published:
+                    # The key may be in the copy only.
+                    self._unplaced.add(path)
                 if path not in self._unplaced:
                     os.unlink(os.path.join(self.copy, path))
             self._mirror(found.odd)
             for path, data in found.files.items():
-                # Else it is still to be written, and only over what it was written for.
-                if path not in self._unplaced:
+                # Else it is still to be written, and only over what it was written for, or confirm has to find it changed.
+                if path not in self._unplaced | self._published:
                     # What changes while this run has it was written just now.
                     time_there = None if path in self._digests else found.times.get(path)
                     self._digests[path] = digest(data)
@@ -220,6 +225,37 @@ class Elsewhere:
             if reason:
                 raise StoreError(f"{path} cannot be written ({reason}).", remedy="Run again.")
 
+    def confirm(self) -> dict[str, str]:
+        """Look once more for the key files that were published, and publish those again that are gone; see Place."""
+        published = {path: data for path in self._published if (data := self._data(path)) is not None}
+        if not published:
+            return {}
+        with self._talking:
+            found = self._depot.read(self._digests)
+        self._refuse_strange(found)
+        amiss = {}
+        gone = set()
+        for path, data in published.items():
+            kind = found.odd.get(path) or found.odd.get(os.path.dirname(path))
+            if kind:
+                amiss[path] = f"a {kind} is in the way"
+            elif path not in found.paths:
+                gone.add(path)
+            elif found.files.get(path, data) != data:
+                amiss[path] = "somebody else has changed the file"
+        if gone:
+            for path in gone:
+                self._digests.pop(path, None)
+            with self._noting:
+                self._unplaced |= gone
+            try:
+                self._round(self._send)
+                refused = self._refused
+            except StoreError as exc:
+                refused = dict.fromkeys(gone, exc.happened.rstrip("."))
+            amiss.update((path, f"the file was removed and cannot be written again: {refused[path]}") for path in gone & refused.keys())
+        return {os.path.join(self.copy, path): reason for path, reason in amiss.items()}
+
     def _send(self) -> None:
         time.sleep(_GATHER_SECONDS)
         with self._noting:
@@ -260,8 +296,11 @@ class Elsewhere:
             for path in changes.keys() - refused.keys():
                 self._digests[path] = digests[path]
                 del self._offered[path]
+                if not path.startswith(f"{STATE_NAME}/"):
+                    self._published.add(path)
             for path in gone:
                 self._digests.pop(path, None)
+                self._published.discard(path)
         return refused
 
     def _withheld(self, paths: t.Iterable[str]) -> dict[str, str]:
@@ -326,7 +365,9 @@ class Elsewhere:
     def _give_up(self) -> None:
         """Try no more to write what is not in its place: its Group is not held any more, and who waited for it was told."""
         with self._noting:
-            for path in self._unplaced:
+            # A key that was in its place and is gone from there may be in the copy only: the next confirm tries again.
+            for path in self._unplaced - (self._published - self._digests.keys()):
+                self._published.discard(path)
                 # So that the next fetch brings what is there instead.
                 self._digests.pop(path, None)
                 self._offered.pop(path, None)

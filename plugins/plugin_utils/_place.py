@@ -37,6 +37,12 @@ class Place(t.Protocol):
     def later(self, path: str) -> None:
         """Note that a file was written that need not be in its place before something else is."""
 
+    def confirm(self) -> dict[str, str]:
+        """Look once more for the key files that this run has published, and publish those again that are gone.
+
+        Return why, for each path that does not hold its key all the same. StoreError if the place cannot be looked at: then nothing is known.
+        """
+
     def held(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> contextlib.AbstractContextManager[None]:
         """Keep other machines from changing what is kept about a Group; on leaving, what came ``later`` is put in its place.
 
@@ -70,6 +76,10 @@ class Here:
 
     def later(self, path: str) -> None:
         """Do nothing."""
+
+    def confirm(self) -> dict[str, str]:
+        """Do nothing: what was synced stays, and a file that somebody else removes is gone for good."""
+        return {}
 
     def held(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""

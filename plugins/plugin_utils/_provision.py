@@ -19,7 +19,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoppedError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, Proof, folded, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof, folded, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     KeyState,
     Open,
@@ -45,6 +45,9 @@ _NEW_SECONDS = 120
 _PER_CALL = 1000
 # Seconds to wait for the lock once more, only to put in the journal what was reported.
 _TELLING_PATIENCE = 2.0
+# What a member is whose key is gone from its place and is nowhere else.
+_KEYLESS = {Outcome.CREATED: Outcome.KEY_LOST, Outcome.UNCHANGED: Outcome.MISSING_KEY}
+_UNCERTAIN = "It is not certain whose key it is."
 # After so many keys in a row to which the service gives no answer, no more are tried.
 _MOST_UNANSWERED = 3
 
@@ -70,7 +73,23 @@ def provision_groups(
             seen.append(store)
         except B2Error as exc:
             done.append(exc)
-    return done
+    return _confirmed_again(jobs, fallback, done) if done[1:] else done
+
+
+def _confirmed_again(
+    jobs: t.Sequence[tuple[Job, Store]], fallback: FallbackStore, done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]]
+) -> list[t.Union[tuple[Plan, Report], B2Error]]:
+    """Confirm the keys of each Group after the last one: those of the first may be gone by then."""
+    again: list[t.Union[tuple[Plan, Report], B2Error]] = []
+    for (job, store), one in zip(jobs, done, strict=True):
+        if isinstance(one, B2Error) or job.check_mode:
+            again.append(one)
+            continue
+        plan, report = one
+        results = {each.email: each for each in report.results}
+        found, notes = _confirmed(job, store, fallback, results, [each.email for each in report.results if each.changed])
+        again.append((plan, dataclasses.replace(report, results=tuple(found.values()), notes=tuple(dict.fromkeys((*report.notes, *notes))))))
+    return again
 
 
 def provision(
@@ -128,9 +147,100 @@ def provision(
             store.directory.prove_writing()
         _close_settled(plan, journal)
         made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
+        made, unconfirmed = _confirmed(job, store, fallback, _results(plan, made), {*made, *found, *brought, *proven}, journal)
+        notes += unconfirmed
         made, unlisted = _compared(client, plan, made, stop)
         notes += unlisted
-        return plan, Report(tuple(made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps), plan.settled, notes, moved)
+        return plan, Report(tuple(_results(plan, made).values()), plan.settled, notes, moved)
+
+
+def _results(plan: Plan, made: t.Mapping[str, Result]) -> dict[str, Result]:
+    """Return the result of each step by address: that of the workers, or what the plan foresees."""
+    return {step.wanted.email: made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps}
+
+
+def _confirmed(
+    job: Job,
+    store: Store,
+    fallback: FallbackStore,
+    results: t.Mapping[str, Result],
+    concerned: t.Collection[str],
+    journal: t.Optional[Journal] = None,
+) -> tuple[dict[str, Result], tuple[str, ...]]:
+    """Look whether the vault directory still holds the keys that this run stored; store those in the fallback directory that it does not.
+
+    concerned: addresses whose keys this run may have stored. journal: None if another run may hold the lock of the Group.
+    Return the results by address, and what is to be said.
+    """
+    try:
+        amiss = store.directory.place.confirm()
+    except StoreError as exc:
+        said = f"The keys of this run could not be confirmed: {store.directory.path} cannot be read ({exc.happened}) Run again when it can."
+        return dict(results), (said,)
+    found = dict(results)
+    notes: list[str] = []
+    if amiss:
+
+        def rescue(email: str) -> tuple[t.Optional[Result], list[str]]:
+            return _rescued(job, store, fallback, email, results.get(email), amiss, journal)
+
+        with concurrent.futures.ThreadPoolExecutor(job.concurrency) as pool:
+            for one, told in pool.map(rescue, sorted(concerned)):
+                notes += told
+                if one:
+                    found[one.email] = one
+    return found, tuple(notes)
+
+
+def _rescued(
+    job: Job,
+    store: Store,
+    fallback: FallbackStore,
+    email: str,
+    one: t.Optional[Result],
+    amiss: t.Mapping[str, str],
+    journal: t.Optional[Journal],
+) -> tuple[t.Optional[Result], list[str]]:
+    """Store the keys of one address in the fallback directory that are in the copy only; see _confirmed.
+
+    one: its result, None if it is not wanted. amiss: why a path does not hold its keys any more. Return the result as it is now, and what is to
+    be said of keys that it is not about.
+    """
+    kept: dict[str, t.Optional[NewMember]] = {}
+    home = store.file(email)
+    if home in amiss and (one is None or one.path == home):
+        with contextlib.suppress(StoreError):
+            variables = store.read(email)
+            kept[home] = as_new_member(variables) if variables else None
+        kept.setdefault(home, None)
+    with contextlib.suppress(StoreError):
+        beside = {path: as_new_member(variables) for path, variables in store.beside.of(email).items() if path in amiss}
+        kept.update((path, dataclasses.replace(new, doubt=_UNCERTAIN)) for path, new in beside.items())
+    notes = []
+    for path, new in kept.items():
+        saved, why = "", "it is not in the copy either."
+        if new:
+            try:
+                saved = fallback.seal(new)
+            except StoreError as exc:
+                why = exc.happened
+        account = new.member.account_id if new else one.member.account_id if one and one.member else ""
+        message = f"The key of {email} is gone from {path}: {amiss[path]}."
+        if saved:
+            message += f" It was stored in {saved}. The next run {'tries it' if new and new.doubt else 'moves it home'}."
+        else:
+            message += f" It could not be stored anywhere else, so the key of account {account or 'unknown'} is lost: {why}"
+        if one is None or one.path != path:
+            notes.append(f"{message} {new.doubt if new else ''}".strip())
+            continue
+        outcome = one.outcome if saved else _KEYLESS.get(one.outcome, one.outcome)
+        if journal and saved:
+            journal.parked(job.group_id, email, "" if new and new.doubt else account, saved)
+        elif journal and outcome is Outcome.KEY_LOST:
+            with contextlib.suppress(StoreError):
+                journal.lost(job.group_id, email, account)
+        one = dataclasses.replace(one, outcome=outcome, path=saved, adopted=one.adopted and bool(saved), message=f"{one.message} {message}".strip())
+    return one, notes
 
 
 def _compared(client: Client, plan: Plan, made: dict[str, Result], stop: Stop) -> tuple[dict[str, Result], tuple[str, ...]]:

@@ -234,6 +234,20 @@ class GitPlace:
         """Let it be pushed again."""
         (self.repository / "hooks" / "pre-receive").unlink()
 
+    def lose(self, keys: int, how: str, *, closed: bool = False) -> None:
+        """Let the branch be deleted or rewritten as soon as it has so many key files; closed: and then take no push any more."""
+        rewritten = "$(git commit-tree -m Rewritten $(git rev-list --max-parents=0 trunk)^{tree})"
+        command = {"deleted": "-d refs/heads/trunk", "rewritten": f"refs/heads/trunk {rewritten}"}[how]
+        who = "export GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x GIT_COMMITTER_EMAIL=x"
+        count = "git ls-tree -r --name-only trunk | grep -c /b2_vault.yml"
+        hooks = {"post-receive": f"test -e lost && exit\ntest $({count}) -ge {keys} || exit 0\n{who}\ngit update-ref {command}\n: > lost\n"}
+        if closed:
+            hooks["pre-receive"] = "test ! -e lost || { echo Closed for today.; exit 1; }\n"
+        for name, script in hooks.items():
+            hook = self.repository / "hooks" / name
+            hook.write_text(f"#!/bin/sh\n{script}")
+            hook.chmod(0o755)
+
     def apart(self, mark: str) -> dict[str, str]:
         """Return the environment of a run in which what works at the far end is without a variable that would have it killed with the run.
 

@@ -371,6 +371,49 @@ def test_every_key_is_pushed_while_somebody_else_pushes(in_git, tmp_path):
     print(f"\ngit: {found}; {ours} commits of ours among {len(pushed)} of somebody else")
 
 
+@pytest.mark.parametrize(
+    ("how", "keys", "layout"),
+    [
+        ("deleted", 1, "host_vars"),
+        ("deleted", 6, "host_vars"),
+        ("deleted", 1, "single_file"),
+        ("rewritten", 1, "host_vars"),
+        ("rewritten", 6, "host_vars"),
+        ("rewritten", 1, "single_file"),
+    ],
+)
+def test_keys_are_in_a_branch_that_was_deleted_or_rewritten_during_the_run(in_git, how, keys, layout):
+    """Either while members are still created, or after the last one; in both cases there is more in the branch than the run knows."""
+    place = in_git.place
+    for name in ("readme", "another"):
+        with place.changing() as directory:
+            (directory / name).write_text("")
+    place.lose(keys, how)
+    said, result = in_git.run(MEMBERS[:6], concurrency=2, layout=layout)
+    assert (place.repository / "lost").exists() and result["counts"] == {"created": 6}, said
+    assert len({one["path"] for one in result["members"]}) == (6 if layout == "host_vars" else 1)
+    assert all(one["path"].startswith(place.name) for one in result["members"]), said
+    assert layout == "single_file" or in_git.compare().complete
+    said, again = in_git.run(MEMBERS[:6], layout=layout, verify_keys=True)
+    assert again["counts"] == {"unchanged": 6} and not again["changed"], said
+
+
+@pytest.mark.parametrize("how", ["deleted", "rewritten"])
+def test_keys_that_are_gone_from_a_branch_and_cannot_be_pushed_are_in_the_fallback_directory(in_git, how):
+    place = in_git.place
+    place.lose(3, how, closed=True)
+    said, result = in_git.run(FEW)
+    assert (place.repository / "lost").exists() and result["counts"] == {"created": 3}, said
+    for one in result["members"]:
+        assert one["path"].startswith(str(in_git.project.directory / "state")) and pathlib.Path(one["path"]).exists(), said
+        expected = f"is gone from {place.name}/{one['email']}/b2_vault.yml: the file was removed and cannot be written again: {place.name} did not"
+        assert expected in one["message"] and "Closed for today" in one["message"] and one["path"] in one["message"]
+    place.mend()
+    said, again = in_git.run(FEW)
+    assert again["counts"] == {"unchanged": 3} and in_git.compare().complete, said
+    assert not list((in_git.project.directory / "state").rglob("*.b2_vault.yml"))
+
+
 def test_a_repository_has_one_branch_for_the_keys(in_git):
     place = in_git.place
     # Empty, so that any branch is as good.

@@ -297,6 +297,64 @@ def test_a_directory_that_is_gone_is_not_made_anew(run, there, new_member):
     assert not there.exists()
 
 
+# What somebody else does to keys that were published
+
+
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_keys_that_are_gone_are_published_again(run, there, new_member, layout):
+    one = run(layout=layout)
+    with one.held():
+        assert one.place.confirm() == {} and "read" not in one.wire.asked[2:], "nothing was published, so there is nothing to look for"
+        path = one.store.seal(new_member())
+        aside = one.store.beside.put("alice@x.example", new_member(key="K004other"))
+        before = len(one.wire.asked)
+        assert one.place.confirm() == {} and one.wire.asked[before:] == ["read"]
+        files = {name: (there / os.path.relpath(name, one.place.copy)) for name in (path, aside)}
+        was = {name: file.read_bytes() for name, file in files.items()}
+        for file in files.values():
+            file.unlink()
+        assert one.place.confirm() == {} and {name: file.read_bytes() for name, file in files.items()} == was
+        # What was taken away since is not missed.
+        one.store.beside.discard(aside)
+        assert one.place.confirm() == {}
+
+
+def test_a_key_that_cannot_be_published_again_is_named(run, there, new_member):
+    one = run()
+    with one.held():
+        paths = [one.store.seal(new_member(f"{name}@x.example")) for name in ("alice", "bob", "carl", "dora")]
+        (there / "alice@x.example" / "b2_vault.yml").write_text("of somebody else")
+        for name in ("bob", "carl"):
+            (there / f"{name}@x.example" / "b2_vault.yml").unlink()
+        (there / "carl@x.example").rmdir()
+        (there / "carl@x.example").symlink_to("elsewhere")
+        assert one.place.confirm() == {paths[0]: "somebody else has changed the file", paths[2]: "a symlink is in the way"}
+        assert (there / "alice@x.example" / "b2_vault.yml").read_text() == "of somebody else"
+        assert (there / "bob@x.example" / "b2_vault.yml").exists()
+        there.rename(there.with_name("away"))
+        amiss = one.place.confirm()
+        assert set(amiss) == set(paths) and all(
+            reason.startswith("the file was removed and cannot be written again: On srv1: ") for reason in amiss.values()
+        )
+        there.with_name("away").rename(there)
+        one.wire.broken = "no connection"
+        with pytest.raises(StoreError, match="no connection"):
+            one.place.confirm()
+
+
+def test_a_key_that_is_gone_when_the_next_group_begins_is_kept(run, there, new_member):
+    one = run()
+    with one.held():
+        path = one.store.seal(new_member())
+        other = one.store.seal(new_member("bob@x.example"))
+    (there / "alice@x.example" / "b2_vault.yml").unlink()
+    (there / "bob@x.example" / "b2_vault.yml").write_text("of somebody else")
+    with one.held(group="100002"):
+        assert os.path.exists(path)
+        assert one.place.confirm() == {other: "somebody else has changed the file"}
+    assert (there / "alice@x.example" / "b2_vault.yml").exists() and one.store.read("bob@x.example")
+
+
 # Leases
 
 

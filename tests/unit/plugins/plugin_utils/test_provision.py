@@ -24,7 +24,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Step, Wanted
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
-from ansible_collections.community.backblaze.plugins.plugin_utils import _provision, _workers
+from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _provision, _workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
@@ -32,9 +32,10 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars imp
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import Move, move_keys, open_store
-from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision
+from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision, provision_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary
 from ansible_collections.community.backblaze.plugins.plugin_utils._repository import Repository
+from ansible_collections.community.backblaze.plugins.plugin_utils._single_file import SingleFileStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member, read_key_text
 
@@ -1059,3 +1060,141 @@ def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missi
     with pytest.raises(StoreError, match="b2_vault_layout"):
         run(EMAILS[:1], policy=RECREATE, store=store)
     assert members_named(standin, EMAILS[0]) == [account_id]
+
+
+# What somebody else does to keys on another machine
+
+
+class There(Elsewhere):
+    """A place on a host, which is a directory here. meddle: what somebody else does before the keys are confirmed, and ``closed`` after it."""
+
+    def __init__(self, copy, there, meddle=lambda there: None, closed=()):
+        super().__init__(copy, Target("srv1", str(there), self.execute))
+        self.there, self.meddle = there, meddle
+        self.closing, self.closed = closed, ()
+
+    def execute(self, arguments):
+        if arguments["operation"] in self.closed:
+            return {"failed": True, "msg": "Closed for today."}
+        options = {"bundle": None, "group": None, "lease": None, "instead_of": None, "stale_after": 600.0, **arguments}
+        return b2_vault_files.run(options)
+
+    def confirm(self):
+        self.meddle(self.there)
+        self.closed = self.closing
+        return super().confirm()
+
+
+@pytest.fixture(params=["host_vars", "single_file"])
+def place_of(request, tmp_path, secrets, monkeypatch):
+    """Give a store of the keys on a host, whose first run is meddled with."""
+    monkeypatch.setattr(_elsewhere, "_GATHER_SECONDS", 0.001)
+
+    def make(**meddling):
+        place = There(str(tmp_path / f"copy{os.urandom(4).hex()}"), tmp_path / "there", **meddling)
+        if request.param == "host_vars":
+            return HostVarsStore(place.copy, Sealer(secrets), place=place)
+        return SingleFileStore(place.copy, Sealer(secrets), GROUP, place)
+
+    return make
+
+
+def remove_keys(there):
+    for path in there.glob("*/*b2_vault.yml*"):
+        path.unlink()
+
+
+def test_a_key_that_is_gone_at_the_end_is_put_back(standin, run, place_of, fallback):
+    report = run(store=place_of(meddle=remove_keys))
+    assert outcomes(report) == dict.fromkeys(EMAILS, "created") and not report.notes and not list(fallback.found())
+    assert {one.message for one in report.results} == {""}
+    assert outcomes(run(store=place_of())) == dict.fromkeys(EMAILS, "unchanged")
+
+
+def test_a_key_that_is_gone_and_cannot_be_put_back_is_in_the_fallback_directory(standin, run, place_of, fallback):
+    report = run(store=place_of(meddle=remove_keys, closed=("write",)))
+    assert outcomes(report) == dict.fromkeys(EMAILS, "created")
+    there = dict(fallback.found())
+    assert {one.email: there[one.path]["b2_application_key"] for one in report.results} == {one["email"]: one["key"] for one in standin.ledger()}
+    for one in report.results:
+        assert f"The key of {one.email} is gone from " in one.message
+        assert f"cannot be written again: On srv1: Closed for today. It was stored in {one.path}. The next run moves it home." in one.message
+    store = place_of()
+    report = run(store=store)
+    assert outcomes(report) == dict.fromkeys(EMAILS, "unchanged") and not list(fallback.found())
+    assert {email: store.key(email)[1] for email in EMAILS} == {one["email"]: one["key"] for one in standin.ledger()}
+
+
+def test_a_key_that_somebody_else_has_replaced_is_in_the_fallback_directory(standin, run, place_of, fallback, secrets):
+    def replace(there):
+        for path in there.glob("*/b2_vault.yml"):
+            path.write_bytes(Sealer(secrets).seal(b"a: b\n"))
+
+    report = run(store=place_of(meddle=replace))
+    assert outcomes(report) == dict.fromkeys(EMAILS, "created") and len(list(fallback.found())) == len(EMAILS)
+    assert all("somebody else has changed the file. It was stored in" in one.message for one in report.results)
+
+
+def test_a_key_that_is_gone_and_goes_nowhere_is_lost(standin, run, place_of, tmp_path, secrets):
+    (tmp_path / "file").write_text("")
+    nowhere = FallbackStore(str(tmp_path / "file" / "fallback"), Sealer(secrets))
+    report = run(store=place_of(meddle=remove_keys, closed=("write",)), fallback=nowhere)
+    assert outcomes(report) == dict.fromkeys(EMAILS, "key_lost")
+    for one in report.results:
+        assert not one.path and f"the key of account {one.member.account_id} is lost: " in one.message
+
+
+def test_keys_that_cannot_be_confirmed_are_remarked(standin, run, place_of):
+    report = run(store=place_of(closed=("read",)))
+    assert outcomes(report) == dict.fromkeys(EMAILS, "created") and {one.message for one in report.results} == {""}
+    (note,) = report.notes
+    assert note.startswith("The keys of this run could not be confirmed: ") and "Closed for today." in note
+
+
+def test_a_doubtful_key_that_is_gone_is_in_the_fallback_directory(standin, run, place_of, fallback):
+    broken = {"operation": "b2_authorize_account", "email": EMAILS[0], "times": None, "action": {"kind": "error", "status": 500}}
+    standin.faults([{"operation": CREATE, "action": {"kind": "patch", "body": {"groupMember": {"email": "mallory@x.example"}}}}, broken])
+    report = run(EMAILS[:1], store=place_of(meddle=remove_keys, closed=("write",)))
+    ((path, variables),) = fallback.found()
+    assert report.results[0].path == path and "The next run tries it." in report.results[0].message
+    assert variables["b2_unproven"] == "true" and outcomes(report) == {EMAILS[0]: "conflict"}
+    standin.faults([])
+    assert outcomes(run(EMAILS[:1], store=place_of())) == {EMAILS[0]: "unchanged"} and not list(fallback.found())
+
+
+def test_a_key_that_was_moved_home_and_is_gone_goes_back(standin, run, place_of, fallback, monkeypatch):
+    store = place_of()
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "seal", lambda new, again=False: store.file(1 / 0))
+        assert outcomes(run(EMAILS[:1], store=store)) == {EMAILS[0]: "created"}
+    report = run(EMAILS[:1], store=place_of(meddle=remove_keys, closed=("write",)))
+    ((path, variables),) = fallback.found()
+    assert report.results[0].path == path and variables["b2_application_key"] == standin.ledger()[0]["key"]
+    assert outcomes(run(EMAILS[:1], store=place_of())) == {EMAILS[0]: "unchanged"}
+
+
+def test_keys_of_a_group_that_are_gone_when_the_last_one_ends_are_named(standin, make_client, place_of, fallback, secrets):
+    """Somebody else removes the keys of the first Group while the second is under way, and then nothing can be written."""
+    ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
+    store = place_of()
+    place, confirmed = store.directory.place, []
+    stores = [store, store if isinstance(store, HostVarsStore) else SingleFileStore(place.copy, Sealer(secrets), ids[1], place)]
+
+    def meddle(there):
+        confirmed.append(there)
+        if len(confirmed) == 2:
+            remove_keys(there)
+            place.closing = ("write",)
+
+    place.meddle = meddle
+    jobs = [
+        (Job(group_id, [Wanted(f"{name}{group_id}@x.example") for name in "ab"], lock_timeout=0.0), one)
+        for group_id, one in zip(ids, stores, strict=True)
+    ]
+    client = make_client(standin)
+    done = provision_groups(client, jobs, fallback, Stop())
+    client.close()
+    results = [one for _plan, report in done for one in report.results]
+    there = dict(fallback.found())
+    assert {one.outcome.value for one in results} == {"created"} and len(there) == 4
+    assert {one.email: there[one.path]["b2_application_key"] for one in results} == {one["email"]: one["key"] for one in standin.ledger()}
