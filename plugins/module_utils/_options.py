@@ -132,6 +132,7 @@ MEMBER_INFO_SPEC: dict[str, t.Any] = {
     "vault_dir": {"type": "path"},
     **PLACE_SPEC,
     "layout": VAULT_SPEC["layout"],
+    "vault_fallback_dir": VAULT_SPEC["vault_fallback_dir"],
     "verify_keys": {"type": "bool", "default": True},
 }
 

@@ -201,8 +201,8 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
         return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.MISSING_KEY)
     if keys.parked and not keys.kept:
         message = (
-            f"An earlier run had to store its key in {keys.parked}. If that is a fallback directory, give it to this run as vault_fallback_dir, and "
-            "the key is moved home."
+            f"An earlier run stored its key in {keys.parked}. Run b2_group_members with that directory as vault_fallback_dir: "
+            "it moves the key to its file."
         )
         return Step(wanted, Outcome.MISSING_KEY, member, message)
     kept = f" The key that came when it was created is kept in {keys.kept}; it is not shown to be this member's." if keys.kept else ""
@@ -217,6 +217,11 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
         member,
         f"Account {member.account_id} is in the Group, but its key is not stored; Backblaze showed it once, when the account was made.{kept}",
     )
+
+
+def not_attempted(step: Step, reason: str) -> Step:
+    """Return a step that does nothing for this reason, if there is one and the member's key is not stored."""
+    return Step(step.wanted, Outcome.NOT_ATTEMPTED, step.member, reason) if reason and step.outcome is not Outcome.UNCHANGED else step
 
 
 def lost_message(email: str, account_id: str, *, proven: bool) -> str:
@@ -360,18 +365,31 @@ def all_refused(opened: t.Mapping[str, Proof]) -> bool:
     return len(tried) > 1 and not any(tried)
 
 
-def audit(members: t.Sequence[Member], stored: t.Mapping[str, Stored], opened: t.Mapping[str, Proof]) -> dict[str, list[dict[str, str]]]:
+def audit(
+    members: t.Sequence[Member],
+    stored: t.Mapping[str, Stored],
+    opened: t.Mapping[str, Proof],
+    under_way: t.Mapping[str, str],
+    parked: t.Mapping[str, str],
+) -> dict[str, list[dict[str, str]]]:
     """Compare Groups with a vault directory: what each of the two lacks, and keys that are not what they should be.
 
     members: all of the Groups. stored: the keys of these Groups. opened: by address, what each key opened; empty where none was tried.
+    under_way: why nothing can be said of some addresses, which another run is at. parked: paths of keys in the fallback directory, by account.
     """
     there = by_email(members)
     refused = all_refused(opened)
     found: dict[str, list[dict[str, str]]] = {"missing_key": [], "key_without_member": [], "conflict": [], "dead_key": [], "not_attempted": []}
     for email, member in there.items():
         tried = opened.get(email, Proof())
-        keys = KeyState(stored=stored.get(email), stored_opens=tried.opens, stored_untried=tried.problem, all_refused=refused)
-        step = decide_present(Wanted(email), member, keys)
+        keys = KeyState(
+            stored=stored.get(email),
+            parked=parked.get(member.account_id, ""),
+            stored_opens=tried.opens,
+            stored_untried=tried.problem,
+            all_refused=refused,
+        )
+        step = not_attempted(decide_present(Wanted(email), member, keys), under_way.get(email, ""))
         # Its key is there, and nothing else can be said of it.
         outcome = "not_attempted" if step.outcome is Outcome.UNCHANGED and tried.problem else step.outcome.value
         if outcome in found:

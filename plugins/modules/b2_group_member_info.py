@@ -61,6 +61,12 @@ options:
     choices:
       - host_vars
       - single_file
+  vault_fallback_dir:
+    description:
+      - With O(vault_dir), the fallback directory of the runs that stored the keys, see M(community.backblaze.b2_group_members). A key in there is
+        named with its path, and counts as missing until the next run moves it.
+      - The default is C(community.backblaze) in the user's state directory, C($XDG_STATE_HOME) or C(~/.local/state).
+    type: path
   verify_keys:
     description:
       - With O(vault_dir), whether each stored key is tried.
@@ -173,6 +179,7 @@ audit:
     not_attempted:
       description:
         - Members whose stored key could not be tried, such as because the member's account is at a cap or suspended. Nothing is known of such a key.
+        - Members that another run is creating just now. It is named, and nobody waits for it.
       type: list
       elements: dict
 """

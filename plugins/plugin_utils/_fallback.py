@@ -91,3 +91,13 @@ class FallbackStore:
                     variables = {}
                 if whole or variables:
                     yield path, variables
+
+    def paths(self) -> dict[str, str]:
+        """Return the path of each key here that is certain to be its account's, by the id of that account."""
+        found = {}
+        for path, variables in self.found():
+            # A file that does not decrypt has the id in its name.
+            account = variables.get("b2_account_id") if variables else os.path.basename(path).partition("-")[0]
+            if account and UNPROVEN not in variables:
+                found[account] = path
+        return found

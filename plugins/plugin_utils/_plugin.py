@@ -42,6 +42,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._place import 
 from ansible_collections.community.backblaze.plugins.plugin_utils._provision import keys_open, mark_told, provision_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary, summary_of_groups, summary_of_move, summary_of_stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
+from ansible_collections.community.backblaze.plugins.plugin_utils._under_way import look
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
 display = Display()
@@ -290,30 +291,44 @@ def audit_members(action: ActionBase, options: dict[str, t.Any], task_vars: t.Ma
             vault_directory(action, options["vault_dir"])
         elif not place.exists:
             raise OptionError(f"vault_dir {path} is not there.")
-        return _audited(action, options, path)
+        return _audited(action, options, path, place)
 
 
-def _audited(action: ActionBase, options: dict[str, t.Any], path: str) -> dict[str, t.Any]:
-    store_of = open_stores(options["layout"], path, Sealer(vault_secrets(action)))
+def _audited(action: ActionBase, options: dict[str, t.Any], path: str, place: Place) -> dict[str, t.Any]:
+    sealer = Sealer(vault_secrets(action))
+    store_of = open_stores(options["layout"], path, sealer, place)
     client = connect(options, connections=_AUDIT_WORKERS)
     group_ids = client.resolve_groups(options["group_id"], options["group_name"])
     members = client.members_of(group_ids)
     there = by_email(members)
     ours: dict[str, Stored] = {}
-    tried: dict[str, tuple[str, str]] = {}
     # One for all Groups, or one for each.
-    for store in dict.fromkeys(store_of(group_id) for group_id in group_ids):
+    stores = {group_id: store_of(group_id) for group_id in group_ids}
+    keyed: dict[str, Store] = {}
+    for store in dict.fromkeys(stores.values()):
         store.prove_not_elsewhere([email for email in there if not unsafe_name(email)])
         for email, found in store.stored().items():
             # Who has left one Group for another may have a key in both: that of the present one counts.
             left = email in ours and (email not in there or there[email].group_id != found.group_id)
             if not left and (found.group_id in group_ids or email in there):
-                ours[email] = found
-                if options["verify_keys"] and found.key_id:
-                    tried[email] = store.key(email)
-    return {
+                ours[email], keyed[email] = found, store
+    reasons: dict[str, str] = {}
+    notes: list[str] = []
+    for group_id, store in stores.items():
+        missing = [email for email, member in there.items() if member.group_id == group_id and email not in ours]
+        if missing:
+            other = look(store, group_id)
+            reasons.update(other.reasons)
+            notes += other.notes
+            sealed = store.stored([email for email in missing if not unsafe_name(email)])
+            ours.update((email, sealed[email]) for email in missing if email in sealed)
+            keyed.update((email, store) for email in missing if email in sealed)
+    tried = {email: keyed[email].key(email) for email, found in ours.items() if options["verify_keys"] and found.key_id}
+    fallback = FallbackStore(controller_path(action, options["vault_fallback_dir"] or default_fallback_dir()), sealer)
+    result = {
         "changed": False,
         "members": [member.as_dict() for member in members if fits(member, options)],
         "vault_dir": path,
-        "audit": audit(members, ours, keys_open(client, tried, _AUDIT_WORKERS)),
+        "audit": audit(members, ours, keys_open(client, tried, _AUDIT_WORKERS), reasons, fallback.paths()),
     }
+    return {**result, "warnings": notes} if notes else result

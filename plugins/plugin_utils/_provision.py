@@ -29,12 +29,14 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     all_refused,
     by_email,
     decide_present,
+    not_attempted,
     settle,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import UNPROVEN, FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Report, Result, Stop, foreseen
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal, is_recent
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
+from ansible_collections.community.backblaze.plugins.plugin_utils._under_way import UnderWay, look
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import as_new_member
 from ansible_collections.community.backblaze.plugins.plugin_utils._workers import Workers
 
@@ -126,13 +128,20 @@ def provision(
             stack.callback(store.remember)
         members = by_email(client.members(job.group_id))
         members.update(_not_listed(client, job, members, stored, stop))
+        other = UnderWay([])
+        if job.check_mode:
+            other = look(store, job.group_id)
+            stored.update(store.stored([email for email in concerned if email in members and email not in stored]))
+            # What another run has open is not what a killed run has left.
+            entries = [] if other.run else other.entries
         found, notes = _recovered(store, entries, members, write)
         brought, more = _brought_home(store, fallback, members, write)
         proven, kept, again = _tried(client, store, fallback, entries, members, write)
         stored.update({**found, **brought, **proven})
         moved = any(one.path == store.file(email) for email, one in {**found, **brought, **proven}.items())
-        notes += more + again
+        notes += more + again + other.notes
         plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
+        plan = dataclasses.replace(plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps))
         store.directory.prove_room(len(plan.changes))
         idle = [step.wanted.email for step in plan.steps if step.wanted.email in job.policy.recreate_members and not step.replaces]
         if idle:

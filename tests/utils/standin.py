@@ -1102,6 +1102,10 @@ def read_call(request: Request, version: str, operation: str) -> Call:
     return Call(operation, version, request.method, fields, defect, authorization, user_agent)
 
 
+#: Seconds after which a call that waits looks whether its latency was changed.
+LATENCY_STEP = 0.05
+
+
 class Exchange:
     """A call and the way back to who made it."""
 
@@ -1109,7 +1113,6 @@ class Exchange:
         self.connection = connection
         self.partner = partner
         self.call = call
-        self._half_latency = partner.latency(call.operation) / 2
 
     async def run(self) -> None:
         partner, call = self.partner, self.call
@@ -1117,8 +1120,7 @@ class Exchange:
         try:
             action = partner.faults.pick(call)
             # A client that is killed while it waits dies on either side of the deed: half the latency is on each.
-            if self._half_latency:
-                await asyncio.sleep(self._half_latency)
+            await self._wait_half()
             if action is None:
                 await self.answer(await self.execute())
             else:
@@ -1128,10 +1130,15 @@ class Exchange:
         finally:
             partner.end(call)
 
+    async def _wait_half(self) -> None:
+        """Wait for half the latency; what changes it holds for calls that are waiting, too."""
+        started = time.monotonic()
+        while (left := self.partner.latency(self.call.operation) / 2 - (time.monotonic() - started)) > 0:
+            await asyncio.sleep(min(left, LATENCY_STEP))
+
     async def execute(self) -> Answer:
         answer = self.partner.execute(self.call)
-        if self._half_latency:
-            await asyncio.sleep(self._half_latency)
+        await self._wait_half()
         return answer
 
     async def execute_if(self, execute: bool | None, status: int) -> Answer:

@@ -176,7 +176,7 @@ def test_an_audit_names_what_each_side_lacks():
         "dora@x.example": Stored("ffffffffffff", "k", "p"),
         "gone@x.example": Stored("eeeeeeeeeeee", "k", "p"),
     }
-    found = audit([THERE, *others], stored, {"alice@x.example": Proof(THERE.account_id), "cleo@x.example": Proof("")})
+    found = audit([THERE, *others], stored, {"alice@x.example": Proof(THERE.account_id), "cleo@x.example": Proof("")}, {}, {})
     assert {kind: [one["email"] for one in entries] for kind, entries in found.items()} == {
         "missing_key": ["bob@x.example"],
         "key_without_member": ["gone@x.example"],
@@ -189,7 +189,9 @@ def test_an_audit_names_what_each_side_lacks():
 def test_a_key_that_could_not_be_tried_is_named_and_the_others_are_judged():
     stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p")}
     members = [THERE, Member("bbbbbbbbbbbb", "bob@x.example")]
-    found = audit(members, stored, {"alice@x.example": Proof(problem="A cap of the member's account is used up."), "bob@x.example": Proof("")})
+    found = audit(
+        members, stored, {"alice@x.example": Proof(problem="A cap of the member's account is used up."), "bob@x.example": Proof("")}, {}, {}
+    )
     (untried,), (dead,) = found["not_attempted"], found["dead_key"]
     assert (untried["email"], dead["email"]) == ("alice@x.example", "bob@x.example")
     assert "A cap of the member's account" in untried["message"]
@@ -202,7 +204,7 @@ def test_when_every_key_is_refused_the_service_is_suspected_first(refused, told)
     stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p"), "cleo@x.example": Stored("cccccccccccc", "k", "p")}
     opened = {email: Proof("" if email in refused else THERE.account_id) for email in ("alice@x.example", "bob@x.example")}
     opened["cleo@x.example"] = Proof(problem="A cap of the member's account is used up.")
-    dead = audit([THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")], stored, opened)["dead_key"]
+    dead = audit([THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")], stored, opened, {}, {})["dead_key"]
     assert len(dead) == len(refused)
     assert all(entry["message"].startswith("Backblaze refused every key") is told for entry in dead)
 
@@ -289,3 +291,11 @@ def test_the_diff_shows_changes_only():
 
 def test_members_are_found_whatever_the_case_of_their_address():
     assert by_email([THERE])["alice@x.example"] is THERE
+
+
+def test_an_audit_tells_what_is_under_way_and_what_is_in_the_fallback_directory():
+    members = [THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")]
+    found = audit(members, {}, {}, {"alice@x.example": "A run is under way."}, {"bbbbbbbbbbbb": "/fallback/b.yml"})
+    assert [(one["email"], one["message"]) for one in found["not_attempted"]] == [("alice@x.example", "A run is under way.")]
+    assert [one["email"] for one in found["missing_key"]] == ["bob@x.example", "cleo@x.example"]
+    assert "/fallback/b.yml" in found["missing_key"][0]["message"] and "/fallback" not in found["missing_key"][1]["message"]
