@@ -107,6 +107,33 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
     print(f"elsewhere: {place.kind}: {kills} kills, each with its machine thrown away: {count}; seed {seed}")
 
 
+def test_check_mode_and_the_audit_name_the_run_that_is_under_way(trials):
+    trial = trials(latency_ms_by_operation={"b2_create_group_member": 1500})
+    campaign, place = trial.campaign, trial.place
+    wanted = campaign.addresses(24)
+    first = trial.start(trial.play(wanted, "first.yml", concurrency=4, timeout=900))
+    assert first.watch(lambda: campaign.creates() > 4, pause=0.05), first.output
+    # Nothing more is created before the test lets it.
+    campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": 600_000})
+
+    looked = campaign.start(trial.play(wanted, "look.yml"), *place.arguments, "--check").end(LONG)
+    audit = trial.play(["nobody@customers.example.com"], "audit.yml")
+    [play] = json.loads(audit.read_text())
+    task = play["tasks"][0]
+    del task["community.backblaze.b2_group_members"]
+    task["community.backblaze.b2_group_member_info"] = {"group_name": "hosting", **place.options}
+    audit.write_text(json.dumps([play]))
+    audited = trial.finish(audit)
+
+    assert first.alive and campaign.creates() < len(wanted)
+    found = campaign.outcomes(looked, wanted)
+    assert "not_attempted" in found and set(found) <= {"unchanged", "not_attempted", "created"}, looked
+    assert f"A run is under way: process {first.worker()} on " in looked["warnings"][0] and looked["settled"] == []
+    assert {name for name, entries in audited["audit"].items() if entries} <= {"not_attempted"}, audited
+    campaign.hurry()
+    assert campaign.outcomes(first.end(LONG), wanted) == {"created": wanted}
+
+
 def test_a_place_that_takes_nothing_for_a_moment_is_waited_out(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": LATENCY_MS})
     campaign, place = trial.campaign, trial.place
