@@ -96,6 +96,8 @@ options:
       - V(controller) is the machine that runs Ansible.
       - V(target) is the host that the task addresses, over its own connection and as the user that the task becomes. Keys are encrypted on the
         controller, and the host sees them encrypted only. O(vault_dir) is an absolute path there. The host needs Python, as for any module.
+        A host that C(delegate_to) names is refused if its connection is C(local), unless its own variables say C(ansible_connection=local) or its
+        name is C(localhost).
       - V(git) is a repository, O(vault_git_repo), which O(vault_dir) is a path in. Keys that arrive together are one commit, and what counts is that
         its push was accepted. If somebody else was faster, it is made anew on what they have pushed. The controller needs the command C(git).
       - Elsewhere than on the controller the same holds as there. A member has its result when its encrypted key is in that place for good, and

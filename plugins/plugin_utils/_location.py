@@ -15,6 +15,7 @@ import typing as t
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE
@@ -31,6 +32,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
 # Stricter than git, which would take most other characters as well.
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 _LOCAL_SCHEME = "file://"
+_LOCAL_CONNECTIONS = ("local", "ansible.builtin.local")
 
 TaskVars = t.Mapping[str, t.Any]
 
@@ -109,6 +111,7 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
         raise OptionError(f"vault_dir {vault_dir} is not an absolute path without .., which it has to be with vault_location: target.")
     # "/" twice at the beginning is something else to normpath.
     path = os.path.normpath(f"/{vault_dir.lstrip('/')}")
+    _prove_not_here(action, task_vars)
     if action._connection.transport == "local" and not options.get("vault_dir_is_durable"):
         # Then the target is where this runs.
         prove_durable("vault_dir", path)
@@ -123,6 +126,22 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
     return Target(
         str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"), path, execute, options.get("vault_mode", PRIVATE)
     )
+
+
+def _prove_not_here(action: ActionBase, task_vars: TaskVars) -> None:
+    """Refuse a delegated host that is this machine only because the play, the task or -c says so."""
+    host = str(action._task.delegate_to or "")
+    if not host or host in C.LOCALHOST or action._connection.transport != "local":
+        return
+    # Keywords and variables of plays and tasks are not in there; extra variables are.
+    hosts = task_vars["hostvars"]
+    own = hosts[host] if host in hosts else load_extra_vars(action._loader)
+    if own.get("ansible_connection") not in _LOCAL_CONNECTIONS:
+        raise OptionError(
+            f"The keys are to be on {host}, but its connection is local: they would be on this machine and not on {host}.",
+            remedy=f"Remove connection: local from the play and the task, and -c local from the command line. If {host} is this machine, set "
+            f"ansible_connection: local as a variable of {host} in the inventory.",
+        )
 
 
 def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: str, vault_dir: str) -> Depot:

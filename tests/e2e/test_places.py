@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -326,6 +327,101 @@ def test_in_a_job_the_target_must_not_be_the_job_itself(on_host):
     # Over a connection it is not for this machine to judge.
     said, result = on_host.run(FEW, environment=environment)
     assert result["counts"] == {"created": 3}, said
+
+
+@pytest.fixture
+def ssh(tmp_path):
+    """Record each start of ssh; return the environment for that, and the file of the records."""
+    (tmp_path / "bin").mkdir()
+    started = tmp_path / "ssh-started"
+    program = tmp_path / "bin" / "ssh"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {started}\nexec {shutil.which("ssh")} "$@"\n')
+    program.chmod(0o755)
+    return {"PATH": f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"}, started
+
+
+def without_connection(scene):
+    """Let the inventory say of the host how it is reached, but not by which connection."""
+    path = scene.project.directory / "inventory.json"
+    inventory = json.loads(path.read_text())
+    del inventory["all"]["hosts"][places.HOST]["ansible_connection"]
+    path.write_text(json.dumps(inventory))
+    return inventory
+
+
+def test_the_playbook_reaches_a_host_whose_inventory_names_no_connection(on_host, ssh):
+    without_connection(on_host)
+    variables = {"group_name": "hosting", "list": FEW, "vault_host": places.HOST, **on_host.place.options}
+    (on_host.project.directory / "customers.json").write_text(json.dumps({f"b2_members_{name}": value for name, value in variables.items()}))
+    arguments = (*on_host.place.arguments, "-e", "@customers.json")
+    process, _none = on_host.project.run(pathlib.Path("community.backblaze.provision"), *arguments, **ssh[0])
+    assert process.returncode == 0 and "created: 3" in process.stdout, process.stdout + process.stderr
+    found = on_host.compare()
+    assert ssh[1].exists() and found.complete and found.sealed == 3, str(found)
+
+
+def test_groups_as_hosts_that_name_no_connection_are_reached_by_none(project, server, ssh):
+    groups = {name: {"b2_members_group_name": "hosting", "b2_members_list": [FEW[number]]} for number, name in enumerate(("hosting", "resale"))}
+    (project / "groups.json").write_text(json.dumps({"b2_groups": {"hosts": groups, "vars": {"b2_members_vault_dir": "host_vars"}}}))
+    scene = Project(project, server.url)
+    playbook = pathlib.Path("community.backblaze.provision")
+    process, _none = scene.run(playbook, "-i", "groups.json", "-e", "b2_members_hosts=b2_groups", "-e", "b2_members_on_missing_key=warn", **ssh[0])
+    assert process.returncode == 0 and process.stdout.count("created: 1") == 2, process.stdout + process.stderr
+    assert not ssh[1].exists() and scene.compare().sealed == 2
+
+
+DELEGATED = {
+    "many": {"community.backblaze.b2_group_members": {"members": FEW}},
+    "check mode": {"community.backblaze.b2_group_members": {"members": FEW}, "check_mode": True},
+    "one": {"community.backblaze.b2_group_member": {"email": FEW[0]}},
+    "audit": {"community.backblaze.b2_group_member_info": {}},
+}
+
+
+def delegated(scene, which, *arguments, host=places.HOST, task=None, **keywords):
+    """Run a task for a delegated host in a play with these keywords; return all that was said and the task's result."""
+    ((action, options), *more) = DELEGATED[which].items()
+    task = {action: {"group_name": "hosting", **options, **scene.place.options}, "delegate_to": host, **dict(more), **(task or {})}
+    path, result = scene.project.directory / "delegated.yml", scene.project.directory / "result.json"
+    kept = {"content": "{{ done | to_json }}", "dest": str(result), "mode": "0600"}
+    tasks = [
+        {**task, "register": "done", "ignore_errors": True},
+        {"ansible.builtin.copy": kept, "vars": {"ansible_python_interpreter": sys.executable}},
+    ]
+    path.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks, **keywords}]))
+    process, done = scene.project.run(path, *scene.place.arguments, *arguments)
+    return process.stdout + process.stderr, done
+
+
+@pytest.mark.parametrize("which", DELEGATED)
+def test_a_delegated_host_that_only_the_play_makes_this_machine_is_refused(on_host, which):
+    without_connection(on_host)
+    said, done = delegated(on_host, which, connection="local")
+    assert done["failed"] and f"they would be on this machine and not on {places.HOST}" in done["msg"], said
+    assert "Nothing was changed at Backblaze" in done["msg"] and f"set ansible_connection: local as a variable of {places.HOST}" in done["msg"]
+    assert not on_host.server.log() and not on_host.place.host.keys.exists()
+
+
+def test_a_delegated_host_is_this_machine_by_its_own_variables_alone(on_host):
+    inventory = without_connection(on_host)
+    for arguments, keywords in (
+        (("-c", "local"), {}),
+        ((), {"vars": {"ansible_connection": "local"}}),
+        ((), {"task": {"connection": "local"}}),
+        ((), {"task": {"vars": {"ansible_connection": "ansible.builtin.local"}}}),
+    ):
+        said, done = delegated(on_host, "many", *arguments, **keywords)
+        assert done["failed"] and "they would be on this machine" in done["msg"], said
+    assert not on_host.server.log()
+
+    said, done = delegated(on_host, "many", host="localhost", connection="local")
+    assert done["counts"] == {"created": 3}, said
+    said, done = delegated(on_host, "many", "-e", "ansible_connection=local")
+    assert done["counts"] == {"unchanged": 3}, said
+    inventory["all"]["children"] = {"mine": {"hosts": {places.HOST: {}}, "vars": {"ansible_connection": "local"}}}
+    (on_host.project.directory / "inventory.json").write_text(json.dumps(inventory))
+    said, done = delegated(on_host, "many", connection="ssh")
+    assert done["counts"] == {"unchanged": 3}, said
 
 
 def test_a_host_that_cannot_be_reached_costs_nothing(on_host, tmp_path):
