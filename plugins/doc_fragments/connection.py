@@ -169,10 +169,12 @@ options:
     type: path
   vault_dir_is_durable:
     description:
-      - In a job of AWX, or of another program that uses C(ansible-runner), the task refuses an O(vault_dir) that is thrown away when the job
-        ends, such as the job's copy of the project or the container's own file system, and one of which that cannot be told. So it does with a
-        O(vault_fallback_dir) that is given; about the default one it warns. Elsewhere nothing of this is looked at.
-      - V(true) says that the place is kept in a way that the task cannot see, and takes it as it is.
+      - Your promise that O(vault_dir), and O(vault_fallback_dir) if you name it, outlive a job of AWX or of C(ansible-runner).
+      - In such a job the container and the copy of the project are thrown away at the end, and nothing in the job shows which directories stay. So
+        the task is refused without this promise if O(vault_location=controller), if the target's connection is local, or if O(vault_git_repo) is a
+        path. Set V(true) only if the directory is on a volume that outlives the container or pod. An C(emptyDir) of Kubernetes does not.
+      - A fallback directory is never refused. In a job the task warns of the default one, and of a named one without this promise.
+      - Outside of such jobs this option has no effect.
     type: bool
     default: false
   vault_mode:

@@ -66,9 +66,8 @@ options:
     type: path
   vault_dir_is_durable:
     description:
-      - In a job of AWX, or of another program that uses C(ansible-runner), the task refuses a O(dest_dir) that is thrown away when the job
-        ends, see O(community.backblaze.b2_group_members#module:vault_dir_is_durable).
-      - V(true) says that the place is kept in a way that the task cannot see, and takes it as it is.
+      - Your promise that O(dest_dir) outlives a job of AWX or of C(ansible-runner). In such a job the task is refused without it, see
+        O(community.backblaze.b2_group_members#module:vault_dir_is_durable).
     type: bool
     default: false
   vault_mode:

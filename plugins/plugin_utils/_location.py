@@ -112,9 +112,9 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
     # "/" twice at the beginning is something else to normpath.
     path = os.path.normpath(f"/{vault_dir.lstrip('/')}")
     _prove_not_here(action, task_vars)
-    if action._connection.transport == "local" and not options.get("vault_dir_is_durable"):
+    if action._connection.transport == "local":
         # Then the target is where this runs.
-        prove_durable("vault_dir", path)
+        prove_durable(f"vault_dir {path}", _promised(options))
 
     # The same for each message: which Python there is on the target is found out once.
     variables = dict(task_vars)
@@ -126,6 +126,11 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
     return Target(
         str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"), path, execute, options.get("vault_mode", PRIVATE)
     )
+
+
+def _promised(options: t.Mapping[str, t.Any]) -> bool:
+    """Tell whether the directory is said to outlive this job. An audit has no such option: it only reads."""
+    return bool(options.get("vault_dir_is_durable", True))
 
 
 def _prove_not_here(action: ActionBase, task_vars: TaskVars) -> None:
@@ -155,8 +160,7 @@ def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: s
         raise OptionError("vault_git_repo is not an address that git could take.")
     if repository.startswith(_LOCAL_SCHEME) or not _ADDRESS.match(repository):
         path = controller_path(action, _local_path(repository))
-        if not options.get("vault_dir_is_durable"):
-            prove_durable("vault_git_repo", path)
+        prove_durable(f"vault_git_repo {path}", _promised(options))
         repository = path
     message, lock_branch = options["vault_git_message"] or "", options["vault_git_lock_branch"] or LOCK_BRANCH
     if not message.isprintable() or (message and not message.strip()):

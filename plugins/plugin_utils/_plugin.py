@@ -32,7 +32,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
 )
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, Wanted, audit, by_email
 from ansible_collections.community.backblaze.plugins.plugin_utils import _signals
-from ansible_collections.community.backblaze.plugins.plugin_utils._durable import lost_with_job, prove_durable
+from ansible_collections.community.backblaze.plugins.plugin_utils._durable import OTHER_LOCATIONS, is_job, prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import WantedGroup, plain, policy_of, read_members
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Plan, Report, Result, Stop
@@ -230,8 +230,8 @@ def _provisioned_in(
     if place is HERE:
         _warn_of_new_directory(action, "vault_dir", options["vault_dir"])
     sealer = Sealer(vault_secrets(action), options["vault_id"])
-    if place is HERE and not options["vault_dir_is_durable"]:
-        prove_durable("vault_dir", path)
+    if place is HERE:
+        prove_durable(f"vault_dir {path}", options["vault_dir_is_durable"], OTHER_LOCATIONS)
     # The copy of what is elsewhere is nobody else's to see.
     store_of = open_stores(options["layout"], path, sealer, place, options["vault_mode"] if place is HERE else PRIVATE)
     fallback = _fallback(action, options, sealer)
@@ -259,22 +259,22 @@ def _provisioned_in(
 
 
 def _fallback(action: ActionBase, options: dict[str, t.Any], sealer: Sealer) -> FallbackStore:
-    """Return the fallback place. One that was named is proven to outlive the job; what is wrong with the default one is only remarked."""
+    """Return the fallback directory. In a job, one that may be lost with it is only warned of: better a key there than nowhere."""
     named = options["vault_fallback_dir"]
     path = controller_path(action, named or default_fallback_dir())
-    if named and not options["vault_dir_is_durable"]:
-        prove_durable("vault_fallback_dir", path)
-    reason = "" if named else lost_with_job(path)
-    doubt = f"vault_fallback_dir is not given, and its default {path} would be lost with this job: {reason}. Name a directory that stays."
-    return FallbackStore(path, sealer, doubt if reason else "")
+    doubt = ""
+    if is_job() and not named:
+        doubt = f"vault_fallback_dir is not given, and its default {path} may be lost with this job. Name a directory that outlives the job."
+    elif is_job() and not options["vault_dir_is_durable"]:
+        doubt = f"vault_fallback_dir {path} may be lost with this job. If this directory outlives the job, set vault_dir_is_durable: true."
+    return FallbackStore(path, sealer, doubt)
 
 
 def move_vault(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any]:
     """Move keys to another layout; return the task's result."""
     source = vault_directory(action, options["vault_dir"])
     target = controller_path(action, options["dest_dir"] or options["vault_dir"])
-    if not options["vault_dir_is_durable"]:
-        prove_durable("dest_dir" if options["dest_dir"] else "vault_dir", target)
+    prove_durable(f"{'dest_dir' if options['dest_dir'] else 'vault_dir'} {target}", options["vault_dir_is_durable"])
     if options["dest_dir"]:
         _warn_of_new_directory(action, "dest_dir", options["dest_dir"])
     move = Move(

@@ -317,16 +317,37 @@ def test_a_path_that_is_none_on_the_host_is_refused(on_host, path):
     assert result["failed"] and "is not an absolute path" in result["msg"] and not on_host.server.ledger(), said
 
 
+JOB = {"AWX_ISOLATED_DATA_DIR": "/runner/artifacts/1"}
+
+
 def test_in_a_job_the_target_must_not_be_the_job_itself(on_host):
-    """With a local connection the target is where Ansible runs, and what is thrown away there is so for every vault_location."""
-    copy = on_host.project.directory / "runner_di_ab12cd34" / "keys"
-    environment = {"AWX_ISOLATED_DATA_DIR": str(on_host.project.directory / "artifacts" / "1")}
+    """With a local connection the target is where Ansible runs, and nothing there is known to outlive the job."""
     keywords = {"connection": "local", "vars": {"ansible_connection": "local"}}
-    said, result = on_host.run(FEW, environment=environment, keywords=keywords, vault_dir=str(copy))
-    assert result["failed"] and "would be lost with this job" in result["msg"] and not on_host.server.ledger(), said
-    # Over a connection it is not for this machine to judge.
-    said, result = on_host.run(FEW, environment=environment)
+    said, result = on_host.run(FEW, environment=JOB, keywords=keywords)
+    assert result["failed"] and f"vault_dir {on_host.place.host.keys} may be lost with this job" in result["msg"], said
+    assert "vault_dir_is_durable: true" in result["msg"] and not on_host.server.ledger()
+    # Over a connection it is not for this machine to judge. The fallback directory is here, and only warned of.
+    said, result = on_host.run(FEW, environment=JOB)
     assert result["counts"] == {"created": 3}, said
+    assert "vault_fallback_dir is not given" in said and "may be lost with this job" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(("promised", "warned"), [(False, True), (True, False)])
+def test_in_a_job_a_named_fallback_directory_is_warned_of_until_it_is_promised(on_host, promised, warned):
+    options = {"vault_fallback_dir": "fallback", "vault_dir_is_durable": promised}
+    said, result = on_host.run(FEW, environment=JOB, **options)
+    assert result["counts"] == {"created": 3} and ("may be lost with this job" in " ".join(said.split())) is warned, said
+
+
+def test_an_audit_in_a_job_only_reads(in_git):
+    said, result = in_git.run(FEW, environment=JOB, vault_dir_is_durable=True)
+    assert result["counts"] == {"created": 3}, said
+    audit = {"group_name": "hosting", "vault_location": "git", "vault_git_repo": str(in_git.place.repository), "vault_dir": in_git.place.folder}
+    path = in_git.project.directory / "audit.yml"
+    tasks = [{"community.backblaze.b2_group_member_info": audit}]
+    path.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    process, _none = in_git.project.run(path, **JOB)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 @pytest.fixture
@@ -592,8 +613,8 @@ def test_a_repository_behind_a_password(in_git, tmp_path, options):
     assert options or in_git.compare().complete
 
 
-def test_in_a_job_a_repository_in_its_own_file_system_is_refused(in_git):
-    copy = in_git.project.directory / "runner_di_ab12cd34" / "keys.git"
-    environment = {"AWX_ISOLATED_DATA_DIR": str(in_git.project.directory / "artifacts" / "1")}
-    said, result = in_git.run(FEW, environment=environment, vault_git_repo=str(copy))
-    assert result["failed"] and "vault_git_repo" in result["msg"] and "would be lost with this job" in result["msg"], said
+def test_in_a_job_a_repository_that_is_a_path_is_refused(in_git):
+    for repository in (str(in_git.place.repository), in_git.place.repository.as_uri()):
+        said, result = in_git.run(FEW, environment=JOB, vault_git_repo=repository)
+        assert result["failed"] and f"vault_git_repo {in_git.place.repository} may be lost with this job" in result["msg"], said
+    assert not in_git.server.ledger()

@@ -2,17 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Jobs of the real ansible-runner, laid out as users and as AWX lay them out: where no key would stay none is made, and no job event shows one.
-
-What is missing to a job of AWX is its container. Each run has a mount namespace of its own instead, with a root that is made of the machine's
-directories, so that it is told from its mounts and not from those of whatever the tests themselves run in.
-"""
+"""Jobs of the real ansible-runner, laid out as users and as AWX lay them out: without a promise no key is made, and no job event shows one."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import pathlib
 import shlex
 import shutil
@@ -25,22 +20,6 @@ import pytest
 
 from project import KEY, PATIENCE, Project, forms, ledger, serving, standin
 
-#: The machine's directories on a root in memory, without the marks of a container; /runner is a directory of that root itself.
-ROOT = """\
-set -e
-root=$1; shift
-mount -t tmpfs tmpfs "$root"
-for entry in /*; do
-    case $entry in
-        /run | /runner) ;;
-        *) if [ -L "$entry" ]; then cp -P "$entry" "$root$entry"
-           elif [ -d "$entry" ]; then mkdir "$root$entry"; mount --rbind "$entry" "$root$entry"; fi ;;
-    esac
-done
-mkdir "$root/run" "$root/runner"
-# Not every user has its directory among those to look in.
-exec "$(PATH="$PATH:/usr/sbin:/sbin"; command -v chroot)" "$root" sh -c 'cd "$0"; exec "$@"' "$PWD" "$@"
-"""
 #: Goes where bubblewrap would go, and hides nothing. Copying the project and removing the copy is ansible-runner's own work.
 SANDBOX = """\
 #!/bin/sh
@@ -48,6 +27,7 @@ SANDBOX = """\
 while [ "$1" != ansible-playbook ]; do [ "$1" = --chdir ] && cd "$2"; shift; done
 exec "$@"
 """
+REMEDIES = ("vault_dir_is_durable: true", "vault_location: target", "vault_location: git")
 PROMPT = r"^Vault password \(customers\):\s*?$"
 
 
@@ -102,10 +82,10 @@ class Jobs:
         return results[0]
 
     def launch(self, command: str) -> list[dict[str, t.Any]]:
-        """Run a shell command on the root of a job; return the job events that it left."""
+        """Run a shell command; return the job events that it left."""
         known = set(self._events())
         done = subprocess.run(
-            self.somewhere(["bash", "-o", "pipefail", "-c", command]),
+            ["bash", "-o", "pipefail", "-c", command],
             cwd=self.directory,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
@@ -116,24 +96,22 @@ class Jobs:
         self.said += [("stdout", done.stdout), ("stderr", done.stderr)]
         return [json.loads(path.read_bytes()) for path in self._events() if path not in known]
 
-    def somewhere(self, command: list[str]) -> list[str]:
-        """Return what runs a command on a root of its own."""
-        (self.directory / "root").mkdir(exist_ok=True)
-        namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-        return [*namespace, "sh", "-c", ROOT, "root", str(self.directory / "root"), *command]
-
     def _events(self) -> list[pathlib.Path]:
         return sorted(self.directory.glob("*/artifacts/*/job_events/*.json"))
 
     def creates(self) -> int:
         return int(self.server.state()["calls"].get(ledger.CREATE, 0))
 
-    def refused(self, reason: str, emails: t.Sequence[str], *arguments: str, **options: t.Any) -> None:
-        """Run a job that must not make anything, and say why."""
+    def warnings(self) -> str:
+        """Return what the last job said, in one line."""
+        return " ".join(self.said[-2][1].decode().split())
+
+    def refused(self, emails: t.Sequence[str], *arguments: str, **options: t.Any) -> None:
+        """Run a job that must not create anything, and says why."""
         before = self.creates()
         result = self.run(emails, *arguments, **options)
         assert result["failed"] and not result["changed"], result
-        for said in (reason, "Nothing was changed at Backblaze.", "Mount a directory", "vault_dir_is_durable: true"):
+        for said in ("may be lost with this job", "Nothing was changed at Backblaze.", "Mount a directory", *REMEDIES):
             assert said in result["msg"], result["msg"]
         assert self.creates() == before
 
@@ -160,18 +138,28 @@ def addresses(name: str, count: int = 2) -> list[str]:
     return [f"{name}{number}@customers.example.com" for number in range(count)]
 
 
-def test_a_users_own_directory_keeps_its_keys(jobs):
+def test_a_directory_keeps_keys_once_that_is_promised(jobs):
+    """Which a user of ansible-runner alone can do for a directory beside the project, too."""
     started = time.monotonic()
     job = jobs("private")
-    result = job.run(addresses("plain"))
+    job.refused(addresses("plain"))
+    job.refused(addresses("plain"), "--cmdline", "--check " + (job.private / "env/cmdline").read_text())
+    assert not job.vault_dir.exists()
+    result = job.run(addresses("plain"), vault_dir_is_durable=True)
     assert result["counts"] == {"created": 2}, result["msg"]
+    assert "vault_fallback_dir is not given" in job.warnings() and "may be lost with this job" in job.warnings(), job.warnings()
     comparison = ledger.compare(job.server.url, str(job.vault_dir), job.project.password.encode())
     assert comparison.complete and comparison.sealed == 2, str(comparison)
+
+    # A named fallback directory is part of the promise.
+    result = job.run(addresses("named"), vault_dir_is_durable=True, vault_fallback_dir="fallback")
+    assert result["counts"] == {"created": 2} and "may be lost" not in job.warnings(), job.warnings()
     assert not job.leaks()
     print(f"\nrunner: plain: {comparison}; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
 
 
-def test_a_copy_of_the_project_is_no_place_for_keys(jobs, tmp_path):
+def test_a_promise_is_taken_as_it_is(jobs, tmp_path):
+    """A copy of the project is thrown away whatever anybody promises, and that is what the promise is asked for."""
     started = time.monotonic()
     job = jobs("private")
     copies = tmp_path / "copies"
@@ -180,27 +168,12 @@ def test_a_copy_of_the_project_is_no_place_for_keys(jobs, tmp_path):
     sandbox.write_text(SANDBOX)
     sandbox.chmod(0o755)
     isolated = ["--process-isolation", "--process-isolation-executable", str(sandbox), "--directory-isolation-base-path", str(copies)]
-
-    job.refused("a copy of the project", addresses("isolated"), *isolated)
-    job.refused("a copy of the project", addresses("isolated"), *isolated, "--cmdline", "--check " + (job.private / "env/cmdline").read_text())
-    kept = tmp_path / "kept" / "host_vars"
-    job.refused("vault_fallback_dir", addresses("isolated"), *isolated, vault_dir=str(kept), vault_fallback_dir="fallback")
-    assert not job.creates()
-
-    # The default fallback directory is in the home directory of whoever runs it: here in memory, which is worth a warning and no more.
-    result = job.run(addresses("isolated"), *isolated, environment={"XDG_STATE_HOME": "/runner/state"}, vault_dir=str(kept))
-    assert result["counts"] == {"created": 2}, result["msg"]
-    said = " ".join(job.said[-2][1].decode().split())
-    assert "[WARNING]: vault_fallback_dir is not given" in said and "/runner/state/community.backblaze would be lost" in said, said
-    comparison = ledger.compare(job.server.url, str(kept), job.project.password.encode())
-    assert comparison.complete and comparison.sealed == 2, str(comparison)
-
-    # Whoever says that it is kept is taken at their word; here it is not, and that is what the refusal is for.
-    result = job.run(addresses("vouched"), *isolated, vault_dir_is_durable=True)
+    job.refused(addresses("isolated"), *isolated)
+    result = job.run(addresses("isolated"), *isolated, vault_dir_is_durable=True)
     assert result["counts"] == {"created": 2}, result["msg"]
     assert not list(copies.iterdir()) and not job.vault_dir.exists()
     assert not job.leaks()
-    print(f"\nrunner: isolated: refused, then {comparison}; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+    print(f"\nrunner: isolated: refused, then promised; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
 
 
 def test_a_job_of_awx_keeps_nothing_but_what_is_elsewhere(jobs, tmp_path):
@@ -211,15 +184,15 @@ def test_a_job_of_awx_keeps_nothing_but_what_is_elsewhere(jobs, tmp_path):
     awx = {
         "environment": {"AWX_PRIVATE_DATA_DIR": str(job.private), "AWX_HOST": "https://awx.example.com", "JOB_ID": "61", "INVENTORY_ID": "1"},
         "command": f"ansible-runner transmit {job.private} -p provision.yml -vvvv --ident {{0}}"
-        f" | ansible-runner worker --private-data-dir=/runner | ansible-runner process {tmp_path}/awx --ident {{0}}",
+        f" | ansible-runner worker --private-data-dir={tmp_path}/node/runner | ansible-runner process {tmp_path}/awx --ident {{0}}",
     }
 
     def numbered(number: int) -> dict[str, t.Any]:
         return {**awx, "command": awx["command"].format(number)}
 
-    job.refused("it is in /runner, the private data directory of the job", addresses("awx"), **numbered(61))
-    assert not job.creates()
-    result = job.run(addresses("awx"), **numbered(62), vault_dir=str(kept), vault_dir_is_durable=True)
+    job.refused(addresses("awx"), **numbered(61))
+    job.refused(addresses("awx"), **numbered(62), vault_dir=str(kept))
+    result = job.run(addresses("awx"), **numbered(63), vault_dir=str(kept), vault_dir_is_durable=True)
     assert result["counts"] == {"created": 2}, result["msg"]
     comparison = ledger.compare(job.server.url, str(kept), job.project.password.encode())
     assert comparison.complete and comparison.sealed == 2, str(comparison)
