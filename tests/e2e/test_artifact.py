@@ -45,7 +45,9 @@ def test_an_execution_environment_with_it_gets_what_the_code_imports():
     assert [line.split()[0] for line in yaml.safe_load(process.stdout)["python"]] == ["requests", "urllib3"], process.stdout
 
 
-@pytest.mark.parametrize("name", ["awx_setup.yml", "files/awx_credential_type.yml", "tasks/awx_setup.yml"])
+@pytest.mark.parametrize(
+    "name", ["awx_setup.yml", "files/awx_credential_type.yml", "files/awx_credential_type_environment.yml", "tasks/awx_setup.yml"]
+)
 def test_what_awx_is_set_up_with_comes_with_it(name):
     shipped = pathlib.Path("playbooks", name)
     installed = pathlib.Path(os.environ["ANSIBLE_COLLECTIONS_PATH"], "ansible_collections", "community", "backblaze")

@@ -21,10 +21,10 @@ ODD_KEY = """K004"'\\{{7*7}}{%x%}{#y#}$HOME%s\\u0041#:&<a>"""
 #: What AWX sets for an inventory source, beside its credential.
 OF_INVENTORY_SOURCES = {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "True", "ANSIBLE_INVENTORY_EXPORT": "True", "ANSIBLE_VERBOSE_TO_STDERR": "True"}
 WAYS = {
-    "env": ("B2_APPLICATION_KEY_ID", "B2_APPLICATION_KEY", "B2_ENVIRONMENT"),
-    "file": ("B2_CREDENTIALS_FILE",),
-    "both": ("B2_APPLICATION_KEY_ID", "B2_APPLICATION_KEY", "B2_ENVIRONMENT", "B2_CREDENTIALS_FILE"),
-    "none": (),
+    "env": [awx.ENVIRONMENT_TYPE],
+    "file": [awx.CREDENTIAL_TYPE],
+    "both": [awx.CREDENTIAL_TYPE, awx.ENVIRONMENT_TYPE],
+    "none": [],
 }
 GROUP = {"group_name": "hosting"}
 TASKS = [
@@ -41,7 +41,7 @@ EVERYBODY = ["ada@x.example", "ben@x.example", "cleo@x.example"]
 
 
 class Job:
-    """A project, and the environment of a job or an inventory source that has one credential of the type."""
+    """A project, and the environment of a job or an inventory source that has a credential of each of these types."""
 
     def __init__(self, directory, url, way, **inputs):
         self.project = Project(directory, url)
@@ -49,8 +49,9 @@ class Job:
         self.private = directory / "env"
         self.private.mkdir()
         inputs = {"application_key_id": KEY_ID, "application_key": ODD_KEY, "realm": url, **inputs}
-        injected = awx.inject(awx.credential_type(), inputs, self.private)
-        self.injected = {name: injected[name] for name in WAYS[way]}
+        self.injected = {}
+        for path in WAYS[way]:
+            self.injected.update(awx.inject(awx.credential_type(path), inputs, self.private))
         (directory / "host_vars").mkdir()
         (directory / "sources").mkdir()
         self.source = directory / "sources" / "x.b2_group_members.yml"
@@ -69,11 +70,11 @@ class Job:
             check=False,
         )
 
-    def playbook(self, *arguments):
+    def playbook(self, *arguments, **environment):
         """A job, which has the vault password from a credential of its own."""
-        return self.run("ansible-playbook", *arguments, "--vault-password-file", str(self.directory / "vault-password"))
+        return self.run("ansible-playbook", *arguments, "--vault-password-file", str(self.directory / "vault-password"), **environment)
 
-    def play(self, tasks):
+    def play(self, tasks, **environment):
         """Run tasks on localhost, whatever becomes of the ones before; return all that was said, and the message of each that failed."""
         result = self.directory / "result.json"
         done = [f"done{number}" for number in range(len(tasks))]
@@ -83,7 +84,7 @@ class Job:
         variables = {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}
         play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": variables, "tasks": tasks}
         (self.directory / "play.json").write_text(json.dumps([play]))
-        process = self.playbook("play.json")
+        process = self.playbook("play.json", **environment)
         assert process.returncode == 0, process.stdout + process.stderr
         return process.stdout + process.stderr, json.loads(result.read_text())
 
@@ -145,6 +146,16 @@ def test_without_the_credential_nothing_runs(tmp_path):
         listed, hosts = job.inventory()
         assert "application_key_id is missing" in listed and hosts is None
         assert server.log() == []
+
+
+@pytest.mark.parametrize(("way", "stored"), [("file", False), ("env", True)])
+def test_facts_that_awx_may_store_hold_the_key_only_if_it_is_in_the_environment(way, stored, tmp_path):
+    job = Job(tmp_path, "https://b2.example.com", way)
+    job.play(
+        [{"ansible.builtin.setup": {"gather_subset": ["!all", "env"]}}], ANSIBLE_CACHE_PLUGIN="jsonfile", ANSIBLE_CACHE_PLUGIN_CONNECTION="facts"
+    )
+    (facts,) = (tmp_path / "facts").iterdir()
+    assert "B2_" in facts.read_text() and ("K004" in facts.read_text()) is stored
 
 
 @pytest.mark.parametrize(("way", "key"), [("env", "K004{{ 7 * 7 }}"), ("file", "K004schl\u00fcssel"), ("both", "K004oneline\n")])

@@ -140,7 +140,8 @@ def test_what_is_made_is_what_the_guide_describes(made):
         assert f"``B2 customers: {name}``" in GUIDE
         assert json.loads(template["extra_vars"]) == yaml.safe_load(from_guide("variables.yml"))
         assert template["job_type"] == ("check" if name == "look" else "run")
-        assert [template[field] for field in ("timeout", "job_slice_count", "allow_simultaneous", "diff_mode")] == [0, 1, False, True]
+        fields = ("timeout", "job_slice_count", "allow_simultaneous", "diff_mode", "use_fact_cache")
+        assert [template[field] for field in fields] == [0, 1, False, True, False]
         assert [value for field, value in template.items() if field.startswith("ask_")] == [False] * 7
         assert [template[field] for field in ("inventory", "project", "execution_environment")] == [
             one["id"] for one in (inventories["B2 control"], project, environment)
@@ -197,6 +198,7 @@ def test_the_jobs_that_it_describes_do_their_work(made, tmp_path):
         (tmp_path / "vault-password").write_text(project.password)
         inputs = {**found.named("credentials")["B2 master key"]["inputs"], "realm": server.url}
         injected = awx.inject(found.named("credential_types")["Backblaze B2 Partner"], inputs, tmp_path)
+        assert not [name for name, value in injected.items() if SECRETS["B2_APPLICATION_KEY"] in value]
         # So that every job is one of AWX to the tasks.
         injected.update({"AWX_HOST": "https://awx.example.com", "JOB_ID": "61"})
         environment = {name: value for name, value in project.environment().items() if not name.startswith("B2_")}

@@ -19,7 +19,10 @@ import typing as t
 import yaml
 from jinja2 import StrictUndefined, TemplateError, sandbox
 
-CREDENTIAL_TYPE = pathlib.Path(__file__).resolve().parents[2] / "playbooks" / "files" / "awx_credential_type.yml"
+_FILES = pathlib.Path(__file__).resolve().parents[2] / "playbooks" / "files"
+CREDENTIAL_TYPE = _FILES / "awx_credential_type.yml"
+#: For tools that read the environment only.
+ENVIRONMENT_TYPE = _FILES / "awx_credential_type_environment.yml"
 
 _NAME = r"[a-zA-Z_]+[a-zA-Z0-9_]*"
 _FIELD = {"type", "format", "choices", "id", "label", "help_text", "multiline", "secret", "ask_at_runtime", "default"}
@@ -30,9 +33,9 @@ _REFUSED = re.compile(
 )
 
 
-def credential_type() -> dict[str, t.Any]:
-    """Return the credential type that the collection ships."""
-    return t.cast("dict[str, t.Any]", yaml.safe_load(CREDENTIAL_TYPE.read_text(encoding="utf-8")))
+def credential_type(path: pathlib.Path = CREDENTIAL_TYPE) -> dict[str, t.Any]:
+    """Return a credential type that the collection ships."""
+    return t.cast("dict[str, t.Any]", yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def problems(kind: dict[str, t.Any]) -> list[str]:

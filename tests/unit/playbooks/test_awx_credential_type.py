@@ -14,22 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._options import CREDENTIALS, ENVIRONMENT, credentials
-from ansible_collections.community.backblaze.tests.utils.awx import credential_type, inject, problems
+from ansible_collections.community.backblaze.tests.utils.awx import CREDENTIAL_TYPE, ENVIRONMENT_TYPE, credential_type, inject, problems
 
 # AWX stores its fields as JSON in a database, which has no room for these two.
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]))
 ODD = st.text(st.sampled_from("\"'\\{}%#$ \n:,aK")) | TEXT
 
 
-def test_awx_takes_it():
-    assert problems(credential_type()) == []
+@pytest.mark.parametrize("path", [CREDENTIAL_TYPE, ENVIRONMENT_TYPE])
+def test_awx_takes_it(path):
+    assert problems(credential_type(path)) == []
 
 
-def test_it_has_every_option_that_may_stand_in_a_file_and_injects_all_of_them_both_ways():
-    kind = credential_type()
+def test_each_has_every_option_that_may_stand_in_a_file_and_injects_all_of_them_one_way():
+    kind, environment = credential_type(), credential_type(ENVIRONMENT_TYPE)
     assert [field["id"] for field in kind["inputs"]["fields"]] == list(CREDENTIALS)
-    assert {*kind["injectors"]} == {"env", "file"}
-    assert [*kind["injectors"]["env"]] == [variables[0] for variables in ENVIRONMENT.values()]
+    assert environment["inputs"] == kind["inputs"] and environment["name"] != kind["name"]
+    assert {*kind["injectors"]} == {"env", "file"} and [*kind["injectors"]["env"]] == [*ENVIRONMENT["credentials_file"]]
+    assert {*environment["injectors"]} == {"env"} and [*environment["injectors"]["env"]] == [ENVIRONMENT[name][0] for name in CREDENTIALS]
 
 
 def test_the_key_alone_is_secret():
@@ -62,19 +64,19 @@ def test_awx_would_refuse(what):
     assert any(problem.startswith(what) for problem in problems(kind))
 
 
-def arrived(environment):
+def arrived(inputs, directory):
     """What a plugin takes from the environment alone, from the file alone, and from both."""
-    file = {"B2_CREDENTIALS_FILE": environment["B2_CREDENTIALS_FILE"]}
-    alone = {name: value for name, value in environment.items() if name not in file}
-    return [tuple(credentials({}, way)[name] for name in CREDENTIALS) for way in (alone, file, environment)]
+    file, alone = (inject(credential_type(path), inputs, directory) for path in (CREDENTIAL_TYPE, ENVIRONMENT_TYPE))
+    assert [*file] == ["B2_CREDENTIALS_FILE"]
+    return [tuple(credentials({}, way)[name] for name in CREDENTIALS) for way in (alone, file, {**alone, **file})]
 
 
 @given(key_id=ODD, key=ODD, realm=ODD)
 def test_what_is_in_its_fields_arrives_as_it_is(key_id, key, realm):
     with tempfile.TemporaryDirectory() as directory:
-        environment = inject(credential_type(), {"application_key_id": key_id, "application_key": key, "realm": realm}, directory)
-        assert arrived(environment) == [(key_id, key, realm or "production")] * 3
+        inputs = {"application_key_id": key_id, "application_key": key, "realm": realm}
+        assert arrived(inputs, directory) == [(key_id, key, realm or "production")] * 3
 
 
 def test_fields_that_nobody_filled_in_are_not_given(tmp_path):
-    assert arrived(inject(credential_type(), {"application_key_id": "id", "application_key": "key"}, tmp_path)) == [("id", "key", "production")] * 3
+    assert arrived({"application_key_id": "id", "application_key": "key"}, tmp_path) == [("id", "key", "production")] * 3
