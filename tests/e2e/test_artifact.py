@@ -38,11 +38,14 @@ def test_the_installed_collection_provisions_and_lists(tmp_path):
         assert server.ledger()[0]["account_id"] in json.dumps(hosts["ada@customers.example.com"]["b2_account_id"])
 
 
-def test_an_execution_environment_with_it_gets_what_the_code_imports():
+def test_an_execution_environment_with_it_gets_what_the_code_imports_and_starts():
     command = ["ansible-builder", "introspect", os.environ["ANSIBLE_COLLECTIONS_PATH"]]
     process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
-    assert [line.split()[0] for line in yaml.safe_load(process.stdout)["python"]] == ["requests", "urllib3"], process.stdout
+    found = yaml.safe_load(process.stdout)
+    assert [line.split()[0] for line in found["python"]] == ["requests", "urllib3"], process.stdout
+    system = {line.partition("  #")[0] for line in found["system"]}
+    assert system == {"git [platform:rpm]", "git [platform:dpkg]", "openssh-clients [platform:rpm]", "openssh-client [platform:dpkg]"}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 
-from project import KEY, KEY_ID, PATIENCE, UTILS, forms, serving, standin  # noqa: E402  # lies with the end-to-end tests
+import places  # noqa: E402  # lies with the end-to-end tests
+from project import KEY, KEY_ID, PATIENCE, UTILS, forms, ledger, serving, standin  # noqa: E402
 from test_runner import Jobs, addresses  # noqa: E402
 
 IMAGE = os.environ["EE_IMAGE"]
@@ -126,6 +127,54 @@ def test_a_job_makes_keys_where_they_are_said_to_outlive_its_container(jobs):
     found = job.found(kept)
     assert found == 20 and not job.leaks()
     print(f"\nee: ansible-runner: {found} keys; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+
+
+@pytest.fixture
+def host(tmp_path):
+    """Run an ssh server on this machine, whose loopback address containers share."""
+    with places.Host(tmp_path / "host").up() as running:
+        yield running
+
+
+def test_keys_on_a_host_are_reached_by_the_images_own_ssh(jobs, host):
+    """With nothing of the image but its ssh client: the inventory does not even say that the connection is ssh."""
+    started = time.monotonic()
+    job = jobs("private")
+    job.mounts.append(f"--volume={host.directory}:{host.directory}")
+    place = host.place(job.private / "project")
+    inventory = job.private / "project" / "inventory.json"
+    hosts = json.loads(inventory.read_text())
+    del hosts["all"]["hosts"][places.HOST]["ansible_connection"]
+    inventory.write_text(json.dumps(hosts))
+    job.write("env/cmdline", f"{(job.private / 'env/cmdline').read_text()} -i inventory.json")
+    options = {**place.options, "vault_host": places.HOST, "environment": job.environment}
+    for counts in ({"created": 20}, {"unchanged": 20}):
+        result = job.run(addresses("host", 20), *job.isolated(), **options)
+        assert result.get("counts") == counts, result["msg"]
+    found = ledger.compare(job.server.url, str(host.keys), job.project.password.encode())
+    assert found.complete and found.sealed == 20 and not job.leaks(), str(found)
+    print(f"\nee: on a host: {found}; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+
+
+def test_keys_in_a_repository_are_pushed_by_the_images_own_git(jobs, host, tmp_path):
+    """Over ssh, with a key of its own, as the guide has it."""
+    started = time.monotonic()
+    job = jobs("private")
+    job.mounts.append(f"--volume={host.directory}:{host.directory}:ro")
+    place = places.GitPlace(tmp_path)
+    login = json.loads(host.inventory(tmp_path / "inventory.json").read_text())["all"]["hosts"][places.HOST]
+    ssh = ["ssh", "-F", "none", "-i", login["ansible_ssh_private_key_file"], *shlex.split(login["ansible_ssh_extra_args"])]
+    address = f"ssh://{login['ansible_user']}@127.0.0.1:{login['ansible_port']}{place.repository}"
+    environment = {**job.environment, "GIT_SSH_COMMAND": shlex.join(ssh)}
+    for counts in ({"created": 20}, {"unchanged": 20}):
+        # This server does not take GIT_PROTOCOL, without which an empty repository does not tell its default branch.
+        options = {**place.options, "vault_git_repo": address, "vault_git_branch": "trunk", "environment": environment}
+        result = job.run(addresses("git", 20), *job.isolated(), **options)
+        assert result.get("counts") == counts, result["msg"]
+    with place.keys() as keys:
+        found = ledger.compare(job.server.url, str(keys), job.project.password.encode())
+    assert found.complete and found.sealed == 20 and not job.leaks(), str(found)
+    print(f"\nee: in a repository: {found}; {len(place.log())} commits; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
 
 
 @pytest.mark.parametrize("where", ["node", "pod"])

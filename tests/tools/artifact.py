@@ -18,10 +18,10 @@ INSTALLED = tree.WORK / "installed"
 # What users have a use for, whatever galaxy.yml lets through.
 USEFUL = {
     *("MANIFEST.json", "FILES.json", "README.md", "CHANGELOG.rst", "LICENSES", "changelogs", "docs", "meta"),
-    *("requirements.txt", "plugins", "roles", "playbooks"),
+    *("bindep.txt", "requirements.txt", "plugins", "roles", "playbooks"),
 }
-# What it works with, where requirements.txt is what meta/execution-environment.yml names; all else in it is for people to read.
-NEEDED = {"MANIFEST.json", "FILES.json", "meta", "requirements.txt", "plugins", "roles", "playbooks"}
+# What it works with, where bindep.txt and requirements.txt are what meta/execution-environment.yml names; all else is for people to read.
+NEEDED = {"MANIFEST.json", "FILES.json", "meta", "bindep.txt", "requirements.txt", "plugins", "roles", "playbooks"}
 # Directories of plugins/ that have no page of their own; an action's page is the module of the same name.
 UNDOCUMENTED = {"action", "doc_fragments", "module_utils", "plugin_utils"}
 

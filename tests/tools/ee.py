@@ -43,23 +43,26 @@ CONFIGURATION = {
     # processes as we have, not podman's own idea of many. Their locks are in files of ours, not in the memory that all containers of a user share.
     "containers.conf": '[containers]\nnetns = "host"\nlabel = false\ndefault_ulimits = []\n[engine]\nlock_type = "file"\ntmp_dir = "{run}/libpod"\n',
     "storage.conf": '[storage]\ndriver = "overlay"\ngraphroot = "{storage}"\nrootless_storage_path = "{storage}"\nrunroot = "{run}/storage"\n',
-    # What this machine's pip has fetched is all there is: the mirrors, proxies and certificates that it knows of are not in there.
+    # What this machine's pip has fetched is all there is: the mirrors, proxies and certificates that it knows of are not in there. The
+    # packages of the system come from where the base image has its own from.
     "packages/pip.conf": "[global]\nno-index = true\nfind-links = /output/packages\ndisable-pip-version-check = true\nroot-user-action = ignore\n",
 }
 _ABOUT = """
-import importlib.util, json, platform, sys
-print(json.dumps([sys.executable, sys.version_info[:2], platform.machine(), platform.libc_ver()[1], bool(importlib.util.find_spec("pip"))]))
+import importlib.util, json, platform, shutil, sys
+packages = next(filter(None, map(shutil.which, ("apt-get", "microdnf", "dnf"))), "")
+print(json.dumps([sys.executable, sys.version_info[:2], platform.machine(), platform.libc_ver()[1], bool(importlib.util.find_spec("pip")), packages]))
 """
 
 
 class Python(t.NamedTuple):
-    """That of an image."""
+    """That of an image. packages: the path of the image's package manager."""
 
     path: str
     version: tuple[int, int]
     machine: str
     glibc: str
     has_pip: bool
+    packages: str
 
 
 def environment() -> dict[str, str]:
@@ -100,7 +103,7 @@ def built() -> t.Iterator[dict[str, str]]:
         python = Python(*json.loads(told("podman", "run", "--rm", "--entrypoint=python3", image, "-c", _ABOUT)))
         define(image, python)
         fetch(python)
-        builder("build", "--container-runtime=podman", f"--tag={IMAGE}", "--extra-build-cli-args=--network=none --pull=never")
+        builder("build", "--container-runtime=podman", f"--tag={IMAGE}", "--extra-build-cli-args=--pull=never")
         yield environment()
     finally:
         run("podman", "rm", "--all", "--force", "--volumes")
@@ -165,11 +168,15 @@ def define(image: str, python: Python) -> None:
     definition["images"] = {"base_image": {"name": image}}
     definition["dependencies"]["python_interpreter"] = {"python_path": python.path}
     definition["dependencies"]["galaxy"]["collections"] = [{"name": collection.name, "type": "file"}]
-    # Nothing is installed by a package manager, so it does not matter which one the base image has.
-    definition["options"] = {"package_manager_path": "/bin/true", "skip_pip_install": python.has_pip}
+    definition["options"] = {"package_manager_path": python.packages, "skip_pip_install": python.has_pip}
     definition["additional_build_files"] = [{"src": "packages", "dest": "packages"}, {"src": str(collection), "dest": "."}]
     definition["additional_build_steps"] = {
-        "prepend_base": ["COPY _build/packages /output/packages", "ENV PIP_CONFIG_FILE=/output/packages/pip.conf"],
+        "prepend_base": [
+            "COPY _build/packages /output/packages",
+            "ENV PIP_CONFIG_FILE=/output/packages/pip.conf",
+            # Images of Debian bring no list of packages.
+            *(["RUN apt-get update"] if python.packages.endswith("/apt-get") else []),
+        ],
         "append_final": ["ENV PIP_CONFIG_FILE="],
     }
     (EE / "execution-environment.yml").write_text(json.dumps(definition))
