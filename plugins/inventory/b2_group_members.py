@@ -16,6 +16,8 @@ description:
     itself loads each member's key for its host.
   - Reads a YAML file whose name ends in C(b2_group_members.yml) or C(b2_group_members.yaml).
   - An address that is not safe as the name of a host is left out with a warning.
+  - An option that the plugin does not have is an error, and nothing is listed.
+  - With O(cache) the members are listed anew if the Groups, the realm or the key id in the options or in the environment are others than before.
   - Several Groups are listed at the same time. If one of them cannot be listed, none of their members becomes a host.
 author:
   - community.backblaze contributors (@ansible-collections)
@@ -80,6 +82,10 @@ cache_connection: .cache
 cache_timeout: 600
 """
 
+import difflib
+import hashlib
+import json
+import os
 import typing as t
 
 from ansible.errors import AnsibleError, AnsibleParserError
@@ -90,7 +96,12 @@ from ansible.utils.unsafe_proxy import wrap_var
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, may_be_template, unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
+from ansible_collections.community.backblaze.plugins.module_utils._options import (
+    CONNECTION_SPEC,
+    connect,
+    credentials,
+    realm_url,
+)
 
 display = Display()
 
@@ -133,6 +144,33 @@ def list_members(client: Client, group_ids: t.Sequence[str], group_names: t.Sequ
         yield host_variables(member)
 
 
+def prove_known(path: str, given: t.Iterable[t.Any], definitions: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
+    """Raise OptionError if an inventory file has an option that the plugin does not have.
+
+    A misspelt name of a Group's option would be taken for "all Groups".
+    """
+    known = sorted({name for option, definition in definitions.items() for name in (option, *_aliases(definition))})
+    unknown = sorted(str(name) for name in given if name not in known)
+    if not unknown:
+        return
+    nearest = [name for one in unknown for name in difflib.get_close_matches(one, known, 1)]
+    raise OptionError(
+        f"{path} has {'an unknown option' if len(unknown) == 1 else 'unknown options:'} {', '.join(unknown)}.",
+        changed="",
+        remedy=f"Did you mean {', '.join(nearest)}?" if nearest else f"The options are {', '.join(known)}.",
+    )
+
+
+def _aliases(definition: t.Mapping[str, t.Any]) -> list[str]:
+    return [alias["name"] if isinstance(alias, dict) else str(alias) for alias in definition.get("aliases") or ()]
+
+
+def cache_digest(realm: str, key_id: str, group_ids: t.Iterable[str], group_names: t.Iterable[str]) -> str:
+    """Return a digest of the options that decide which members are listed. The secret key is not among them."""
+    asked = [realm_url(realm), key_id, sorted(set(group_ids)), sorted(set(group_names))]
+    return hashlib.sha256(json.dumps(asked, separators=(",", ":")).encode()).hexdigest()
+
+
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]  # ansible-core is not typed for subclassing
     """The plugin."""
 
@@ -145,8 +183,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
     def parse(self, inventory: t.Any, loader: t.Any, path: str, cache: bool = True) -> None:
         """Fill the inventory."""
         super().parse(inventory, loader, path, cache)
-        self._read_config_data(path)
+        config = self._read_config_data(path)
         try:
+            prove_known(path, config, self.option_definitions)
             hosts = self._add_hosts(self._members(path, cache))
         except B2Error as exc:
             raise AnsibleParserError(str(exc)) from None
@@ -154,19 +193,23 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 
     def _members(self, path: str, cache: bool) -> t.Iterable[dict[str, t.Any]]:
         """Return the members' variables, from the cache where it has them and may be asked, else as they arrive."""
-        cache_key = self.get_cache_key(path)
-        if cache and self.get_option("cache"):
+        options = {name: self.get_option(name) for name in CONNECTION_SPEC}
+        group_ids, group_names = ([str(one) for one in self.get_option(name)] for name in ("group_ids", "group_names"))
+        if not self.get_option("cache"):
+            return self._arriving(options, group_ids, group_names)
+        found = credentials(options, os.environ)
+        cache_key = f"{self.get_cache_key(path)}_{cache_digest(found['realm'], found['application_key_id'], group_ids, group_names)}"
+        if cache:
             try:
                 return t.cast("list[dict[str, t.Any]]", self._cache[cache_key])
             except KeyError:
                 pass
-        client = connect({name: self.get_option(name) for name in CONNECTION_SPEC}, connections=_GROUPS_AT_ONCE)
-        group_ids, group_names = ([str(one) for one in self.get_option(name)] for name in ("group_ids", "group_names"))
-        arriving = list_members(client, group_ids, group_names)
-        if not self.get_option("cache"):
-            return arriving
-        self._cache[cache_key] = members = list(arriving)
+        self._cache[cache_key] = members = list(self._arriving(options, group_ids, group_names))
         return members
+
+    def _arriving(self, options: dict[str, t.Any], group_ids: list[str], group_names: list[str]) -> t.Iterator[dict[str, t.Any]]:
+        """Yield the members' variables as they arrive."""
+        return list_members(connect(options, connections=_GROUPS_AT_ONCE), group_ids, group_names)
 
     def _add_hosts(self, members: t.Iterable[dict[str, t.Any]]) -> dict[str, dict[str, t.Any]]:
         """Add a host for each member, while further ones arrive; return the variables of each host."""

@@ -10,7 +10,8 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
-from ansible_collections.community.backblaze.plugins.inventory.b2_group_members import InventoryModule, marked
+from ansible_collections.community.backblaze.plugins.inventory.b2_group_members import InventoryModule, cache_digest, marked, prove_known
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 
 try:
     from ansible.template import trust_as_template
@@ -54,3 +55,43 @@ def test_no_text_is_taken_for_a_template(text, sent):
         templar = Templar(loader=DataLoader(), variables=variables)
         assert templar.template(trust_as_template("<{{ b2_region }}>")) == f"<{text}>"
         assert (variables["b2_bytes_stored"], variables["b2_stats_timestamp"]) == (7, None)
+
+
+ASKED = {"realm": "production", "key_id": "0a1b2c3d4e5f", "group_ids": ["1", "2"], "group_names": ["hosting", "resale"]}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"realm": "staging"}, {"key_id": "0a1b2c3d4e60"}, {"group_ids": ["1"]}, {"group_names": ["hosting"]}, {"group_ids": ["1", "2", "hosting"]}],
+    ids=str,
+)
+def test_the_cache_tells_members_of_other_options_apart(other):
+    assert cache_digest(**{**ASKED, **other}) != cache_digest(**ASKED)
+
+
+@pytest.mark.parametrize(
+    "same", [{"realm": "https://api.backblazeb2.com/"}, {"group_ids": ["2", "1", "2"]}, {"group_names": ["resale", "hosting"]}], ids=str
+)
+def test_the_cache_knows_the_same_question_in_other_words(same):
+    assert cache_digest(**{**ASKED, **same}) == cache_digest(**ASKED)
+
+
+DEFINITIONS = {"group_names": {}, "group_ids": {"aliases": ["ids", {"name": "groups_by_id"}]}, "strict": {"aliases": None}}
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (["group_name"], "hosts.yml has an unknown option group_name. Did you mean group_names?"),
+        (["group_id", "Strict", "group_names"], "hosts.yml has unknown options: Strict, group_id. Did you mean strict, group_ids?"),
+        ([7], "hosts.yml has an unknown option 7. The options are group_ids, group_names, groups_by_id, ids, strict."),
+    ],
+)
+def test_an_option_that_is_not_known_is_refused_by_name(given, says):
+    with pytest.raises(OptionError) as caught:
+        prove_known("hosts.yml", given, DEFINITIONS)
+    assert str(caught.value) == says
+
+
+def test_options_and_their_aliases_are_known():
+    prove_known("hosts.yml", ["group_names", "group_ids", "ids", "groups_by_id", "strict"], DEFINITIONS)
