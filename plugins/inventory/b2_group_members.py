@@ -12,6 +12,8 @@ short_description: Members of Backblaze B2 Groups as inventory hosts
 version_added: 0.1.0
 description:
   - Makes a host of every member of the Groups, with what Backblaze tells about it as host variables.
+  - The variable C(ansible_host) of each host is V(b2-member.invalid), a name that never resolves. So no task connects to the domain of a member's
+    address by accident. Set the keyword C(connection) of a play over members to V(local). O(compose) can set another C(ansible_host).
   - Keys are never among them. With C(host_vars) beside the inventory, in which M(community.backblaze.b2_group_members) sealed the keys, Ansible
     itself loads each member's key for its host.
   - Reads a YAML file whose name ends in C(b2_group_members.yml) or C(b2_group_members.yaml).
@@ -107,6 +109,9 @@ display = Display()
 
 #: How many Groups are listed at the same time.
 _GROUPS_AT_ONCE = 8
+
+#: The variable ansible_host of each member: the domain of an address may be anybody's, and no name under "invalid" resolves (RFC 2606).
+_UNREACHABLE = "b2-member.invalid"
 
 
 def host_variables(member: Member) -> dict[str, t.Any]:
@@ -218,7 +223,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         hosts: dict[str, dict[str, t.Any]] = {}
         try:
             for member in members:
-                variables = marked(member)
+                variables = {**marked(member), "ansible_host": _UNREACHABLE}
                 name = self._host_name(hostnames, variables)
                 reason = unsafe_name(name) or ("another member has that name already" if name in hosts else "")
                 if reason:
