@@ -85,6 +85,7 @@ cache_timeout: 600
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -104,6 +105,15 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
     credentials,
     realm_url,
 )
+
+try:
+    from ansible.template import trust_as_template
+except ImportError:
+    # Up to ansible-core 2.18 every text is a template unless it is marked.
+    def trust_as_template(value: str) -> str:
+        """Return the text as it is."""
+        return value
+
 
 display = Display()
 
@@ -131,13 +141,30 @@ def host_variables(member: Member) -> dict[str, t.Any]:
 
 
 def marked(variables: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Return host variables whose texts Ansible does not take for templates.
+    """Return host variables whose texts Ansible does not take for templates, see _marked."""
+    return {name: _marked(value) if isinstance(value, str) else value for name, value in variables.items()}
 
-    Only those are marked that could be one: up to ansible-core 2.18 ansible-inventory shows a marked text as a dictionary, and AWX keeps it
-    like that. From 2.19 on no text of an inventory is a template, unless somebody says that it is to be trusted.
+
+# Most texts are the same for many members, and trust costs some microseconds for each text.
+@functools.lru_cache(maxsize=1024)
+def _marked(text: str) -> str:
+    """Mark a text as unsafe if it may be a template, and as trusted if it cannot be one.
+
+    ansible-inventory shows an unsafe text as a dictionary, and AWX keeps it like that. Up to ansible-core 2.18 only a marked text is
+    unsafe, later every text that is not trusted.
     """
-    suspects = [name for name, value in variables.items() if isinstance(value, str) and may_be_template(value)]
-    return {**variables, **{name: wrap_var(variables[name]) for name in suspects}} if suspects else variables
+    return t.cast("str", wrap_var(text) if may_be_template(text) else trust_as_template(text))
+
+
+def _trusted(value: t.Any) -> t.Any:
+    """Return a composed value in which each text that cannot be a template is trusted; other marks of a text stay."""
+    if isinstance(value, str):
+        return value if may_be_template(value) else trust_as_template(value)
+    if isinstance(value, dict):
+        return {key: _trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_trusted(item) for item in value]
+    return value
 
 
 def list_members(client: Client, group_ids: t.Sequence[str], group_names: t.Sequence[str]) -> t.Iterator[dict[str, t.Any]]:
@@ -223,7 +250,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         hosts: dict[str, dict[str, t.Any]] = {}
         try:
             for member in members:
-                variables = {**marked(member), "ansible_host": _UNREACHABLE}
+                variables = {**marked(member), "ansible_host": _marked(_UNREACHABLE)}
                 name = self._host_name(hostnames, variables)
                 reason = unsafe_name(name) or ("another member has that name already" if name in hosts else "")
                 if reason:
@@ -251,6 +278,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             return
         for name, variables in hosts.items():
             self._set_composite_vars(compose, variables, name, strict=strict)
+            composed = self.inventory.get_host(name).vars
+            composed.update((one, _trusted(composed[one])) for one in compose or () if one in composed)
             self._add_host_to_composed_groups(groups, variables, name, strict=strict)
             self._add_host_to_keyed_groups(keyed_groups, variables, name, strict=strict)
 
