@@ -17,12 +17,17 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._transport import REQUESTS_IMPORT_ERROR, Transport, check_url
 
 try:
-    from ansible.module_utils.secrets import register_secret
+    from ansible.module_utils.secrets import register_secret as _register
 except ImportError:
     # Before ansible-core 2.22.
-    def register_secret(value: str, /) -> str:
+    def _register(value: str, /) -> str:
         """Nobody to tell."""
         return value
+
+
+def register_secret(value: str) -> None:
+    """Have ansible-core mask a secret in all output, if it can."""
+    _register(value)
 
 
 #: Realms by the names that Backblaze's own tools use.

@@ -73,6 +73,13 @@ def open_store(layout: str, path: str, sealer: Sealer, group_id: str) -> Store:
     return open_stores(layout, path, sealer)(group_id)
 
 
+def stores_to_read(layout: str, path: str, sealer: Sealer, group_id: str = "") -> list[Store]:
+    """Return the stores that may hold the key of a member; group_id: only that of this Group."""
+    if layout == HOST_VARS or group_id:
+        return [open_store(layout, path, sealer, group_id)]
+    return [open_store(layout, path, sealer, one) for one in _groups_in(path)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Move:
     """What is asked for. group_id: only the keys of that Group. lock_timeout: in seconds. write: false to look only. modes: of what is made."""

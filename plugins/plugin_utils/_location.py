@@ -19,6 +19,7 @@ from ansible.utils.vars import load_extra_vars
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE
+from ansible_collections.community.backblaze.plugins.plugin_utils._controller import path_of, start_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Depot, Elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import plain
@@ -26,7 +27,6 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._repository im
 from ansible_collections.community.backblaze.plugins.plugin_utils._target import MODULE, Target
 
 _COPY = "vault"
-_COLLECTION_PLAYBOOKS = re.compile(r"/ansible_collections/[^/]+/[^/]+/playbooks/?$")
 # What git itself takes for the address of another machine, and not for a path.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
 # Stricter than git, which would take most other characters as well.
@@ -38,20 +38,8 @@ TaskVars = t.Mapping[str, t.Any]
 
 
 def controller_path(action: ActionBase, path: str) -> str:
-    """Return a path on the controller.
-
-    A relative one starts at the playbook's directory, as everywhere in Ansible; a playbook inside a collection is nobody's place to
-    write to, so with one of those it starts at the working directory.
-    """
-    return os.path.normpath(os.path.join(_start(action)[0], os.path.expanduser(path)))
-
-
-def _start(action: ActionBase) -> tuple[str, str]:
-    """Return the directory that relative paths start at, and what it is."""
-    base = str(action._loader.get_basedir())
-    if _COLLECTION_PLAYBOOKS.search(os.path.abspath(base)):
-        return os.getcwd(), "the working directory, since the playbook is one of a collection"
-    return base, "the directory of the playbook"
+    """Return a path on the controller, see path_of."""
+    return path_of(action._loader, path)
 
 
 def made_at(action: ActionBase, option: str, given: str) -> str:
@@ -59,7 +47,7 @@ def made_at(action: ActionBase, option: str, given: str) -> str:
     path = controller_path(action, given)
     if os.path.isabs(os.path.expanduser(given)) or os.path.lexists(path):
         return ""
-    start, what = _start(action)
+    start, what = start_of(action._loader)
     made = "would be made" if action._task.check_mode else "is made"
     return (
         f"The directory {path} is new, and {made} for the keys: {option} {given} is a relative path, "

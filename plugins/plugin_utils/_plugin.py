@@ -32,6 +32,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
 )
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, Wanted, audit, by_email
 from ansible_collections.community.backblaze.plugins.plugin_utils import _signals
+from ansible_collections.community.backblaze.plugins.plugin_utils._controller import secrets_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import OTHER_LOCATIONS, is_job, prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import WantedGroup, plain, policy_of, read_members
@@ -123,8 +124,8 @@ def _invalid(error: Exception, spec: t.Mapping[str, t.Any]) -> str:
 
 
 def vault_secrets(action: ActionBase) -> t.Sequence[t.Any]:
-    """Return the vault secrets of the run; they are on the loader on every release of ansible-core."""
-    return list(getattr(action._loader._vault, "secrets", None) or ())
+    """Return the vault secrets of the run."""
+    return secrets_of(action._loader)
 
 
 def read_members_file(action: ActionBase, path: str) -> list[t.Any]:

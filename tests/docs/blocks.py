@@ -178,7 +178,7 @@ def _name_in(paragraph: Token) -> str:
 
 
 def _plugin(page: pathlib.Path) -> list[Block]:
-    """Return one block with all tasks of a module, or one for each source of an inventory plugin."""
+    """Return one block with all tasks of a module, or one for each YAML document of another plugin."""
     source = next(
         node.value
         for node in ast.parse(page.read_text(encoding="utf-8")).body

@@ -21,7 +21,8 @@ import pages  # noqa: E402
 import story  # noqa: E402
 from project import serving  # noqa: E402
 
-PATTERNS = ("README.md", "roles/*/README.md", "docs/docsite/rst/*.rst", "plugins/modules/*.py", "plugins/inventory/*.py")
+PLUGINS = ("plugins/modules/*.py", "plugins/inventory/*.py", "plugins/lookup/*.py")
+PATTERNS = ("README.md", "roles/*/README.md", "docs/docsite/rst/*.rst", *PLUGINS)
 PAGES = [str(path.relative_to(ROOT)) for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
 
 

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+set -eux -o pipefail
+
+export ANSIBLE_ROLES_PATH=../
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+echo "a vault password" > "$work/password"
+echo "another vault password" > "$work/another"
+
+ansible-playbook main.yml -i localhost, -c local -e "work=$work" --vault-password-file "$work/password" "$@"
