@@ -88,7 +88,8 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str) -> str:
         lines.append("  The key of each created member is sealed. Run again to go on; the next run says what became of members that were under way.")
     else:
         lines.append(f"  {result.get('msg', '')}")
-    return "\n".join(lines) + "\n"
+    # It goes to a terminal as it is, and messages quote what the service sends.
+    return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
 
 
 def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.community.backblaze.plugins.plugin_utils import _plugin
+from ansible_collections.community.backblaze.plugins.plugin_utils._report import summary_of_stop
 
 
 @pytest.fixture
@@ -39,3 +40,16 @@ def test_progress_that_nobody_can_read_any_more_ends_nothing(monkeypatch):
 
     monkeypatch.setattr(_plugin.display, "display", gone)
     _plugin.show_progress(1, 2, 3.0)
+
+
+def test_the_summary_of_a_stopped_task_names_what_needs_attention_and_commands_no_terminal():
+    members = [
+        {"email": "ada@x.example", "outcome": "created"},
+        {"email": "ben@x.example", "outcome": "key_lost", "message": "Account \x1b[2J1 is\nlost."},
+        {"email": "cleo@x.example", "outcome": "not_attempted", "message": "The run ended before."},
+    ]
+    said = summary_of_stop({"members": members, "counts": {"created": 1, "key_lost": 1, "not_attempted": 1}}, "it was ended by SIGINT")
+    lines = said.splitlines()
+    assert lines[0] == "community.backblaze: The run ended, because it was ended by SIGINT. created: 1, key_lost: 1, not_attempted: 1."
+    assert lines[1] == "  ben@x.example: key_lost. Account ?[2J1 is?lost." and len(lines) == 3
+    assert summary_of_stop({"msg": "Nothing was changed."}, "it was ended by SIGTERM").splitlines()[1] == "  Nothing was changed."
