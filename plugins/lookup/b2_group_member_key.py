@@ -188,7 +188,7 @@ def _variables(email: str, stores: t.Sequence[Store], path: str, layout: str) ->
     if len(found) > 1:
         raise StoreError(f"The key of {email} is in several vault files: {', '.join(found)}.", remedy="Choose one of them by group_id.")
     if found:
-        [(file, variables)] = found.items()
+        [(file, variables)] = list(found.items())
         if not (variables.get("b2_application_key_id") and variables.get("b2_application_key")):
             raise StoreError(
                 f"{file} holds only a part of the key of {email}.",

@@ -20,8 +20,9 @@ _DIRECTORIES = ("AWX_ISOLATED_DATA_DIR", "AWX_PRIVATE_DATA_DIR")
 OTHER_LOCATIONS = "Or keep the keys on a host, with vault_location: target, or in a Git repository, with vault_location: git."
 
 
-def is_job(environment: t.Mapping[str, str] = os.environ) -> bool:
-    """Tell whether ansible-runner or AWX started what runs here."""
+def is_job(environment: t.Optional[t.Mapping[str, str]] = None) -> bool:
+    """Tell whether ansible-runner or AWX started what runs here. environment: that of this process, if not given."""
+    environment = os.environ if environment is None else environment
     return any(name in environment for name in _DIRECTORIES) or ("AWX_HOST" in environment and "JOB_ID" in environment)
 
 

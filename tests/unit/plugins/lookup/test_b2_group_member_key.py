@@ -51,11 +51,11 @@ def sealed(tmp_path):
 def look_up(monkeypatch):
     """Runs the plugin with a run's vault secrets; returns its result."""
 
-    def run(*terms, secrets=SECRETS, **given):
+    def run(*terms, secrets=None, **given):
         options = {"layout": "host_vars", "group_id": None, **given}
         monkeypatch.setattr(lookup.LookupModule, "set_options", lambda self, **_given: None)
         monkeypatch.setattr(lookup.LookupModule, "get_option", lambda self, name: options[name])
-        loader = types.SimpleNamespace(get_basedir=os.getcwd, _vault=types.SimpleNamespace(secrets=secrets))
+        loader = types.SimpleNamespace(get_basedir=os.getcwd, _vault=types.SimpleNamespace(secrets=SECRETS if secrets is None else secrets))
         return lookup.LookupModule(loader=loader).run(list(terms), {})
 
     return run
@@ -118,7 +118,7 @@ def test_the_other_layout_is_proposed(sealed, look_up):
 
 def test_a_value_that_may_be_a_template_is_not_evaluated(sealed, look_up):
     [key] = look_up("m1@x.example", vault_dir=sealed("host_vars", new_member(1, region="{{ 7 * 7 }}")))
-    assert type(key["application_key"]) is str
+    assert key["application_key"].__class__ is str
     templar = Templar(loader=DataLoader(), variables={"key": key})
     assert templar.template(trust_as_template("<{{ key.region }}>")) == "<{{ 7 * 7 }}>"
 

@@ -6,10 +6,7 @@
 
 from __future__ import annotations
 
-# Loaded before a child process becomes a user who cannot read where this Python is.
-import concurrent.futures.thread  # noqa: F401
-import encodings.ascii
-import encodings.latin_1  # noqa: F401
+import importlib
 import os
 import pathlib
 import shutil
@@ -31,6 +28,10 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._layouts impor
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE
 from ansible_collections.community.backblaze.plugins.plugin_utils._target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+
+# Loaded before a child process becomes a user who cannot read where this Python is.
+for module in ("concurrent.futures.thread", "encodings.ascii", "encodings.latin_1"):
+    importlib.import_module(module)
 
 ALICE = "alice@x.example"
 BOB = "bob@x.example"

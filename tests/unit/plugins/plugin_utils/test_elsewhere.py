@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -397,7 +398,8 @@ def holding(tmp_path, there):
     def hold(where):
         arguments = [where, str(there), str(tmp_path / f"copy{where}"), GROUP, repr(OPTIONS)]
         command = [sys.executable, "-c", HOLDER, *arguments]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[7])}
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
             assert process.stdout.readline() == "held\n"
             yield process
             process.stdin.close()
