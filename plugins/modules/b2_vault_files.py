@@ -310,7 +310,8 @@ def read(path: str, known: t.Mapping[str, str]) -> dict[str, t.Any]:
 
 def read_tree(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
     kinds = {name: kind_of(name, root) for name in os.listdir(root)}
-    for name, kind in kinds.items():
+    # The journals first: a run closes an address there when its key is stored, so that what is open in neither is not there.
+    for name, kind in sorted(kinds.items(), key=lambda one: one[0] != STATE):
         if kind == "directory":
             # What cannot have keys in it, such as lost+found, need not be readable.
             if name == STATE or holds_keys(name):

@@ -44,6 +44,7 @@ _GROUP_PREFIX = "b2_group_"
 _ROOM_PER_KEY = 16 * 1024
 _INODES_PER_KEY = 3
 _LOCK_POLL_SECONDS = 0.2
+_LOOK_SECONDS = 0.5
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -153,7 +154,8 @@ class VaultDir:
             # One that is there already is its owner's, who gave it a mode.
             with contextlib.suppress(PermissionError):
                 self.modes.allow_file(lock)
-            deadline = time.monotonic() + patience
+            # Who only looks for the holder has the lock for a moment.
+            deadline = time.monotonic() + max(patience, _LOOK_SECONDS)
             while holder := self._taken(lock, state):
                 if time.monotonic() >= deadline:
                     raise StoreError(

@@ -62,7 +62,6 @@ class HostVarsStore:
         with explained("cannot be used", self.directory.path):
             for email in wanted:
                 prove_place(os.path.join(self.directory.path, email), FILE_NAME)
-        self.prove_nothing_switched_off(wanted)
         self.prove_not_elsewhere(wanted)
 
     def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:

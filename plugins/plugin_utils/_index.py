@@ -20,7 +20,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, get, opened, replace
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, exists, get, opened, replace
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
 #: With a dot, which no Group's directory begins with.
@@ -77,7 +77,8 @@ class Index:
         if self._known == self._saved:
             return
         with opened(root, STATE_NAME, DIRECTORY) as state:
-            replace(state, INDEX_NAME, self._sealer.seal(json.dumps(self._known).encode()), modes=modes)
+            like = os.lstat(INDEX_NAME, dir_fd=state) if exists(state, INDEX_NAME) else None
+            replace(state, INDEX_NAME, self._sealer.seal(json.dumps(self._known).encode()), like, modes=modes)
             os.fsync(state)
         self._saved = dict(self._known)
 

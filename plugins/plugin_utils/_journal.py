@@ -16,6 +16,7 @@ import datetime
 import errno
 import json
 import os
+import stat
 import threading
 import typing as t
 
@@ -161,7 +162,7 @@ class Journal:
                 os.unlink(temporary, dir_fd=directory_fd)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
             try:
-                self._modes.allow_file(fd)
+                self._allow(fd)
                 for entry in self._entries.values():
                     _write(fd, _line(entry, entry.event.value))
                 os.fsync(fd)
@@ -172,6 +173,14 @@ class Journal:
             self._fd = os.open(JOURNAL_NAME, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, dir_fd=directory_fd)
         except OSError as exc:
             raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
+
+    def _allow(self, fd: int) -> None:
+        """Give the journal the mode that the user asks for, or that it had: a run that names no mode locks nobody of a team out."""
+        with contextlib.suppress(OSError):
+            like = os.lstat(JOURNAL_NAME, dir_fd=self._directory_fd)
+            os.fchown(fd, -1, like.st_gid)
+            os.fchmod(fd, stat.S_IMODE(like.st_mode) & 0o666)
+        self._modes.allow_file(fd)
 
     def _append(self, entry: Open, event: str, *, sync: bool = True) -> None:
         with self._lock:

@@ -110,7 +110,9 @@ def claim_here(state: int) -> t.Optional[Lease]:
             return lease
         if lease and not lease.released:
             ours = dataclasses.replace(new_lease(), released=True)
-            replace(state, LEASE_NAME, json.dumps({"lease": ours.as_text(), "refreshed": 0.0}).encode())
+            # With its mode, which lets others of a team take the lease.
+            like = os.lstat(LEASE_NAME, dir_fd=state)
+            replace(state, LEASE_NAME, json.dumps({"lease": ours.as_text(), "refreshed": 0.0}).encode(), like)
         return None
     finally:
         fcntl.flock(state, fcntl.LOCK_UN)

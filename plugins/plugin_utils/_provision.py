@@ -132,35 +132,74 @@ def provision(
         if job.check_mode:
             other = look(store, job.group_id)
             stored.update(store.stored([email for email in concerned if email in members and email not in stored]))
-            # What another run has open is not what a killed run has left.
-            entries = [] if other.run else other.entries
-        found, notes = _recovered(store, entries, members, write)
-        brought, more = _brought_home(store, fallback, members, write)
-        proven, kept, again = _tried(client, store, fallback, entries, members, write)
-        stored.update({**found, **brought, **proven})
-        moved = any(one.path == store.file(email) for email, one in {**found, **brought, **proven}.items())
-        notes += more + again + other.notes
-        plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
-        plan = dataclasses.replace(plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps))
-        store.directory.prove_room(len(plan.changes))
-        idle = [step.wanted.email for step in plan.steps if step.wanted.email in job.policy.recreate_members and not step.replaces]
-        if idle:
-            replaced = "would be replaced" if job.check_mode else "is replaced"
-            notes += (f"recreate_members names {', '.join(idle)}, whose key is not lost as far as the journal says. Nothing {replaced}.",)
-        unfit = fallback.unfit() if plan.changes else ""
-        if unfit:
-            notes += (unfit,)
+            if not other.problem:
+                # What another run has open is not what a killed run has left.
+                entries = [] if other.run else other.entries
+        moves = _Moves(store, write)
+        try:
+            _recover(store, entries, members, moves)
+            _bring_home(store, fallback, members, moves)
+            kept = _try(client, store, fallback, entries, members, moves)
+            stored.update(moves.found)
+            plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
+            plan = dataclasses.replace(plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps))
+            changing = [step.wanted.email for step in plan.changes]
+            store.prove_nothing_switched_off(changing)
+            store.directory.prove_room(len(changing))
+            if write and changing:
+                store.directory.prove_writing()
+        except B2Error as exc:
+            # Nothing was created, and yet files were written.
+            if write and moves.any:
+                exc.facts.update(changed=True, warnings=moves.notes)
+            raise
+        notes = (*moves.notes, *other.notes, *_remarks(job, plan, fallback))
         if job.check_mode:
-            return plan, Report(tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moved, check_mode=True)
-        if plan.changes:
-            store.directory.prove_writing()
+            return plan, Report(tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moves.any, check_mode=True)
         _close_settled(plan, journal)
         made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
-        made, unconfirmed = _confirmed(job, store, fallback, _results(plan, made), {*made, *found, *brought, *proven}, journal)
+        made, unconfirmed = _confirmed(job, store, fallback, _results(plan, made), {*made, *moves.found}, journal)
         notes += unconfirmed
         made, unlisted = _compared(client, plan, made, stop)
         notes += unlisted
-        return plan, Report(tuple(_results(plan, made).values()), plan.settled, notes, moved)
+        return plan, Report(tuple(_results(plan, made).values()), plan.settled, notes, moves.any)
+
+
+@dataclasses.dataclass
+class _Moves:
+    """Keys of earlier runs that are moved to their files, or in check mode would be. found: by address. notes: what is to be said."""
+
+    store: Store
+    write: bool
+    found: dict[str, Stored] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def done(self) -> str:
+        """The verb for a note."""
+        return "was" if self.write else "would be"
+
+    @property
+    def any(self) -> bool:
+        """Whether any key is moved; what does not decrypt is found where it is, and stays there."""
+        return any(one.path == self.store.file(email) for email, one in self.found.items())
+
+    def fit(self, email: str, path: str) -> bool:
+        """Tell whether a key can be moved to its file; if not, note why. Its member need not be a wanted one."""
+        try:
+            self.store.prove_nothing_switched_off([email])
+        except StoreError as exc:
+            self.notes.append(f"The key of {email} stays in {path}. {exc}")
+            return False
+        return True
+
+
+def _remarks(job: Job, plan: Plan, fallback: FallbackStore) -> tuple[str, ...]:
+    """Return what is to be said of options that do nothing, and of a fallback directory that takes no keys."""
+    idle = [step.wanted.email for step in plan.steps if step.wanted.email in job.policy.recreate_members and not step.replaces]
+    replaced = "would be replaced" if job.check_mode else "is replaced"
+    said = f"recreate_members names {', '.join(idle)}, whose key is not lost as far as the journal says. Nothing {replaced}."
+    return (*([said] if idle else []), *filter(None, [fallback.unfit() if plan.changes else ""]))
 
 
 def _results(plan: Plan, made: t.Mapping[str, Result]) -> dict[str, Result]:
@@ -409,29 +448,22 @@ def _is_new(stored: Stored) -> bool:
         return False
 
 
-def _recovered(store: Store, entries: t.Sequence[Open], members: t.Mapping[str, Member], write: bool) -> tuple[dict[str, Stored], tuple[str, ...]]:
+def _recover(store: Store, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: _Moves) -> None:
     """Find keys that a killed run saved beside their place, and move them there."""
-    found: dict[str, Stored] = {}
-    notes = []
-    done = "was" if write else "would be"
     for entry in entries:
-        recovered = store.recover(entry.email, members[entry.email].account_id, write=write) if entry.email in members else None
+        recovered = store.recover(entry.email, members[entry.email].account_id, write=moves.write) if entry.email in members else None
         if recovered:
-            found[entry.email] = recovered
-            notes.append(
-                f"The key of {entry.email} was written by a run that was killed before it was in its place; it {done} put there."
+            moves.found[entry.email] = recovered
+            moves.notes.append(
+                f"The key of {entry.email} was written by a run that was killed before it was in its place; it {moves.done} put there."
                 if recovered.path == store.file(entry.email)
                 else f"{recovered.path} may hold the key of {entry.email}, and does not decrypt with the vault secrets of this run: a run that was "
                 "killed left it there, torn or under another password. It is left alone."
             )
-    return found, tuple(notes)
 
 
-def _brought_home(store: Store, fallback: FallbackStore, members: t.Mapping[str, Member], write: bool) -> tuple[dict[str, Stored], tuple[str, ...]]:
+def _bring_home(store: Store, fallback: FallbackStore, members: t.Mapping[str, Member], moves: _Moves) -> None:
     """Find keys that an earlier run saved in the fallback place, and move those of members of this Group to their own."""
-    found: dict[str, Stored] = {}
-    notes = []
-    done = "was" if write else "would be"
     accounts = {member.account_id: member for member in members.values()}
     for path, variables in fallback.found():
         if not variables:
@@ -447,32 +479,26 @@ def _brought_home(store: Store, fallback: FallbackStore, members: t.Mapping[str,
             continue
         new = dataclasses.replace(new, member=dataclasses.replace(new.member, account_id=members[email].account_id))
         there = store.key(email)
-        if any(there) and there != (new.key_id, new.key):
+        if (any(there) and there != (new.key_id, new.key)) or not moves.fit(email, path):
             continue
-        if write:
-            # Its member need not be a wanted one.
-            store.prove_nothing_switched_off([email])
+        if moves.write:
             # Nothing new where a run was killed between the two.
             store.seal(new)
             fallback.remove(path)
         if any(there):
             continue
-        found[email] = Stored(new.member.account_id, new.key_id, store.file(email), new.member.group_id)
-        notes.append(f"The key of {email} {done} moved from {path} to {store.file(email)}.")
-    return found, tuple(notes)
+        moves.found[email] = Stored(new.member.account_id, new.key_id, store.file(email), new.member.group_id)
+        moves.notes.append(f"The key of {email} {moves.done} moved from {path} to {store.file(email)}.")
 
 
-def _tried(
-    client: Client, store: Store, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], write: bool
-) -> tuple[dict[str, Stored], dict[str, str], tuple[str, ...]]:
+def _try(
+    client: Client, store: Store, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: _Moves
+) -> dict[str, str]:
     """Try the keys that earlier runs kept because it was not certain whose they are, and move each to the member whose account it opens.
 
-    Return what was moved, by address; the path of what is kept as it is, by the address that it was kept for; and what is to be said.
+    Return the path of each that is kept as it is, by the address that it was kept for.
     """
-    found: dict[str, Stored] = {}
     kept: dict[str, str] = {}
-    notes = []
-    done = "was" if write else "would be"
     accounts = {member.account_id: (folded(member.email), member) for member in members.values() if not unsafe_name(folded(member.email))}
     waiting = [(entry.email, path, variables, store.beside.discard) for entry in entries for path, variables in store.beside.of(entry.email).items()]
     waiting += [(folded(variables["b2_email"]), path, variables, fallback.remove) for path, variables in fallback.found() if UNPROVEN in variables]
@@ -484,21 +510,20 @@ def _tried(
         except StoppedError:
             raise
         except B2Error as exc:
-            notes.append(f"The key in {path}, of which it is not certain whose it is, could not be tried. {exc.explain()}")
+            moves.notes.append(f"The key in {path}, of which it is not certain whose it is, could not be tried. {exc.explain()}")
             continue
         email, owner = accounts.get(account, ("", None))
         there = store.key(email) if owner else ("", "")
-        if owner is None or (any(there) and there != (new.key_id, new.key)):
+        if owner is None or (any(there) and there != (new.key_id, new.key)) or not moves.fit(email, path):
             continue
         del kept[kept_for]
-        if write:
-            store.prove_nothing_switched_off([email])
+        if moves.write:
             store.seal(dataclasses.replace(new, member=dataclasses.replace(owner, email=email)))
             remove(path)
         if not any(there):
-            found[email] = Stored(account, new.key_id, store.file(email), owner.group_id)
-            notes.append(f"The key in {path} was tried, and opens the account of {email}. It {done} moved to {store.file(email)}.")
-    return found, kept, tuple(notes)
+            moves.found[email] = Stored(account, new.key_id, store.file(email), owner.group_id)
+            moves.notes.append(f"The key in {path} was tried, and opens the account of {email}. It {moves.done} moved to {store.file(email)}.")
+    return kept
 
 
 def _close_settled(plan: Plan, journal: Journal) -> None:

@@ -37,7 +37,7 @@ def summary_of_groups(
     for group, one in zip(groups, done, strict=True):
         if isinstance(one, B2Error):
             share = _summary(Report(tuple(Result(each.email, Outcome.NOT_ATTEMPTED, one.happened) for each in group.members), ()), on_missing_key)
-            share["msg"] = one.explain(UNCHANGED)
+            share.update({name: one.facts[name] for name in ("changed", "warnings") if name in one.facts}, msg=one.explain(UNCHANGED))
         else:
             share = summary(*one, on_missing_key)
         names = {name: value for name, value in (("group_id", group.group_id), ("group_name", group.group_name)) if value}

@@ -12,15 +12,22 @@ and this process holds the read end itself: a result that is larger than the pip
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
+import sys
+import termios
 import threading
 import time
 import typing as t
 
+from ansible.utils.display import Display
+
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoppedError
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Stop
+
+display = Display()
 
 #: Makes the summary for the user out of the reason why the task was stopped.
 Summary = t.Callable[[str], str]
@@ -28,6 +35,8 @@ Summary = t.Callable[[str], str]
 _POLL_SECONDS = 0.2
 # So long a signal waits for Ansible to read a result that is being delivered.
 _DELIVERY_SECONDS = 2.0
+# Bytes that are read at once from a queue that nobody else reads.
+_PIPE = 65536
 # So long a stderr that nobody reads is waited for, and so much is written to it at once without blocking.
 _STDERR_SECONDS = 5.0
 _CHUNK = 512
@@ -97,6 +106,8 @@ def deliver(summary: Summary) -> None:
 
 
 def _ask(reason: str) -> None:
+    # Else Ansible itself would go on to write to the queue what it does, such as each command of ssh.
+    display.verbosity = 0
     for one in (_end, *_stops):
         one.ask(reason)
 
@@ -116,13 +127,19 @@ def _watch() -> None:
 
 def _watch_parent() -> None:
     told, deadline = False, 0.0
+    queued, since = 0, time.monotonic()
     while True:
         time.sleep(_POLL_SECONDS)
+        waiting = _queued()
+        if waiting != queued:
+            queued, since = waiting, time.monotonic()
         orphan = os.getppid() != _imported_by
         if orphan:
             _ask("ansible-playbook is gone")
         if not _end.asked:
             continue
+        if orphan or (queued and time.monotonic() - since >= _DELIVERY_SECONDS):
+            _drain()
         if not told:
             told, deadline = True, time.monotonic() + _DELIVERY_SECONDS
             if _undelivered is None:
@@ -131,6 +148,25 @@ def _watch_parent() -> None:
                 )
         if _undelivered is not None and (orphan or time.monotonic() >= deadline):
             _leave(_undelivered)
+
+
+def _queue() -> t.Any:
+    """Return the end of Ansible's result queue that ansible-playbook reads, None if that cannot be told."""
+    return getattr(getattr(display, "_final_q", None), "_reader", None)
+
+
+def _queued() -> int:
+    """Return how many bytes in the queue are not read yet, 0 if that cannot be told."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return int.from_bytes(fcntl.ioctl(_queue().fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+    return 0
+
+
+def _drain() -> None:
+    """Empty a queue that nobody reads, so that no thread waits for ever in the middle of what it does because it has shown something."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        while _queued():
+            os.read(_queue().fileno(), _PIPE)
 
 
 def _leave(summary: Summary) -> t.NoReturn:

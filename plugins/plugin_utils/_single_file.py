@@ -92,12 +92,11 @@ class SingleFileStore:
         folder = os.path.dirname(self._path)
         with explained("cannot be used", folder):
             prove_place(folder, FILE_NAME)
-        self.prove_nothing_switched_off(wanted)
         self.prove_not_elsewhere(wanted)
 
     def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
         """Show that the directory of the Group switches off no file of variables."""
-        self.directory.prove_nothing_switched_off([self._folder])
+        self.directory.prove_nothing_switched_off([self._folder] if wanted else [])
 
     def prove_not_elsewhere(self, wanted: t.Collection[str]) -> None:
         """Show that no wanted key is kept in the same directory in another layout."""

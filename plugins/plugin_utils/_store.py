@@ -28,7 +28,7 @@ class Store(t.Protocol):
         """Show that no wanted key is kept in the same directory in another layout, where this store would not find it; prove does so as well."""
 
     def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
-        """Show that no directory to be made keeps Ansible from loading a file of variables; prove does so as well."""
+        """Show that a directory for the keys of these addresses, if it has to be made, keeps Ansible from loading no file of variables."""
 
     def stored(self, emails: t.Optional[t.Collection[str]] = None) -> dict[str, Stored]:
         """Return the stored keys by address, never the keys themselves: all, or at least those of some addresses."""

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Open
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
 
 
 class UnderWay(t.NamedTuple):
-    """What the journal of a Group has open, and the run that is under way there; empty if there is none."""
+    """What the journal of a Group has open, and the run that is under way there; empty if there is none.
+
+    problem: why that is not known, such as for a user who may read the keys and not the journal.
+    """
 
     entries: list[Open]
     run: str = ""
+    problem: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be said of it."""
-        return (f"A run is under way: {self.run}. What it has not sealed yet is not looked at.",) if self.run else ()
+        if self.problem:
+            return (f"Whether a run is under way is not known. {self.problem}",)
+        return (f"A run is under way: {self.run}. Members that it is creating are not looked at.",) if self.run else ()
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -39,7 +46,10 @@ def look(store: Store, group_id: str) -> UnderWay:
     """
     directory = store.directory
     directory.place.fetch()
-    before = directory.holder(group_id)
-    with directory.state(group_id) as state:
-        entries = Journal(state, directory.state_path(group_id), writable=False).entries(group_id)
-    return UnderWay(entries, before or directory.holder(group_id))
+    try:
+        before = directory.holder(group_id)
+        with directory.state(group_id) as state:
+            entries = Journal(state, directory.state_path(group_id), writable=False).entries(group_id)
+        return UnderWay(entries, before or directory.holder(group_id))
+    except StoreError as exc:
+        return UnderWay([], problem=exc.happened)

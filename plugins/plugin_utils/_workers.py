@@ -337,14 +337,20 @@ class Workers:
         return Result(email, Outcome.CREATED, message, known.member, path, made=True)
 
     def _patiently(self, write: t.Callable[[], T], reason: str) -> T:
-        """Write with back-off, while nothing is created; where that is in vain ask the run to stop, and raise the last StoreError."""
+        """Write with back-off, while nothing is created; where that is in vain ask the run to stop, and raise the last StoreError.
+
+        A run that is asked to stop does not wait: whoever stops it may take away its machine next.
+        """
         try:
             return write()
         except StoreError as exc:
             failed = exc
         with self._in_trouble():
             for delay in STORE_DELAYS:
-                time.sleep(delay)
+                try:
+                    self._stop.wait(delay)
+                except StoppedError:
+                    break
                 try:
                     return write()
                 except StoreError as exc:

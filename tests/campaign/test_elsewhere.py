@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import time
 
 import pytest
@@ -34,8 +36,8 @@ class Trial:
     def play(self, wanted, name="play.yml", **options):
         return places.play(self.campaign, wanted, name, hosts=self.place.hosts, **{"concurrency": CONCURRENCY, **self.place.options, **options})
 
-    def start(self, play):
-        return self.campaign.start(play, *self.place.arguments, **self.place.apart(MARK))
+    def start(self, play, *arguments):
+        return self.campaign.start(play, *self.place.arguments, *arguments, **self.place.apart(MARK))
 
     def finish(self, play):
         run = self.start(play)
@@ -105,6 +107,28 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
         assert all(email in said and accounts[email] in said for email in count.lost), said
         assert not campaign.exposed()
     print(f"elsewhere: {place.kind}: {kills} kills, each with its machine thrown away: {count}; seed {seed}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials, number):
+    """What Ansible shows of each message fills a queue that nobody reads any more; the keys are in memory only then."""
+    trial = trials(latency_ms_by_operation={"b2_create_group_member": 600_000})
+    campaign, place = trial.campaign, trial.place
+    wanted = campaign.addresses(40)
+    play = trial.play(wanted, timeout=900)
+    run = trial.start(play, "-vvv")
+    assert run.watch(lambda: campaign.creates() >= CONCURRENCY, pause=0.05), run.output
+
+    os.kill(run.process.pid, number)
+    place.fail()
+    campaign.hurry()
+    run.end(LONG)
+
+    place.mend()
+    count = campaign.count({}, campaign.fallback)
+    assert count.holds and count.sealed == CONCURRENCY, f"{count!r}; {run.output[-5000:]}"
+    assert set(campaign.outcomes(trial.finish(play), wanted)) == {"created", "unchanged"}
+    print(f"elsewhere: {place.kind}: {number.name}, and the place takes no more: {count}")
 
 
 def test_check_mode_and_the_audit_name_the_run_that_is_under_way(trials):

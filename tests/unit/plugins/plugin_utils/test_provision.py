@@ -24,7 +24,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Step, Wanted
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
-from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _provision, _workers
+from ansible_collections.community.backblaze.plugins.plugin_utils import _elsewhere, _place, _provision, _workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
@@ -246,7 +246,7 @@ def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(stan
 
 
 def test_a_key_that_is_moved_home_switches_off_no_file_of_variables(standin, store, fallback, run):
-    """Its member is not a wanted one, so that nobody has looked at its place yet."""
+    """Its member need not be a wanted one, and keeps nobody else from being created."""
     run(EMAILS[:2])
     new = as_new_member(store.read(EMAILS[1]))
     os.unlink(store.file(EMAILS[1]))
@@ -254,8 +254,10 @@ def test_a_key_that_is_moved_home_switches_off_no_file_of_variables(standin, sto
     path = fallback.seal(new)
     with open(f"{store.directory.path}/{EMAILS[1]}.yml", "wb"):
         pass
-    with pytest.raises(StoreError, match="switch off the variables"):
-        run(EMAILS[:1])
+    for check_mode in (True, False):
+        report = run([EMAILS[0], EMAILS[2]], check_mode=check_mode)
+        assert outcomes(report) == {EMAILS[0]: "unchanged", EMAILS[2]: "created"}
+        assert path in report.notes[0] and "would switch off the variables" in report.notes[0] and not report.moved
     assert [found for found, _variables in fallback.found()] == [path]
     os.unlink(f"{store.directory.path}/{EMAILS[1]}.yml")
     run(EMAILS[:1])
@@ -666,6 +668,34 @@ def test_recreate_says_which_address_the_answer_names(standin, run, answer, said
     assert "would be ejected first" in foreseen.message
     (result,) = run(EMAILS[:1], policy=REPLACE).results
     assert said in result.message and "lost-" in result.message and "asked for" in result.message
+
+
+def test_a_member_whose_directory_is_not_made_is_no_reason_to_refuse(standin, store, run):
+    """It is in the Group, its key is not stored, and its variables are in a file of its own."""
+    standin.control("members", {"group": "hosting", "email": EMAILS[0]})
+    os.mkdir(store.directory.path)
+    with open(f"{store.directory.path}/{EMAILS[0]}.yml", "wb"):
+        pass
+    for check_mode in (True, False):
+        assert outcomes(run(EMAILS[:2], check_mode=check_mode)) == {EMAILS[0]: "missing_key", EMAILS[1]: "created"}
+    with open(f"{store.directory.path}/{EMAILS[2]}.yml", "wb"):
+        pass
+    for check_mode in (True, False):
+        with pytest.raises(StoreError, match="switch off the variables"):
+            run(EMAILS[2:4], check_mode=check_mode)
+    assert sorted(keys_of(standin)) == EMAILS[:2]
+
+
+def test_a_run_that_fails_after_it_moved_a_key_says_so(store, fallback, run, monkeypatch):
+    (result,) = run(EMAILS[:1]).results
+    fallback.seal(as_new_member(store.read(EMAILS[0])))
+    os.unlink(result.path)
+    monkeypatch.setattr(_place.Here, "room", lambda self, path: (0, None))
+    with pytest.raises(StoreError, match="no room") as refused:
+        run(EMAILS[:2])
+    assert refused.value.facts["changed"] is True and "was moved from" in refused.value.facts["warnings"][0]
+    monkeypatch.undo()
+    assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "unchanged"}
 
 
 def test_a_service_that_does_not_answer_is_not_asked_for_each_key(standin, make_client, run):

@@ -192,16 +192,16 @@ def test_a_file_of_variables_is_not_switched_off(store, new_member, extension, m
     listed = []
     listdir = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or listdir(path))
-    for write in (True, False):
-        with pytest.raises(StoreError) as refused:
-            prove(store, *many, ALICE, "bob@x.example", "old@x.example", write=write)
-        assert f"the variables in {ALICE}{extension} beside it, and 1 more such files" in str(refused.value)
-        assert f"In {store.directory.path}: mkdir {ALICE} && mv {ALICE}{extension} {ALICE}/vars{extension}" in str(refused.value)
-    assert len(listed) == 2
-    prove(store, "old@x.example", "new@x.example")
+    with pytest.raises(StoreError) as refused:
+        store.prove_nothing_switched_off([*many, ALICE, "bob@x.example", "old@x.example"])
+    assert f"the variables in {ALICE}{extension} beside it, and 1 more such files" in str(refused.value)
+    assert f"In {store.directory.path}: mkdir {ALICE} && mv {ALICE}{extension} {ALICE}/vars{extension}" in str(refused.value)
+    assert len(listed) == 1
+    store.prove_nothing_switched_off(["old@x.example", "new@x.example"])
     # As the message says.
     os.mkdir(f"{store.directory.path}/{ALICE}")
     os.rename(f"{store.directory.path}/{ALICE}{extension}", f"{store.directory.path}/{ALICE}/vars{extension}")
+    store.prove_nothing_switched_off([ALICE])
     prove(store)
     store.seal(new_member())
 
