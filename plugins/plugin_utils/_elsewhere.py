@@ -128,6 +128,8 @@ class Elsewhere:
         self._offered: dict[str, set[str]] = {}
         # The key files that this run has put in their place, which somebody else may have removed since.
         self._published: set[str] = set()
+        # What somebody else has written into some of them, as confirm has found it.
+        self._changed: dict[str, bytes] = {}
         self._round = Shared()
         # Why the lease is not ours any more.
         self._lost = ""
@@ -227,6 +229,7 @@ class Elsewhere:
 
     def confirm(self) -> dict[str, str]:
         """Look once more for the key files that were published, and publish those again that are gone; see Place."""
+        self._changed = {}
         published = {path: data for path in self._published if (data := self._data(path)) is not None}
         if not published:
             return {}
@@ -243,6 +246,7 @@ class Elsewhere:
                 gone.add(path)
             elif found.files.get(path, data) != data:
                 amiss[path] = "somebody else has changed the file"
+                self._changed[path] = found.files[path]
         if gone:
             for path in gone:
                 self._digests.pop(path, None)
@@ -255,6 +259,15 @@ class Elsewhere:
                 refused = dict.fromkeys(gone, exc.happened.rstrip("."))
             amiss.update((path, f"the file was removed and cannot be written again: {refused[path]}") for path in gone & refused.keys())
         return {os.path.join(self.copy, path): reason for path, reason in amiss.items()}
+
+    def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
+        """Take files that confirm has found changed into the copy; see Place."""
+        taken = {path: data for path, data in self._changed.items() if os.path.join(self.copy, path) in paths}
+        with explained("cannot be written", self.copy):
+            for path, data in taken.items():
+                self._digests[path] = digest(data)
+                self._lay(path, data)
+        return frozenset(os.path.join(self.copy, path) for path in taken)
 
     def _send(self) -> None:
         time.sleep(_GATHER_SECONDS)

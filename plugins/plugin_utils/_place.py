@@ -43,6 +43,12 @@ class Place(t.Protocol):
         Return why, for each path that does not hold its key all the same. StoreError if the place cannot be looked at: then nothing is known.
         """
 
+    def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
+        """Put those of some key files on the controller's disk that the last confirm found changed by somebody else.
+
+        Return their paths. What this run had written into them is gone from there then, and on StoreError it may be.
+        """
+
     def held(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> contextlib.AbstractContextManager[None]:
         """Keep other machines from changing what is kept about a Group; on leaving, what came ``later`` is put in its place.
 
@@ -80,6 +86,10 @@ class Here:
     def confirm(self) -> dict[str, str]:
         """Do nothing: what was synced stays, and a file that somebody else removes is gone for good."""
         return {}
+
+    def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
+        """Do nothing."""
+        return frozenset()
 
     def held(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""

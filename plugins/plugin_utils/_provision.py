@@ -217,6 +217,8 @@ def _confirmed(
 ) -> tuple[dict[str, Result], tuple[str, ...]]:
     """Look whether the vault directory still holds the keys that this run stored; store those in the fallback directory that it does not.
 
+    A file that somebody else has changed may still hold its keys: another run has added a member, or its owner a variable.
+
     concerned: addresses whose keys this run may have stored. journal: None if another run may hold the lock of the Group.
     Return the results by address, and what is to be said.
     """
@@ -228,31 +230,37 @@ def _confirmed(
     found = dict(results)
     notes: list[str] = []
     if amiss:
+        emails = sorted(concerned)
 
-        def rescue(email: str) -> tuple[t.Optional[Result], list[str]]:
-            return _rescued(job, store, fallback, email, results.get(email), amiss, journal)
+        def copied(email: str) -> dict[str, t.Optional[NewMember]]:
+            return _copied(store, email, results.get(email), amiss)
+
+        def rescue(email: str, kept: t.Mapping[str, t.Optional[NewMember]]) -> tuple[t.Optional[Result], list[str]]:
+            gone = _gone(store, email, kept, copied, changed)
+            return _rescued(job, fallback, email, results.get(email), gone, amiss, journal)
 
         with concurrent.futures.ThreadPoolExecutor(job.concurrency) as pool:
-            for one, told in pool.map(rescue, sorted(concerned)):
+            ours = list(pool.map(copied, emails))
+            changed: frozenset[str] = frozenset()
+            # If they cannot be taken, what is in them is not known. Those of other Groups have to wait for their turn.
+            with contextlib.suppress(StoreError):
+                changed = store.directory.place.take_changed({path for kept in ours for path in kept})
+            for one, told in pool.map(rescue, emails, ours):
                 notes += told
                 if one:
                     found[one.email] = one
     return found, tuple(notes)
 
 
-def _rescued(
-    job: Job,
+def _copied(
     store: Store,
-    fallback: FallbackStore,
     email: str,
     one: t.Optional[Result],
-    amiss: t.Mapping[str, str],
-    journal: t.Optional[Journal],
-) -> tuple[t.Optional[Result], list[str]]:
-    """Store the keys of one address in the fallback directory that are in the copy only; see _confirmed.
+    amiss: t.Collection[str],
+) -> dict[str, t.Optional[NewMember]]:
+    """Return the keys of one address that the copy has in files of these paths, by path.
 
-    one: its result, None if it is not wanted. amiss: why a path does not hold its keys any more. Return the result as it is now, and what is to
-    be said of keys that it is not about.
+    A key that the copy should have and has not is None. one: the result of the address, None if it is not wanted.
     """
     kept: dict[str, t.Optional[NewMember]] = {}
     home = store.file(email)
@@ -264,8 +272,50 @@ def _rescued(
     with contextlib.suppress(StoreError):
         beside = {path: as_new_member(variables) for path, variables in store.beside.of(email).items() if path in amiss}
         kept.update((path, dataclasses.replace(new, doubt=_UNCERTAIN)) for path, new in beside.items())
+    return kept
+
+
+def _gone(
+    store: Store,
+    email: str,
+    kept: t.Mapping[str, t.Optional[NewMember]],
+    copied: t.Callable[[str], t.Mapping[str, t.Optional[NewMember]]],
+    changed: t.Collection[str],
+) -> dict[str, t.Optional[NewMember]]:
+    """Return those keys of one address that are not in their files any more, by path.
+
+    kept: the keys that the copy had. copied: returns the keys that it has now.
+    changed: the files that it has now as somebody else has changed them.
+    """
+    there: t.Mapping[str, t.Optional[NewMember]] = {}
+    if kept.keys() & changed:
+        # Where the file does not decrypt, a store of a whole Group would go on with what it knew.
+        with contextlib.suppress(StoreError):
+            store.stored([email])
+            there = copied(email)
+    return {path: new for path, new in kept.items() if path not in changed or not _is_same(new, there.get(path))}
+
+
+def _is_same(one: t.Optional[NewMember], other: t.Optional[NewMember]) -> bool:
+    return one is not None and other is not None and (one.key_id, one.key) == (other.key_id, other.key)
+
+
+def _rescued(
+    job: Job,
+    fallback: FallbackStore,
+    email: str,
+    one: t.Optional[Result],
+    gone: t.Mapping[str, t.Optional[NewMember]],
+    amiss: t.Mapping[str, str],
+    journal: t.Optional[Journal],
+) -> tuple[t.Optional[Result], list[str]]:
+    """Store the keys of one address in the fallback directory that are gone from their files; see _confirmed.
+
+    one: its result, None if it is not wanted. gone: see _gone. amiss: why a path does not hold its keys any more.
+    Return the result as it is now, and what is to be said of keys that it is not about.
+    """
     notes = []
-    for path, new in kept.items():
+    for path, new in gone.items():
         saved, why = "", "it is not in the copy either."
         if new:
             try:

@@ -16,6 +16,7 @@ import subprocess
 import time
 
 import pytest
+from ansible.parsing.vault import VaultSecret
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1134,6 +1135,11 @@ def remove_keys(there):
         path.unlink()
 
 
+def replace_keys(there, sealer, change=lambda text: b"a: b\n"):
+    for path in there.glob("*/b2_vault.yml"):
+        path.write_bytes(sealer.seal(change(path.read_bytes())))
+
+
 def test_a_key_that_is_gone_at_the_end_is_put_back(standin, run, place_of, fallback):
     report = run(store=place_of(meddle=remove_keys))
     assert outcomes(report) == dict.fromkeys(EMAILS, "created") and not report.notes and not list(fallback.found())
@@ -1155,14 +1161,51 @@ def test_a_key_that_is_gone_and_cannot_be_put_back_is_in_the_fallback_directory(
     assert {email: store.key(email)[1] for email in EMAILS} == {one["email"]: one["key"] for one in standin.ledger()}
 
 
-def test_a_key_that_somebody_else_has_replaced_is_in_the_fallback_directory(standin, run, place_of, fallback, secrets):
+@pytest.mark.parametrize("rekeyed", [False, True])
+def test_a_key_that_was_replaced_is_in_the_fallback_directory(standin, run, place_of, fallback, secrets, rekeyed):
+    """Also if the file has the key still, but under a password that this run does not know."""
+
     def replace(there):
-        for path in there.glob("*/b2_vault.yml"):
-            path.write_bytes(Sealer(secrets).seal(b"a: b\n"))
+        if rekeyed:
+            theirs = Sealer([("default", VaultSecret(b"of somebody else"))])
+            replace_keys(there, theirs, lambda sealed: Sealer(secrets).open(sealed, ""))
+        else:
+            replace_keys(there, Sealer(secrets))
 
     report = run(store=place_of(meddle=replace))
     assert outcomes(report) == dict.fromkeys(EMAILS, "created") and len(list(fallback.found())) == len(EMAILS)
     assert all("somebody else has changed the file. It was stored in" in one.message for one in report.results)
+
+
+def test_a_key_in_a_file_that_its_owner_has_changed_is_not_gone(standin, run, place_of, fallback, secrets):
+    def add_variable(there):
+        replace_keys(there, Sealer(secrets), lambda sealed: Sealer(secrets).open(sealed, "") + b"plan: gold\n")
+
+    store = place_of(meddle=add_variable)
+    report = run(store=store)
+    assert outcomes(report) == dict.fromkeys(EMAILS, "created") and not report.notes and not list(fallback.found())
+    assert {one.message for one in report.results} == {""}
+    assert {one.path for one in report.results} == {store.file(email) for email in EMAILS}
+    for path in store.directory.place.there.glob("*/b2_vault.yml"):
+        assert b"plan: gold" in Sealer(secrets).open(path.read_bytes(), "")
+    assert outcomes(run(store=place_of())) == dict.fromkeys(EMAILS, "unchanged")
+
+
+def test_only_the_key_that_is_not_in_a_changed_file_is_gone(standin, run, tmp_path, secrets, fallback, monkeypatch):
+    monkeypatch.setattr(_elsewhere, "_GATHER_SECONDS", 0.001)
+
+    def take_out(there):
+        theirs = SingleFileStore(str(there), Sealer(secrets), GROUP)
+        assert theirs.remove({EMAILS[1]: theirs.variables()[EMAILS[1]]}) == {EMAILS[1]}
+
+    place = There(str(tmp_path / "copy"), tmp_path / "there", take_out)
+    store = SingleFileStore(place.copy, Sealer(secrets), GROUP, place)
+    report = run(store=store)
+    assert outcomes(report) == dict.fromkeys(EMAILS, "created")
+    ((path, variables),) = fallback.found()
+    paths = {one.email: one.path for one in report.results}
+    assert paths == {**dict.fromkeys(EMAILS, store.file(EMAILS[0])), EMAILS[1]: path}
+    assert {one.email for one in report.results if one.message} == {EMAILS[1]} and variables["b2_email"] == EMAILS[1]
 
 
 def test_a_key_that_is_gone_and_goes_nowhere_is_lost(standin, run, place_of, tmp_path, secrets):
@@ -1203,8 +1246,12 @@ def test_a_key_that_was_moved_home_and_is_gone_goes_back(standin, run, place_of,
     assert outcomes(run(EMAILS[:1], store=place_of())) == {EMAILS[0]: "unchanged"}
 
 
-def test_keys_of_a_group_that_are_gone_when_the_last_one_ends_are_named(standin, make_client, place_of, fallback, secrets):
-    """Somebody else removes the keys of the first Group while the second is under way, and then nothing can be written."""
+@pytest.mark.parametrize(("amiss", "when"), [("removed", 2), ("replaced", 2), ("replaced", 3)])
+def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client, place_of, fallback, secrets, amiss, when):
+    """Somebody else removes the keys while the second Group is under way, and then nothing can be written.
+
+    Or the keys are replaced then, or after that.
+    """
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
     store = place_of()
     place, confirmed = store.directory.place, []
@@ -1212,9 +1259,11 @@ def test_keys_of_a_group_that_are_gone_when_the_last_one_ends_are_named(standin,
 
     def meddle(there):
         confirmed.append(there)
-        if len(confirmed) == 2:
+        if len(confirmed) == when and amiss == "removed":
             remove_keys(there)
             place.closing = ("write",)
+        elif len(confirmed) == when:
+            replace_keys(there, Sealer(secrets))
 
     place.meddle = meddle
     jobs = [
@@ -1228,3 +1277,41 @@ def test_keys_of_a_group_that_are_gone_when_the_last_one_ends_are_named(standin,
     there = dict(fallback.found())
     assert {one.outcome.value for one in results} == {"created"} and len(there) == 4
     assert {one.email: there[one.path]["b2_application_key"] for one in results} == {one["email"]: one["key"] for one in standin.ledger()}
+
+
+def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(standin, make_client, place_of, fallback, secrets):
+    """It adds a member to the first Group while this run is at the second one."""
+    ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
+
+    def stores():
+        store = place_of()
+        if isinstance(store, HostVarsStore):
+            return [store, store]
+        place = store.directory.place
+        return [store, SingleFileStore(place.copy, Sealer(secrets), ids[1], place)]
+
+    ours, theirs, confirmed, added = stores(), stores(), [], []
+
+    def meddle(there):
+        confirmed.append(there)
+        if len(confirmed) == 2:
+            job = Job(ids[0], [Wanted("c@x.example")], lock_timeout=0.0)
+            added.append(provision(client, job, theirs[0], fallback, Stop())[1])
+
+    ours[0].directory.place.meddle = meddle
+    jobs = [
+        (Job(group_id, [Wanted(f"{name}{group_id}@x.example") for name in "ab"], lock_timeout=0.0), one)
+        for group_id, one in zip(ids, ours, strict=True)
+    ]
+    client = make_client(standin)
+    done = provision_groups(client, jobs, fallback, Stop())
+    client.close()
+    results = [one for _plan, report in done for one in report.results]
+    assert outcomes(added[0]) == {"c@x.example": "created"} and not list(fallback.found())
+    assert {(one.outcome.value, one.message) for one in results} == {("created", "")}
+    local = stores()
+    local[0].directory.place.fetch()
+    sealed = {"c@x.example": local[0].key("c@x.example")[1]}
+    for store, (_plan, report) in zip(local, done, strict=True):
+        sealed.update((one.email, store.key(one.email)[1]) for one in report.results)
+    assert sealed == {one["email"]: one["key"] for one in standin.ledger()}
