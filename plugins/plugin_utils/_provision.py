@@ -45,7 +45,7 @@ LISTING_DELAYS = (1.0, 2.0, 4.0)
 _NEW_SECONDS = 120
 # Members that one call lists.
 _PER_CALL = 1000
-# Seconds to wait for the lock once more, only to put in the journal what was reported.
+# Seconds to wait for the lock once more, only to put in the journal what is reported.
 _TELLING_PATIENCE = 2.0
 # What a member is whose key is gone from its place and is nowhere else.
 _KEYLESS = {Outcome.CREATED: Outcome.KEY_LOST, Outcome.UNCHANGED: Outcome.MISSING_KEY}
@@ -90,6 +90,11 @@ def _confirmed_again(
         plan, report = one
         results = {each.email: each for each in report.results}
         found, notes = _confirmed(job, store, fallback, results, [each.email for each in report.results if each.changed])
+        lost = [each for each in found.values() if each.outcome is Outcome.KEY_LOST and each != results[each.email]]
+        if lost:
+            with contextlib.suppress(B2Error), _journal_of(job, store) as journal:
+                for each in lost:
+                    journal.lost(job.group_id, each.email, each.member.account_id if each.member else "")
         again.append((plan, dataclasses.replace(report, results=tuple(found.values()), notes=tuple(dict.fromkeys((*report.notes, *notes))))))
     return again
 
@@ -465,13 +470,21 @@ def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[t.Union[tupl
         lost.update({each.email: each.member.account_id for each in report.results if each.outcome is Outcome.KEY_LOST and each.member})
         if not lost:
             continue
-        with contextlib.suppress(B2Error), store.directory.locked(job.group_id, _TELLING_PATIENCE, time.sleep) as state:
-            journal = Journal(state, store.directory.state_path(job.group_id), place=store.directory.place, modes=store.directory.modes)
-            try:
-                for email, account in lost.items():
-                    journal.told(job.group_id, email, account)
-            finally:
-                journal.finish()
+        with contextlib.suppress(B2Error), _journal_of(job, store) as journal:
+            for email, account in lost.items():
+                journal.told(job.group_id, email, account)
+
+
+@contextlib.contextmanager
+def _journal_of(job: Job, store: Store) -> t.Iterator[Journal]:
+    """Open the journal of a Group once more after its run, under the lock. StoreError if another run keeps the lock."""
+    directory = store.directory
+    with directory.locked(job.group_id, _TELLING_PATIENCE, time.sleep) as state:
+        journal = Journal(state, directory.state_path(job.group_id), place=directory.place, modes=directory.modes)
+        try:
+            yield journal
+        finally:
+            journal.finish()
 
 
 def _not_listed(client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored], stop: Stop) -> dict[str, Member]:

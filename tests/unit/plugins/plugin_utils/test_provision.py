@@ -1279,6 +1279,37 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client
     assert {one.email: there[one.path]["b2_application_key"] for one in results} == {one["email"]: one["key"] for one in standin.ledger()}
 
 
+def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make_client, run, place_of, tmp_path, secrets):
+    """Somebody else replaces the files while the second Group is under way. The next run can recreate the member."""
+    ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
+    (tmp_path / "file").write_text("")
+    nowhere = FallbackStore(str(tmp_path / "file" / "fallback"), Sealer(secrets))
+    store, confirmed = place_of(), []
+    place = store.directory.place
+    other = store if isinstance(store, HostVarsStore) else SingleFileStore(place.copy, Sealer(secrets), ids[1], place)
+
+    def meddle(there):
+        confirmed.append(there)
+        if len(confirmed) == 2:
+            replace_keys(there, Sealer(secrets))
+
+    place.meddle = meddle
+    emails = EMAILS[:1], ["b@x.example"]
+    jobs = [
+        (Job(group_id, [Wanted(email) for email in wanted], lock_timeout=0.0), one)
+        for group_id, wanted, one in zip(ids, emails, (store, other), strict=True)
+    ]
+    client = make_client(standin)
+    done = provision_groups(client, jobs, nowhere, Stop())
+    mark_told(jobs, done)
+    client.close()
+    assert [outcomes(report) for _plan, report in done] == [dict.fromkeys(one, "key_lost") for one in emails]
+    remove_keys(place.there)
+    (lost,) = done[0][1].results
+    (again,) = run(EMAILS[:1], policy=REPLACE, store=place_of()).results
+    assert (again.outcome.value, again.ejected) == ("created", lost.member.account_id)
+
+
 def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(standin, make_client, place_of, fallback, secrets):
     """It adds a member to the first Group while this run is at the second one."""
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
