@@ -104,7 +104,8 @@ options:
         an address is noted in the journal there before its account is made. So a run on any machine can settle what another one left open.
       - A run that provisions there looks at its keys once more before it ends. If somebody has removed a key file meanwhile, such as by deleting or
         rewriting the branch, it is written again. If it cannot be written, or somebody has changed it and the key
-        is not in it any more, the key goes to the fallback directory.
+        is not in it any more, the key goes to the fallback directory. If key files of earlier runs were removed, a
+        warning names them, and they are not written again.
       - Elsewhere no lock can be held, so each Group has a lease that its run keeps fresh. If a run is killed, its lease is taken over after ten
         minutes, or at once by a run on the same machine. With V(git) the lease is a branch, see
         O(vault_git_lock_branch), and the clocks of all controllers have to agree to within some minutes.

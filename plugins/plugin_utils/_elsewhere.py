@@ -113,6 +113,7 @@ class Elsewhere:
         self.name = depot.name
         self.exists = False
         self.notes: list[str] = []
+        self.removed: frozenset[str] = frozenset()
         self._depot = depot
         self._tell = lost
         self._room: tuple[int, t.Optional[int]] = (0, None)
@@ -128,6 +129,8 @@ class Elsewhere:
         self._offered: dict[str, set[str]] = {}
         # The key files that this run has put in their place, which somebody else may have removed since.
         self._published: set[str] = set()
+        # The files that were there when this run looked.
+        self._fetched: set[str] = set()
         # What somebody else has written into some of them, as confirm has found it.
         self._changed: dict[str, bytes] = {}
         self._round = Shared()
@@ -157,6 +160,7 @@ class Elsewhere:
                     time_there = None if path in self._digests else found.times.get(path)
                     self._digests[path] = digest(data)
                     self._lay(path, data, time_there)
+            self._fetched |= found.paths
             self.exists, self._room = found.exists, found.room
 
     def _refuse_strange(self, found: Contents) -> None:
@@ -236,6 +240,8 @@ class Elsewhere:
         with self._talking:
             found = self._depot.read(self._digests)
         self._refuse_strange(found)
+        removed = self._fetched - found.paths - self._published
+        self.removed = frozenset(os.path.join(self.copy, path) for path in removed)
         amiss = {}
         gone = set()
         for path, data in published.items():

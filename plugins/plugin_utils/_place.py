@@ -21,6 +21,8 @@ class Place(t.Protocol):
     notes: list[str]
     #: Whether the vault directory is there, as far as the last fetch has shown.
     exists: bool
+    #: Files that were there during this run and that the last confirm did not find, but for those published again.
+    removed: frozenset[str]
 
     def fetch(self) -> None:
         """Bring what is on the controller's disk up to date."""
@@ -65,6 +67,7 @@ class Here:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.exists = True
+        self.removed: frozenset[str] = frozenset()
 
     def fetch(self) -> None:
         """Do nothing."""

@@ -75,7 +75,9 @@ def provision_groups(
             seen.append(store)
         except B2Error as exc:
             done.append(exc)
-    return _confirmed_again(jobs, fallback, done) if done[1:] else done
+    done = _confirmed_again(jobs, fallback, done) if done[1:] else done
+    stores = [store for _job, store in jobs]
+    return [one if isinstance(one, B2Error) else _with_removed(at, *one) for at, one in zip(stores, done, strict=True)]
 
 
 def _confirmed_again(
@@ -97,6 +99,25 @@ def _confirmed_again(
                     journal.lost(job.group_id, each.email, each.member.account_id if each.member else "")
         again.append((plan, dataclasses.replace(report, results=tuple(found.values()), notes=tuple(dict.fromkeys((*report.notes, *notes))))))
     return again
+
+
+def _with_removed(store: Store, plan: Plan, report: Report) -> tuple[Plan, Report]:
+    """Let a report say which keys of earlier runs somebody has removed meanwhile.
+
+    They are not written again: somebody may have removed them on purpose.
+    """
+    place = store.directory.place
+    paths = [one.path for one in report.results if one.outcome is Outcome.UNCHANGED and one.path in place.removed]
+    if not paths:
+        return plan, report
+    others = len(set(paths)) - 1
+    files = f"{min(paths)}{f' and {others} more' if others else ''}"
+    members = f"{len(paths)} members" if paths[1:] else "1 member"
+    note = (
+        f"During this run the keys of {members} were removed from {store.directory.path}: {files}. "
+        "Find out who did that. The history of the branch or a backup has these files."
+    )
+    return plan, dataclasses.replace(report, notes=(*report.notes, note))
 
 
 def provision(

@@ -1279,6 +1279,36 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client
     assert {one.email: there[one.path]["b2_application_key"] for one in results} == {one["email"]: one["key"] for one in standin.ledger()}
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_keys_of_earlier_runs_that_were_removed_are_named(standin, make_client, run, place_of, secrets, fallback, new):
+    """They are not written again. If this run stores no key of its own, it does not look at the place for that."""
+    run(EMAILS, store=place_of())
+    store = place_of(meddle=remove_keys)
+    place = store.directory.place
+    stores, ids = [store], [standin.groups["hosting"]]
+    if new:
+        ids.append(standin.add_group("other")["id"])
+        host_vars = isinstance(store, HostVarsStore)
+        stores.append(store if host_vars else SingleFileStore(place.copy, Sealer(secrets), ids[1], place))
+    emails = EMAILS, ["b@x.example"]
+    jobs = [
+        (Job(group_id, [Wanted(email) for email in wanted], lock_timeout=0.0), one)
+        for group_id, wanted, one in zip(ids, emails, stores, strict=False)
+    ]
+    client = make_client(standin)
+    done = provision_groups(client, jobs, fallback, Stop())
+    client.close()
+    report, *rest = (report for _plan, report in done)
+    assert outcomes(report) == dict.fromkeys(EMAILS, "unchanged") and len(report.notes) == new
+    assert [(outcomes(one), one.notes) for one in rest] == [({"b@x.example": "created"}, ())] * new
+    for note in report.notes:
+        others = len({one.path for one in report.results}) - 1
+        files = f"{store.file(EMAILS[0])}{f' and {others} more' if others else ''}"
+        assert f"During this run the keys of 5 members were removed from {place.copy}: {files}. " in note
+        assert note in summary(*done[0], "fail")["warnings"]
+    assert len(list(place.there.glob("*/b2_vault.yml"))) == new
+
+
 def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make_client, run, place_of, tmp_path, secrets):
     """Somebody else replaces the files while the second Group is under way. The next run can recreate the member."""
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
