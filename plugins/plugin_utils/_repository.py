@@ -305,11 +305,19 @@ class Repository:
                 other = None
             elif other and not is_stale(age) and not (instead_of and other.id == instead_of):
                 return Claim(False, other)
-        return Claim(self._put(there), other)
+        for _try in range(_TRIES_ALONE):
+            problem = self._put(there)
+            # Else the run that was faster may have released the lease just now.
+            if not problem or there or self._look():
+                return Claim(not problem, other)
+        raise StoreError(
+            f"{self.name} did not take a push of branch {self._lock.removeprefix('refs/heads/')} ({problem}).",
+            remedy="If a branch is in its way, name another vault_git_lock_branch.",
+        )
 
     def refresh(self) -> t.Optional[Lease]:
         """Say that the holder is still there; see Depot."""
-        return None if self._put(self._held) else self._holder()
+        return self._holder() if self._put(self._held) else None
 
     def release(self) -> None:
         """Give the lease up: remove its branch, or note there that the lease is released."""
@@ -332,8 +340,8 @@ class Repository:
         other, _commit, age = self._record(f"{self._locks}{group}")
         return None if is_stale(age) else other
 
-    def _put(self, there: str) -> bool:
-        """Write the lease anew, if it is at this commit still, empty for none; tell whether it was."""
+    def _put(self, there: str) -> str:
+        """Write the lease anew, if it is at this commit still, empty for none; else return what the server said."""
         record = f"{self._subject(_LOCK_SUBJECT)}\n\n{self._lease.as_text() if self._lease else ''}"
         tree = self._git("mktree").decode().strip()
         # On what is there: a server that deletes no branch may refuse as well to rewrite one.
@@ -342,9 +350,10 @@ class Repository:
         flag, summary = _told(answer.output).get(self._lock, ("", ""))
         if not flag or (flag == "!" and not _FASTER.search(summary)):
             raise StoreError(f"{self.name} did not take a push ({answer.said or summary}).", remedy="Mend that, then run again.")
-        if flag != "!":
-            self._held = commit
-        return flag != "!"
+        if flag == "!":
+            return summary
+        self._held = commit
+        return ""
 
     def _holder(self) -> t.Optional[Lease]:
         """Return whose the lease is; None where it is nobody's, and ours again from now on."""
@@ -357,7 +366,7 @@ class Repository:
                 return None
             if other and not other.released:
                 return other
-        return None if self._put(there) else Lease("", 0, "a machine that did not leave its name", "just now")
+        return Lease("", 0, "a machine that did not leave its name", "just now") if self._put(there) else None
 
     def _record(self, lock: str) -> tuple[t.Optional[Lease], str, float]:
         """Return whose a lease is, its commit and its age in seconds; None and no commit if its branch is gone."""

@@ -263,6 +263,36 @@ def test_what_is_no_subject_or_no_name_of_a_branch_is_refused(tmp_path, option, 
         _location._repository(None, {**given, option: value}, str(tmp_path), "keys")
 
 
+@pytest.mark.parametrize(("branch", "lock_branch"), [("locks", "locks"), ("a", "a/locks"), ("locks/1/x", "locks")])
+def test_a_branch_that_is_in_the_way_of_a_lease_is_no_other_run(depot, pushed, origin, branch, lock_branch):
+    pushed("readme")
+    git("branch", branch, "main", cwd=origin)
+    one = depot(lock_branch=lock_branch)
+    one.read({})
+    said = rf"did not take a push of branch {lock_branch}/1 \(.+\)"
+    with pytest.raises(StoreError, match=said) as refused:
+        one.claim("1", new_lease(), "")
+    assert "name another vault_git_lock_branch" in refused.value.remedy
+
+
+def test_a_run_that_was_faster_and_is_over_is_in_nobodys_way(depot, monkeypatch):
+    one, other = depot(), depot()
+    for each in (one, other):
+        each.read({})
+    put = Repository._put
+
+    def late(self, there):
+        monkeypatch.setattr(Repository, "_put", put)
+        assert other.claim("1", new_lease(), "").ours
+        problem = put(self, there)
+        other.release()
+        assert problem
+        return problem
+
+    monkeypatch.setattr(Repository, "_put", late)
+    assert one.claim("1", new_lease(), "") == Claim(True)
+
+
 def test_a_branch_that_only_begins_like_that_of_a_lease_is_fit_for_keys(depot):
     assert not depot(branch="locks2", lock_branch="locks").read({}).exists
 
