@@ -121,6 +121,7 @@ options:
       - How to log in is git's own affair, such as an ssh key or a credential helper; it is never asked on a terminal.
       - The URL can have a user name and a password, for C(https://) and C(http://), with special characters percent-encoded. Git reads them from a
         pipe. They are on no command line, in no environment and in no file, and the user's own credential helpers are not used for that server.
+        This holds if the URL has a password. A user name alone stays in the URL.
       - Git, its helpers and hooks on the controller run without the environment variables of this collection and without C(ANSIBLE_*).
     type: str
   vault_git_branch:

@@ -22,6 +22,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._modes import 
 from ansible_collections.community.backblaze.plugins.plugin_utils._controller import path_of, start_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._durable import prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Depot, Elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._git import without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._input import plain
 from ansible_collections.community.backblaze.plugins.plugin_utils._repository import LOCK_BRANCH, Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._target import MODULE, Target
@@ -62,7 +63,7 @@ def _local_path(repository: str) -> str:
     host, slash, path = repository.removeprefix(_LOCAL_SCHEME).partition("/")
     if host not in ("", "localhost") or not slash:
         raise OptionError(
-            f"vault_git_repo {repository} names a path on another machine, where git does not look.",
+            f"vault_git_repo {without_userinfo(repository)} names a path on another machine, where git does not look.",
             remedy="Use ssh:// or https:// for another machine, or file:/// and an absolute path for the controller.",
         )
     return f"/{path}"

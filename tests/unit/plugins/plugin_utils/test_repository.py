@@ -293,6 +293,13 @@ def test_a_run_that_was_faster_and_is_over_is_in_nobodys_way(depot, monkeypatch)
     assert one.claim("1", new_lease(), "") == Claim(True)
 
 
+def test_a_path_on_another_machine_is_named_without_its_password(tmp_path):
+    given = {name: None for name in PLACE_SPEC if name.startswith("vault_git_")}
+    given["vault_git_repo"] = "file://ada:hunter2@srv1/keys.git"
+    with pytest.raises(OptionError, match=r"vault_git_repo file://srv1/keys\.git names a path on another machine"):
+        _location._repository(None, given, str(tmp_path), "keys")
+
+
 def test_a_branch_that_only_begins_like_that_of_a_lease_is_fit_for_keys(depot):
     assert not depot(branch="locks2", lock_branch="locks").read({}).exists
 
