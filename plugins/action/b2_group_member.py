@@ -30,10 +30,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         # An empty vault_dir is a mistake that must not end in a key on the screen, so it is not taken for none. Nor is a forgotten one.
         args = self._task.args
         if args.get("state") == "absent":
-            return self._run_module(task_vars)
+            return run_action(self, lambda: self._run_module(task_vars))
         if args.get("vault_dir") is None:
-            return run_without_vault_dir(args, lambda: self._run_module(task_vars))
-        return run_action(lambda: self._seal(task_vars))
+            return run_without_vault_dir(self, lambda: self._run_module(task_vars))
+        return run_action(self, lambda: self._seal(task_vars))
 
     def _seal(self, task_vars: t.Any) -> dict[str, t.Any]:
         options = options_of(self, MEMBER_SPEC, **MEMBER_RULES)

@@ -24,7 +24,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""
         super().run(tmp, task_vars)
-        return run_action(lambda: self._provision(task_vars))
+        return run_action(self, lambda: self._provision(task_vars))
 
     def _provision(self, task_vars: t.Any) -> dict[str, t.Any]:
         options = options_of(self, MEMBERS_SPEC, **MEMBERS_RULES)

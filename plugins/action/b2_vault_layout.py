@@ -22,4 +22,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""
         super().run(tmp, task_vars)
-        return run_action(lambda: move_vault(self, local_options_of(self, VAULT_LAYOUT_SPEC)))
+        return run_action(self, lambda: move_vault(self, local_options_of(self, VAULT_LAYOUT_SPEC)))

@@ -176,6 +176,13 @@ def list_members(client: Client, group_ids: t.Sequence[str], group_names: t.Sequ
         yield host_variables(member)
 
 
+def prove_named(path: str, config: t.Mapping[str, t.Any]) -> None:
+    """Raise OptionError if an inventory file has a list of Groups with nothing in it, which would be taken for "all Groups"."""
+    for name in ("group_ids", "group_names"):
+        if name in config and not config[name]:
+            raise OptionError(f"{path} names no Group in {name}.", changed="", remedy=f"Name some, or leave {name} out to list all Groups.")
+
+
 def prove_known(path: str, given: t.Iterable[t.Any], definitions: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
     """Raise OptionError if an inventory file has an option that the plugin does not have.
 
@@ -218,6 +225,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         config = self._read_config_data(path)
         try:
             prove_known(path, config, self.option_definitions)
+            prove_named(path, config)
             hosts = self._add_hosts(self._members(path, cache))
         except B2Error as exc:
             raise AnsibleParserError(str(exc)) from None

@@ -22,7 +22,8 @@ description:
   - Members that are in the Group but not in the list are left alone.
   - C(Ctrl-C) creates no more members, seals the keys of those that are being created, and ends the task. So do SIGTERM, SIGHUP, and the end of
     C(ansible-playbook) itself. The task then returns no result. It writes its counts, and each member that needs attention, to the stderr of
-    C(ansible-playbook), and the next run goes on from there. Leave it as long as one call takes before the machine or container goes down.
+    C(ansible-playbook), and the next run goes on from there. Leave it as long as one call takes before the machine or container goes down, and half
+    a minute more if the keys are not on the controller.
   - The keyword C(timeout) of the task ends it in the same way, but with its whole result.
 author:
   - community.backblaze contributors (@ansible-collections)

@@ -251,10 +251,12 @@ def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
     """Return the error that a directory cannot be made without switching off a file of variables. more: how many others there are."""
     others = f", and {more} more such files" if more else ""
     directory, moved = shlex.quote(name), shlex.quote(f"{name}/vars{os.path.splitext(file)[1]}")
+    # Ansible loads a directory of that name as well.
+    way = f"mv {shlex.quote(file)} {directory}" if os.path.isdir(os.path.join(path, file)) else f"mkdir {directory} && mv {shlex.quote(file)} {moved}"
     return StoreError(
         f"A new directory {os.path.join(path, name)} would switch off the variables in {file} beside it{others}: where there is a directory, "
         "Ansible loads nothing but the files in it.",
-        remedy=f"Move the file into the directory. In {path}: mkdir {directory} && mv {shlex.quote(file)} {moved}",
+        remedy=f"Move its variables into the directory. In {path}: {way}",
     )
 
 

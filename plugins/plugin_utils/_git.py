@@ -11,14 +11,18 @@ import os
 import re
 import signal
 import subprocess
+import time
 import typing as t
 import urllib.parse
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT
+from ansible_collections.community.backblaze.plugins.plugin_utils._signals import patience
 
 #: Seconds that one command may take; what talks with a server and gets no answer ends then.
 PATIENCE = 120.0
+# So often a command that takes longer is looked at.
+_LOOK_SECONDS = 0.5
 _CONFIG = {
     "core.hooksPath": os.devnull,
     "gc.auto": "0",
@@ -106,11 +110,7 @@ class Git:
                 )
         except OSError as exc:
             raise StoreError(f"git cannot be run on the controller ({exc.strerror}).", remedy="Install git there, or choose another place.") from exc
-        try:
-            output, errors = process.communicate(given, timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            _end(process)
-            raise StoreError(f"git {arguments[0]} did not come to its end within {PATIENCE:.0f} seconds.", remedy="Run again.") from None
+        output, errors = _communicate(process, given, arguments[0])
         lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith("hint:")]
         return Answer(process.returncode, output, without_userinfo(" ".join(lines[-_LINES_TOLD:])).rstrip("."))
 
@@ -155,7 +155,8 @@ def without_password(url: str) -> tuple[str, t.Optional[Login]]:
             raise OptionError("vault_git_repo has a password, which only https:// and http:// can use.", remedy="Take the password out of the URL.")
         return url, None
     protocol, userinfo, host, path = found.groups()
-    if not _WEB_HOST.fullmatch(host):
+    # With a slash in its password, what looks like host and port is the beginning of a user name and a password.
+    if not _WEB_HOST.fullmatch(host) or (not userinfo and ":" in host and "@" in path):
         raise OptionError(
             "vault_git_repo is an invalid URL.", remedy="Percent-encode special characters in its user name and password, such as %2F for a slash."
         )
@@ -180,6 +181,23 @@ def _environment() -> dict[str, str]:
     }
     # With SHA-256, which no service takes by default, git here says at once that it does not fit the repository.
     return {**who, **kept, "GIT_TERMINAL_PROMPT": "0", "GIT_DEFAULT_HASH": "sha1", "LC_ALL": "C"}
+
+
+def _communicate(process: subprocess.Popen[bytes], given: bytes, command: str) -> tuple[bytes, bytes]:
+    """Return what a command writes to stdout and stderr; StoreError if it takes too long."""
+    started = time.monotonic()
+    while True:
+        try:
+            return process.communicate(given, timeout=_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            limit = patience(PATIENCE)
+            if time.monotonic() - started >= limit:
+                _end(process)
+                raise StoreError(f"git {command} did not come to its end within {limit:.0f} seconds.", remedy="Run again.") from None
+        except BaseException:
+            # Whoever ends this process means the command as well.
+            _end(process)
+            raise
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -174,16 +174,27 @@ def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> lis
     class Loader(yaml.SafeLoader):
         """Knows the tags that Ansible itself has."""
 
-    def text_of(_loader: yaml.SafeLoader, node: yaml.Node) -> str:
-        return str(node.value)
+    def vaulted(_loader: yaml.SafeLoader, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise OptionError(f"members_file {path} has the tag !vault on something that is not a text (line {node.start_mark.line + 1}).")
+        return decrypt(node.value.encode()).decode("utf-8")
 
-    Loader.add_constructor("!vault", lambda _loader, node: decrypt(str(node.value).encode()).decode("utf-8"))
-    Loader.add_constructor("!unsafe", text_of)
+    def unsafe(loader: yaml.SafeLoader, node: yaml.Node) -> t.Any:
+        if isinstance(node, yaml.MappingNode):
+            return loader.construct_mapping(node, deep=True)
+        return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else str(node.value)
+
+    Loader.add_constructor("!vault", vaulted)
+    Loader.add_constructor("!unsafe", unsafe)
     try:
         entries = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         raise OptionError(f"members_file {path} is not YAML{f' (line {mark.line + 1})' if mark else ''}.") from None
+    except RecursionError:
+        raise OptionError(
+            f"members_file {path} is nested too deep.", remedy="Write a list of members, each with email and, if wanted, region."
+        ) from None
     except ValueError as exc:
         # A value that looks like a date and is none.
         raise OptionError(f"members_file {path} holds a value that YAML cannot read ({exc}).", remedy="Put it in quotes.") from None

@@ -154,10 +154,17 @@ def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: s
     message, lock_branch = options["vault_git_message"] or "", options["vault_git_lock_branch"] or LOCK_BRANCH
     if not message.isprintable() or (message and not message.strip()):
         raise OptionError("vault_git_message is not one line of text.", remedy="Give the subject of a commit.")
-    if not _BRANCH.fullmatch(lock_branch) or ".." in lock_branch or re.search(r"\.(?:lock)?(?:/|$)", lock_branch):
-        raise OptionError(
-            f"vault_git_lock_branch {lock_branch!r} is not a valid name of a branch.",
-            remedy="Use letters, digits and ._+- in each of its parts, with slashes between them.",
-        )
+    for option, branch in (("vault_git_branch", options["vault_git_branch"] or LOCK_BRANCH), ("vault_git_lock_branch", lock_branch)):
+        if (
+            not _BRANCH.fullmatch(branch)
+            or ".." in branch
+            or re.search(r"\.(?:lock)?(?:/|$)", branch)
+            or branch == "HEAD"
+            or branch.startswith("refs/")
+        ):
+            raise OptionError(
+                f"{option} {branch!r} is not a valid name of a branch.",
+                remedy="Use letters, digits and ._+- in each of its parts, with slashes between them, and no refs/heads/ before it.",
+            )
     inside = "" if folder == "." else folder
     return Repository(directory, repository, options["vault_git_branch"] or "", inside, message, lock_branch)

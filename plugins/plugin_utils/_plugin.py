@@ -21,7 +21,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError, StoppedError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, modes_of
 from ansible_collections.community.backblaze.plugins.module_utils._options import (
@@ -54,20 +54,23 @@ _FALLBACK = "community.backblaze"
 _names: dict[str, str] = {}
 
 
-def run_action(work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
+def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
     """Return what ``work`` returns, or the failed result of the error that it raised, before it had changed anything."""
+    _signals.begin()
     try:
         result = work()
     except B2Error as exc:
         result = {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
     named = t.cast("dict[str, t.Any]", _as_named(result))
-    _signals.deliver(lambda reason: summary_of_stop(named, reason))
+    _signals.deliver(lambda reason: summary_of_stop(named, reason, check_mode=bool(action._task.check_mode)))
     return named
 
 
-def run_without_vault_dir(args: t.Mapping[str, t.Any], run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
+def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
     """Run the plain module, unless an option says that the user has forgotten vault_dir: then a key could end on the screen."""
-    given = sorted(name for name in ("layout", *PLACE_SPEC) if args.get(name) is not None)
+    # Its result is always delivered, for a key may be in it and nowhere else.
+    _signals.begin()
+    given = sorted(name for name in ("layout", *PLACE_SPEC) if action._task.args.get(name) is not None)
     if not given:
         return run_module()
     error = OptionError(f"{given[0]} is given, but vault_dir is not.", remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.")
@@ -218,6 +221,7 @@ def _provisioned(
 ) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]], list[str], str]:
     """Run the provisioner; return for each Group what came of it, see provision_groups, what is to be said of the place, and its path."""
     stop = Stop()
+    _signals.heed(stop)
     with vault_place(action, options, task_vars, stop.ask) as (path, place):
         return *_provisioned_in(action, options, path, place, groups, concurrency, stop), place.notes, path
 
@@ -228,16 +232,16 @@ def _provisioned_in(
     policy = policy_of(options, [one.email for group in groups for one in group.members])
     for warning in sorted({unknown_region(one.region) for group in groups for one in group.members} - {""}):
         display.warning(warning)
-    if place is HERE:
-        _warn_of_new_directory(action, "vault_dir", options["vault_dir"])
     sealer = Sealer(vault_secrets(action), options["vault_id"])
     if place is HERE:
         prove_durable(f"vault_dir {path}", options["vault_dir_is_durable"], OTHER_LOCATIONS)
+        _warn_of_new_directory(action, "vault_dir", options["vault_dir"])
     # The copy of what is elsewhere is nobody else's to see.
     store_of = open_stores(options["layout"], path, sealer, place, options["vault_mode"] if place is HERE else PRIVATE)
     fallback = _fallback(action, options, sealer)
     client = connect(options, connections=concurrency, wait=stop.wait)
-    _signals.heed(stop)
+    if stop.asked:
+        raise StoppedError
     # What is wrong with the credentials is wrong for every Group, and said once.
     client.authorize()
     jobs: dict[str, tuple[Job, Store]] = {}
@@ -286,19 +290,23 @@ def move_vault(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any
 
 def audit_members(action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """List members and compare their Groups with a vault directory; return the task's result."""
+    stop = Stop()
+    _signals.heed(stop)
     with vault_place(action, options, task_vars) as (path, place):
         place.fetch()
+        if stop.asked:
+            raise StoppedError
         if place is HERE:
             vault_directory(action, options["vault_dir"])
         elif not place.exists:
             raise OptionError(f"vault_dir {path} is not there.")
-        return _audited(action, options, path, place)
+        return _audited(action, options, path, place, stop)
 
 
-def _audited(action: ActionBase, options: dict[str, t.Any], path: str, place: Place) -> dict[str, t.Any]:
+def _audited(action: ActionBase, options: dict[str, t.Any], path: str, place: Place, stop: Stop) -> dict[str, t.Any]:
     sealer = Sealer(vault_secrets(action))
     store_of = open_stores(options["layout"], path, sealer, place)
-    client = connect(options, connections=_AUDIT_WORKERS)
+    client = connect(options, connections=_AUDIT_WORKERS, wait=stop.wait)
     group_ids = client.resolve_groups(options["group_id"], options["group_name"])
     members = client.members_of(group_ids)
     there = by_email(members)
@@ -330,6 +338,6 @@ def _audited(action: ActionBase, options: dict[str, t.Any], path: str, place: Pl
         "changed": False,
         "members": [member.as_dict() for member in members if fits(member, options)],
         "vault_dir": path,
-        "audit": audit(members, ours, keys_open(client, tried, _AUDIT_WORKERS), reasons, fallback.paths()),
+        "audit": audit(members, ours, keys_open(client, tried, _AUDIT_WORKERS, stop), reasons, fallback.paths()),
     }
     return {**result, "warnings": notes} if notes else result

@@ -75,7 +75,7 @@ def summary_of_move(moved: Moved) -> dict[str, t.Any]:
     return result
 
 
-def summary_of_stop(result: t.Mapping[str, t.Any], reason: str) -> str:
+def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: bool = False) -> str:
     """Return the summary of a task that was stopped, as text for a person: the counts, and each member that is neither as wanted nor waiting."""
     lines = [f"community.backblaze: The run ended, because {reason}."]
     if "counts" in result:
@@ -85,9 +85,16 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str) -> str:
             for one in result["members"]
             if one["outcome"] != Outcome.NOT_ATTEMPTED.value and one.get("message")
         ]
-        lines.append("  The key of each created member is sealed. Run again to go on; the next run says what became of members that were under way.")
+        if not check_mode:
+            lines.append(
+                "  The key of each created member is sealed. Run again to go on; the next run says what became of members that were under way."
+            )
+    elif "outcome" in result:
+        lines.append(f"  {(result.get('member') or {}).get('email', 'The member')}: {result['outcome']}. {result.get('msg', '')}".rstrip(". "))
     else:
         lines.append(f"  {result.get('msg', '')}")
+    if check_mode:
+        lines.append("  This was check mode: nothing was changed.")
     # It goes to a terminal as it is, and messages quote what the service sends.
     return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
 

@@ -378,7 +378,12 @@ class Repository:
             raise StoreError(f"git fetch failed ({said}).", remedy="Fix that, then run again.")
         record = self._git("log", "-1", "--format=%H%n%ct%n%B", _LOCK).decode("utf-8", "replace")
         commit, said, *lines = record.strip().splitlines()
-        return read_lease(lines[-1] if lines else ""), commit, time.time() - int(said)
+        lease = read_lease(lines[-1] if lines else "")
+        if not lease.id and self._git("ls-tree", _LOCK):
+            raise StoreError(
+                f"{self.name}: the branch {lock.removeprefix('refs/heads/')} is no lease.", remedy="Name another vault_git_lock_branch, or rename it."
+            )
+        return lease, commit, time.time() - int(said)
 
 
 def _is_beside(path: str, folders: t.Collection[str]) -> bool:

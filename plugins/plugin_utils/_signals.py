@@ -35,6 +35,8 @@ Summary = t.Callable[[str], str]
 _POLL_SECONDS = 0.2
 # So long a signal waits for Ansible to read a result that is being delivered.
 _DELIVERY_SECONDS = 2.0
+# So long a message to another location may take then.
+_STOPPED_SECONDS = 30.0
 # Bytes that are read at once from a queue that nobody else reads.
 _PIPE = 65536
 # So long a stderr that nobody reads is waited for, and so much is written to it at once without blocking.
@@ -63,6 +65,19 @@ _leaving = threading.Lock()
 _watching = False
 
 
+def begin() -> None:
+    """Begin a task or an item of a loop; if the process was stopped by now, end it instead."""
+    global _undelivered  # noqa: PLW0603 - handlers of signals belong to the process, and so does what they look at
+    _undelivered = None
+    if _end.asked and _is_worker():
+        _leave(lambda reason: f"community.backblaze: The next item of the loop was not begun, because {reason}.\n")
+
+
+def patience(seconds: float) -> float:
+    """Return how long one message may take: less when the process is stopped, as a key in memory has to get to the fallback directory in time."""
+    return min(seconds, _STOPPED_SECONDS) if _end.asked else seconds
+
+
 def heed(stop: Stop) -> None:
     """From now on let a signal end the run after the keys of members that are being created are sealed, instead of at once.
 
@@ -70,10 +85,8 @@ def heed(stop: Stop) -> None:
 
     Raises StoppedError if the signal has come already, such as for an earlier item of a loop.
     """
-    global _undelivered  # noqa: PLW0603 - handlers of signals belong to the process, and so does what they look at
     if threading.current_thread() is not threading.main_thread():
         return
-    _undelivered = None
     _stops.append(stop)
 
     def ask(number: int, _frame: t.Any) -> None:
@@ -98,7 +111,7 @@ def stopped() -> bool:
 
 def deliver(summary: Summary) -> None:
     """Return, so that Ansible gets the result of a task that is done; end the process instead if it was stopped."""
-    global _undelivered  # noqa: PLW0603 - see heed
+    global _undelivered  # noqa: PLW0603 - see begin
     if _end.asked and _is_worker():
         _leave(summary)
     _undelivered = summary
@@ -119,7 +132,7 @@ def _is_worker() -> bool:
 
 def _watch() -> None:
     """Start the thread that notices the end of ansible-playbook, if it is not running yet."""
-    global _watching  # noqa: PLW0603 - see heed
+    global _watching  # noqa: PLW0603 - see begin
     if _is_worker() and not _watching:
         _watching = True
         threading.Thread(target=_watch_parent, name="b2-watch", daemon=True).start()

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import json
 import re
+import threading
 import time
 import typing as t
 import zlib
@@ -21,9 +22,14 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.plugin_utils._elsewhere import Change, Contents, Written
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, Claim, Lease, read_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._signals import patience
 
 MODULE = "community.backblaze.b2_vault_files"
 
+#: Seconds that one message may take. A vault directory of thousands of keys over a slow line does not take as long.
+PATIENCE = 600.0
+# So often a message that takes longer is looked at.
+_LOOK_SECONDS = 0.5
 # Of the output of a module that died.
 _LINES_SHOWN = 3
 _CHARACTERS_SHOWN = 500
@@ -100,13 +106,36 @@ class Target:
     def _run(self, operation: str, **arguments: t.Any) -> t.Mapping[str, t.Any]:
         whole = {"path": self._path, "operation": operation, **self._mode, **arguments}
         try:
-            # A context can be entered once at a time.
-            result = self._context.copy().run(self._execute, whole)
+            result = self._answered(whole)
         except (AnsibleError, OSError) as exc:
             raise StoreError(f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Mend that, then run again.") from exc
         if result.get("failed") or result.get("unreachable"):
             raise StoreError(f"On {self._host}: {_why(result)}", remedy="Fix that, then run again.")
         return result
+
+    def _answered(self, arguments: dict[str, t.Any]) -> t.Mapping[str, t.Any]:
+        """Return the module's result. A host that gives no answer must not keep a key from the fallback directory."""
+        results: list[t.Mapping[str, t.Any]] = []
+        problems: list[BaseException] = []
+
+        def execute() -> None:
+            try:
+                # A context can be entered once at a time.
+                results.append(self._context.copy().run(self._execute, arguments))
+            except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
+                problems.append(exc)
+
+        started = time.monotonic()
+        thread = threading.Thread(target=execute, name="b2-message", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_LOOK_SECONDS)
+            limit = patience(PATIENCE)
+            if thread.is_alive() and time.monotonic() - started >= limit:
+                raise StoreError(f"{self.name} gave no answer within {limit:.0f} seconds.", remedy="Find out why, then run again.")
+        if problems:
+            raise problems[0]
+        return results[0]
 
     @contextlib.contextmanager
     def _understood(self) -> t.Iterator[None]:

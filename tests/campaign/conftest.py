@@ -168,9 +168,9 @@ class Run:
                     return pid
         return 0
 
-    def watch(self, condition: t.Callable[[], bool], pause: float = 0.0) -> bool:
+    def watch(self, condition: t.Callable[[], bool], pause: float = 0.0, patience: float = PATIENCE) -> bool:
         """Wait until something holds while the run is alive; say whether it came to that. pause: seconds between two looks."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         known = 0
         while self.alive:
             if condition():

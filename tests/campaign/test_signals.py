@@ -26,6 +26,7 @@ PAUSE = 0.002
 HELD_MS = 600_000
 PATIENT = {"timeout": 900}
 CREATE = "b2_create_group_member"
+EJECT = "b2_eject_group_member"
 
 SIGNALS = (
     ("parent", signal.SIGINT, "once"),
@@ -163,9 +164,9 @@ def test_a_second_ctrl_c_leaves_no_process_either(campaigns, chance, seed, termi
 
 def end_late(campaign, number: int, delay: float) -> bool:
     """Let a run create its last member, and then send a signal; tell whether it came before the result."""
-    wanted = campaign.addresses(500)
+    wanted = campaign.addresses(400)
     run = campaign.start(campaign.play(wanted, concurrency=16))
-    assert run.watch(lambda: campaign.creates() >= len(wanted), pause=0.1) or run.result, run.output
+    assert run.watch(lambda: campaign.creates() >= len(wanted), pause=0.1, patience=4 * PATIENCE) or run.result, run.output
     time.sleep(delay)
     if run.alive:
         os.kill(run.process.pid, number)
@@ -203,6 +204,37 @@ def test_a_signal_ends_a_loop_too(campaigns):
     made = [email for email in wanted if (campaign.vault_dir / email).exists()]
     assert made == wanted[: count.sealed] and campaign.creates() == count.sealed, "items were begun after the signal"
     print(f"signals: in a loop: {len(made)} of {len(wanted)} items done: {count}")
+
+
+def test_a_signal_in_another_kind_of_item_tells_what_became_of_that_one(campaigns):
+    """The item before it has its result, and nothing is left to be told of it."""
+    campaign = campaigns(latency_ms_by_operation={EJECT: HELD_MS})
+    ada, ben = campaign.addresses(2)
+    play = campaign.play([ada])
+    [only] = json.loads(play.read_text())
+    task = {
+        "name": "Provision",
+        "community.backblaze.b2_group_member": {
+            "group_name": "hosting",
+            "email": "{{ item.email }}",
+            "state": "{{ item.state }}",
+            "confirm_eject": True,
+            "vault_dir": "host_vars",
+            "timeout": 900,
+        },
+        "loop": [{"email": ada, "state": "present"}, {"email": ada, "state": "absent"}, {"email": ben, "state": "present"}],
+    }
+    play.write_text(json.dumps([{**only, "tasks": [task]}]))
+    run = campaign.start(play)
+    assert run.watch(lambda: campaign.calls(EJECT) >= 1, pause=0.05), run.output
+
+    os.kill(run.worker(), signal.SIGTERM)
+    time.sleep(3)
+    campaign.hurry()
+    run.end()
+
+    assert f"{ada}: ejected" in run.output and f"{ada}: created" not in run.output, run.output
+    assert [one["email"] for one in campaign.server.ledger()] == [ada], "an item was begun after the signal"
 
 
 def test_the_timeout_of_the_task_ends_the_run_with_its_report(campaigns):

@@ -134,3 +134,34 @@ def test_a_value_of_the_members_file_may_be_vaulted(tmp_path):
         (tmp_path / "members.yml").write_text(f"- email: !vault |\n{lines.replace('6', '7')}\n")
         done = provision(project, "-e", "b2_members_file=members.yml")
         assert done.returncode and "does not decrypt with the vault secrets of this run" in " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("- !vault {email: ada@customers.example.com, application_key: K004secret}", "the tag !vault on something that is not a text (line 1)"),
+        ("- " * 5000 + "ada@customers.example.com", "is nested too deep"),
+    ],
+)
+def test_a_members_file_with_odd_tags_shows_nothing_of_a_key(tmp_path, content, said):
+    with serving(tmp_path, "hosting") as server:
+        project = Project(tmp_path, server.url)
+        (tmp_path / "members.yml").write_text(f"{content}\n")
+        done = provision(project, "-e", "b2_members_file=members.yml")
+        output = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode and said in output and "K004secret" not in output and addresses(server) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"vault_git_repo": "https://user:12/s3cr3t@git.example.com/keys.git"}, "vault_git_repo is an invalid URL"),
+        ({"vault_git_repo": "keys.git", "vault_git_branch": "refs/heads/trunk"}, "vault_git_branch 'refs/heads/trunk' is not a valid name"),
+        ({"vault_git_repo": "keys.git", "vault_git_branch": "HEAD"}, "vault_git_branch 'HEAD' is not a valid name"),
+    ],
+)
+def test_a_repository_or_branch_that_cannot_be_is_refused_without_a_password(tmp_path, options, said):
+    with serving(tmp_path, "hosting") as server:
+        members = {"group_name": "hosting", "members": ["ada@customers.example.com"], "vault_dir": "keys", "vault_location": "git"}
+        output = failed(Project(tmp_path, server.url), "b2_group_members", **members, **options)
+        assert said in output and "s3cr3t" not in output and addresses(server) == []

@@ -195,7 +195,7 @@ def test_one_member(scene):
     args = {"group_name": "hosting", "email": FEW[1], **scene.place.options}
     del args["vault_dir"]
     said, fine = scene.tasks({"community.backblaze.b2_group_member": args})
-    assert not fine and "vault_dir is empty" in said and len(scene.server.ledger()) == 1, said
+    assert not fine and "but vault_dir is not" in said and len(scene.server.ledger()) == 1, said
 
 
 def test_the_role_keeps_keys_where_it_is_told(scene):

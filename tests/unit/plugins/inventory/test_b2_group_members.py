@@ -10,7 +10,7 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
-from ansible_collections.community.backblaze.plugins.inventory.b2_group_members import InventoryModule, cache_digest, marked, prove_known
+from ansible_collections.community.backblaze.plugins.inventory.b2_group_members import InventoryModule, cache_digest, marked, prove_known, prove_named
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 
 try:
@@ -99,3 +99,10 @@ def test_an_option_that_is_not_known_is_refused_by_name(given, says):
 
 def test_options_and_their_aliases_are_known():
     prove_known("hosts.yml", ["group_names", "group_ids", "ids", "groups_by_id", "strict"], DEFINITIONS)
+
+
+@pytest.mark.parametrize("config", [{"group_names": None}, {"group_ids": []}])
+def test_a_list_of_no_group_is_not_taken_for_all_groups(config):
+    with pytest.raises(OptionError, match="names no Group"):
+        prove_named("hosts.yml", config)
+    prove_named("hosts.yml", {"group_names": ["hosting"]})

@@ -836,3 +836,13 @@ def test_here_is_a_place_too(tmp_path, secrets):
     with directory.locked(GROUP, 0, time.sleep):
         directory.prove_room(1)
         directory.prove_writing()
+
+
+def test_a_host_that_gives_no_answer_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(_target, "PATIENCE", 0.2)
+    monkeypatch.setattr(_target, "_LOOK_SECONDS", 0.05)
+    answer = threading.Event()
+    target = Target("srv1", "/srv/keys", lambda arguments: {"bundle": answer.wait(60)})
+    with pytest.raises(StoreError, match="srv1:/srv/keys gave no answer within"):
+        target.prove_writing(b"probe")
+    answer.set()

@@ -275,6 +275,16 @@ def test_a_branch_that_is_in_the_way_of_a_lease_is_no_other_run(depot, pushed, o
     assert "name another vault_git_lock_branch" in refused.value.remedy
 
 
+def test_a_branch_that_is_no_lease_is_neither_taken_over_nor_deleted(depot, pushed, origin):
+    pushed("readme")
+    git("branch", "locks/1", "main", cwd=origin)
+    one = depot(lock_branch="locks")
+    one.read({})
+    with pytest.raises(StoreError, match="the branch locks/1 is no lease"):
+        one.claim("1", new_lease(), "")
+    assert git("rev-parse", "locks/1", cwd=origin) == git("rev-parse", "main", cwd=origin)
+
+
 def test_a_run_that_was_faster_and_is_over_is_in_nobodys_way(depot, monkeypatch):
     one, other = depot(), depot()
     for each in (one, other):
