@@ -18,8 +18,8 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoppedError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof, folded, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoppedError
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, Proof, folded
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     KeyState,
     Open,
@@ -32,12 +32,13 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     not_attempted,
     settle,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import UNPROVEN, FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._confirm import confirmed
+from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Places, Plan, Progress, Report, Result, Stop, foreseen
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import Journal, is_recent
+from ansible_collections.community.backblaze.plugins.plugin_utils._moves import Moves, bring_home, recover, try_doubtful
 from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._under_way import UnderWay, look
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import as_new_member
 from ansible_collections.community.backblaze.plugins.plugin_utils._workers import Workers
 
 #: Seconds between looks for a member whose key was stored just now, and how long that is.
@@ -47,9 +48,6 @@ _NEW_SECONDS = 120
 _PER_CALL = 1000
 # Seconds to wait for the lock once more, only to put in the journal what is reported.
 _TELLING_PATIENCE = 2.0
-# What a member is whose key is gone from its place and is nowhere else.
-_KEYLESS = {Outcome.CREATED: Outcome.KEY_LOST, Outcome.UNCHANGED: Outcome.MISSING_KEY}
-_UNCERTAIN = "It is not certain whose key it is."
 # After so many keys in a row to which the service gives no answer, no more are tried.
 _MOST_UNANSWERED = 3
 
@@ -91,7 +89,7 @@ def _confirmed_again(
             continue
         plan, report = one
         results = {each.email: each for each in report.results}
-        found, notes = _confirmed(job, store, fallback, results, [each.email for each in report.results if each.changed])
+        found, notes = confirmed(job, store, fallback, results, [each.email for each in report.results if each.changed])
         lost = [each for each in found.values() if each.outcome is Outcome.KEY_LOST and each != results[each.email]]
         if lost:
             with contextlib.suppress(B2Error), _journal_of(job, store) as journal:
@@ -161,11 +159,11 @@ def provision(
             if not other.problem:
                 # What another run has open is not what a killed run has left.
                 entries = [] if other.run else other.entries
-        moves = _Moves(store, write)
+        moves = Moves(store, write)
         try:
-            _recover(store, entries, members, moves)
-            _bring_home(store, fallback, members, moves)
-            kept = _try(client, store, fallback, entries, members, moves)
+            recover(store, entries, members, moves)
+            bring_home(store, fallback, members, moves)
+            kept = try_doubtful(client, store, fallback, entries, members, moves)
             stored.update(moves.found)
             plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
             plan = dataclasses.replace(plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps))
@@ -184,40 +182,11 @@ def provision(
             return plan, Report(tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moves.any, check_mode=True)
         _close_settled(plan, journal)
         made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
-        made, unconfirmed = _confirmed(job, store, fallback, _results(plan, made), {*made, *moves.found}, journal)
+        made, unconfirmed = confirmed(job, store, fallback, _results(plan, made), {*made, *moves.found}, journal)
         notes += unconfirmed
         made, unlisted = _compared(client, plan, made, stop)
         notes += unlisted
         return plan, Report(tuple(_results(plan, made).values()), plan.settled, notes, moves.any)
-
-
-@dataclasses.dataclass
-class _Moves:
-    """Keys of earlier runs that are moved to their files, or in check mode would be. found: by address. notes: what is to be said."""
-
-    store: Store
-    write: bool
-    found: dict[str, Stored] = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def done(self) -> str:
-        """The verb for a note."""
-        return "was" if self.write else "would be"
-
-    @property
-    def any(self) -> bool:
-        """Whether any key is moved; what does not decrypt is found where it is, and stays there."""
-        return any(one.path == self.store.file(email) for email, one in self.found.items())
-
-    def fit(self, email: str, path: str) -> bool:
-        """Tell whether a key can be moved to its file; if not, note why. Its member need not be a wanted one."""
-        try:
-            self.store.prove_nothing_switched_off([email])
-        except StoreError as exc:
-            self.notes.append(f"The key of {email} stays in {path}. {exc}")
-            return False
-        return True
 
 
 def _remarks(job: Job, plan: Plan, fallback: FallbackStore) -> tuple[str, ...]:
@@ -231,140 +200,6 @@ def _remarks(job: Job, plan: Plan, fallback: FallbackStore) -> tuple[str, ...]:
 def _results(plan: Plan, made: t.Mapping[str, Result]) -> dict[str, Result]:
     """Return the result of each step by address: that of the workers, or what the plan foresees."""
     return {step.wanted.email: made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps}
-
-
-def _confirmed(
-    job: Job,
-    store: Store,
-    fallback: FallbackStore,
-    results: t.Mapping[str, Result],
-    concerned: t.Collection[str],
-    journal: t.Optional[Journal] = None,
-) -> tuple[dict[str, Result], tuple[str, ...]]:
-    """Look whether the vault directory still holds the keys that this run stored; store those in the fallback directory that it does not.
-
-    A file that somebody else has changed may still hold its keys: another run has added a member, or its owner a variable.
-
-    concerned: addresses whose keys this run may have stored. journal: None if another run may hold the lock of the Group.
-    Return the results by address, and what is to be said.
-    """
-    try:
-        amiss = store.directory.place.confirm()
-    except StoreError as exc:
-        said = f"The keys of this run could not be confirmed: {store.directory.path} cannot be read ({exc.happened}) Run again when it can."
-        return dict(results), (said,)
-    found = dict(results)
-    notes: list[str] = []
-    if amiss:
-        emails = sorted(concerned)
-
-        def copied(email: str) -> dict[str, t.Optional[NewMember]]:
-            return _copied(store, email, results.get(email), amiss)
-
-        def rescue(email: str, kept: t.Mapping[str, t.Optional[NewMember]]) -> tuple[t.Optional[Result], list[str]]:
-            gone = _gone(store, email, kept, copied, changed)
-            return _rescued(job, fallback, email, results.get(email), gone, amiss, journal)
-
-        with concurrent.futures.ThreadPoolExecutor(job.concurrency) as pool:
-            ours = list(pool.map(copied, emails))
-            changed: frozenset[str] = frozenset()
-            # If they cannot be taken, what is in them is not known. Those of other Groups have to wait for their turn.
-            with contextlib.suppress(StoreError):
-                changed = store.directory.place.take_changed({path for kept in ours for path in kept})
-            for one, told in pool.map(rescue, emails, ours):
-                notes += told
-                if one:
-                    found[one.email] = one
-    return found, tuple(notes)
-
-
-def _copied(
-    store: Store,
-    email: str,
-    one: t.Optional[Result],
-    amiss: t.Collection[str],
-) -> dict[str, t.Optional[NewMember]]:
-    """Return the keys of one address that the copy has in files of these paths, by path.
-
-    A key that the copy should have and has not is None. one: the result of the address, None if it is not wanted.
-    """
-    kept: dict[str, t.Optional[NewMember]] = {}
-    home = store.file(email)
-    if home in amiss and (one is None or one.path == home):
-        with contextlib.suppress(StoreError):
-            variables = store.read(email)
-            kept[home] = as_new_member(variables) if variables else None
-        kept.setdefault(home, None)
-    with contextlib.suppress(StoreError):
-        beside = {path: as_new_member(variables) for path, variables in store.beside.of(email).items() if path in amiss}
-        kept.update((path, dataclasses.replace(new, doubt=_UNCERTAIN)) for path, new in beside.items())
-    return kept
-
-
-def _gone(
-    store: Store,
-    email: str,
-    kept: t.Mapping[str, t.Optional[NewMember]],
-    copied: t.Callable[[str], t.Mapping[str, t.Optional[NewMember]]],
-    changed: t.Collection[str],
-) -> dict[str, t.Optional[NewMember]]:
-    """Return those keys of one address that are not in their files any more, by path.
-
-    kept: the keys that the copy had. copied: returns the keys that it has now.
-    changed: the files that it has now as somebody else has changed them.
-    """
-    there: t.Mapping[str, t.Optional[NewMember]] = {}
-    if kept.keys() & changed:
-        # Where the file does not decrypt, a store of a whole Group would go on with what it knew.
-        with contextlib.suppress(StoreError):
-            store.stored([email])
-            there = copied(email)
-    return {path: new for path, new in kept.items() if path not in changed or not _is_same(new, there.get(path))}
-
-
-def _is_same(one: t.Optional[NewMember], other: t.Optional[NewMember]) -> bool:
-    return one is not None and other is not None and (one.key_id, one.key) == (other.key_id, other.key)
-
-
-def _rescued(
-    job: Job,
-    fallback: FallbackStore,
-    email: str,
-    one: t.Optional[Result],
-    gone: t.Mapping[str, t.Optional[NewMember]],
-    amiss: t.Mapping[str, str],
-    journal: t.Optional[Journal],
-) -> tuple[t.Optional[Result], list[str]]:
-    """Store the keys of one address in the fallback directory that are gone from their files; see _confirmed.
-
-    one: its result, None if it is not wanted. gone: see _gone. amiss: why a path does not hold its keys any more.
-    Return the result as it is now, and what is to be said of keys that it is not about.
-    """
-    notes = []
-    for path, new in gone.items():
-        saved, why = "", "it is not in the copy either."
-        if new:
-            try:
-                saved = fallback.seal(new)
-            except StoreError as exc:
-                why = exc.happened
-        account = new.member.account_id if new else one.member.account_id if one and one.member else ""
-        message = f"The key of {email} is gone from {path}: {amiss[path]}."
-        if saved:
-            message += f" It was stored in {saved}. The next run {'tries it' if new and new.doubt else 'moves it home'}."
-        else:
-            message += f" It could not be stored anywhere else, so the key of account {account or 'unknown'} is lost: {why}"
-        if one is None or one.path != path:
-            notes.append(f"{message} {new.doubt if new else ''}".strip())
-            continue
-        outcome = one.outcome if saved else _KEYLESS.get(one.outcome, one.outcome)
-        if journal and saved:
-            journal.parked(job.group_id, email, "" if new and new.doubt else account, saved)
-        elif journal and outcome is Outcome.KEY_LOST:
-            with contextlib.suppress(StoreError):
-                journal.lost(job.group_id, email, account)
-        one = dataclasses.replace(one, outcome=outcome, path=saved, adopted=one.adopted and bool(saved), message=f"{one.message} {message}".strip())
-    return one, notes
 
 
 def _compared(client: Client, plan: Plan, made: dict[str, Result], stop: Stop) -> tuple[dict[str, Result], tuple[str, ...]]:
@@ -413,7 +248,7 @@ def make_plan(
 ) -> Plan:
     """Return the plan for what is wanted, there, stored and open in the journal.
 
-    opens: tries keys, see keys_open. key_of: gives the stored key of an address. kept: see _tried.
+    opens: tries keys, see keys_open. key_of: gives the stored key of an address. kept: see try_doubtful.
     """
     settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
     lost = {one.email: one for one in settled if one.outcome is Outcome.KEY_LOST}
@@ -530,84 +365,6 @@ def _is_new(stored: Stored) -> bool:
         return time.time() - os.stat(stored.path).st_mtime < _NEW_SECONDS
     except OSError:
         return False
-
-
-def _recover(store: Store, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: _Moves) -> None:
-    """Find keys that a killed run saved beside their place, and move them there."""
-    for entry in entries:
-        recovered = store.recover(entry.email, members[entry.email].account_id, write=moves.write) if entry.email in members else None
-        if recovered:
-            moves.found[entry.email] = recovered
-            moves.notes.append(
-                f"The key of {entry.email} was written by a run that was killed before it was in its place; it {moves.done} put there."
-                if recovered.path == store.file(entry.email)
-                else f"{recovered.path} may hold the key of {entry.email}, and does not decrypt with the vault secrets of this run: a run that was "
-                "killed left it there, torn or under another password. It is left alone."
-            )
-
-
-def _bring_home(store: Store, fallback: FallbackStore, members: t.Mapping[str, Member], moves: _Moves) -> None:
-    """Find keys that an earlier run saved in the fallback place, and move those of members of this Group to their own."""
-    accounts = {member.account_id: member for member in members.values()}
-    for path, variables in fallback.found():
-        if not variables:
-            owner = accounts.get(os.path.basename(path).partition("-")[0])
-            if owner and not unsafe_name(folded(owner.email)) and store.read(folded(owner.email)) is None:
-                raise StoreError(
-                    f"{path} holds the key of {owner.email} and does not decrypt.", remedy="Give the run the vault password of that file."
-                )
-            continue
-        new = as_new_member(variables)
-        email = new.member.email
-        if UNPROVEN in variables or email not in members or new.member.account_id not in ("", members[email].account_id):
-            continue
-        new = dataclasses.replace(new, member=dataclasses.replace(new.member, account_id=members[email].account_id))
-        there = store.key(email)
-        if (any(there) and there != (new.key_id, new.key)) or not moves.fit(email, path):
-            continue
-        if moves.write:
-            # Nothing new where a run was killed between the two.
-            store.seal(new)
-            fallback.remove(path)
-        if any(there):
-            continue
-        moves.found[email] = Stored(new.member.account_id, new.key_id, store.file(email), new.member.group_id)
-        moves.notes.append(f"The key of {email} {moves.done} moved from {path} to {store.file(email)}.")
-
-
-def _try(
-    client: Client, store: Store, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: _Moves
-) -> dict[str, str]:
-    """Try the keys that earlier runs kept because it was not certain whose they are, and move each to the member whose account it opens.
-
-    Return the path of each that is kept as it is, by the address that it was kept for.
-    """
-    kept: dict[str, str] = {}
-    accounts = {member.account_id: (folded(member.email), member) for member in members.values() if not unsafe_name(folded(member.email))}
-    waiting = [(entry.email, path, variables, store.beside.discard) for entry in entries for path, variables in store.beside.of(entry.email).items()]
-    waiting += [(folded(variables["b2_email"]), path, variables, fallback.remove) for path, variables in fallback.found() if UNPROVEN in variables]
-    for kept_for, path, variables, remove in waiting:
-        new = as_new_member(variables)
-        kept[kept_for] = path
-        try:
-            account = client.opens(new.key_id, new.key)
-        except StoppedError:
-            raise
-        except B2Error as exc:
-            moves.notes.append(f"The key in {path}, of which it is not certain whose it is, could not be tried. {exc.explain()}")
-            continue
-        email, owner = accounts.get(account, ("", None))
-        there = store.key(email) if owner else ("", "")
-        if owner is None or (any(there) and there != (new.key_id, new.key)) or not moves.fit(email, path):
-            continue
-        del kept[kept_for]
-        if moves.write:
-            store.seal(dataclasses.replace(new, member=dataclasses.replace(owner, email=email)))
-            remove(path)
-        if not any(there):
-            moves.found[email] = Stored(account, new.key_id, store.file(email), owner.group_id)
-            moves.notes.append(f"The key in {path} was tried, and opens the account of {email}. It {moves.done} moved to {store.file(email)}.")
-    return kept
 
 
 def _close_settled(plan: Plan, journal: Journal) -> None:
