@@ -177,9 +177,12 @@ def list_members(client: Client, group_ids: t.Sequence[str], group_names: t.Sequ
 
 
 def prove_named(path: str, config: t.Mapping[str, t.Any]) -> None:
-    """Raise OptionError if an inventory file has a list of Groups with nothing in it, which would be taken for "all Groups"."""
+    """Raise OptionError if an inventory file names a list of Groups and gives none, such as with all its lines commented out.
+
+    That would be taken for "all Groups". An empty list that is written out is meant.
+    """
     for name in ("group_ids", "group_names"):
-        if name in config and not config[name]:
+        if name in config and config[name] is None:
             raise OptionError(f"{path} names no Group in {name}.", changed="", remedy=f"Name some, or leave {name} out to list all Groups.")
 
 

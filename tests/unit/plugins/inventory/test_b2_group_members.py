@@ -101,8 +101,8 @@ def test_options_and_their_aliases_are_known():
     prove_known("hosts.yml", ["group_names", "group_ids", "ids", "groups_by_id", "strict"], DEFINITIONS)
 
 
-@pytest.mark.parametrize("config", [{"group_names": None}, {"group_ids": []}])
+@pytest.mark.parametrize("config", [{"group_names": None}, {"group_ids": None, "group_names": ["hosting"]}])
 def test_a_list_of_no_group_is_not_taken_for_all_groups(config):
     with pytest.raises(OptionError, match="names no Group"):
         prove_named("hosts.yml", config)
-    prove_named("hosts.yml", {"group_names": ["hosting"]})
+    prove_named("hosts.yml", {"group_names": ["hosting"], "group_ids": []})
