@@ -109,8 +109,7 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
     print(f"elsewhere: {place.kind}: {kills} kills, each with its machine thrown away: {count}; seed {seed}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials, number):
+def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials):
     """What Ansible shows of each message fills a queue that nobody reads any more; the keys are in memory only then."""
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 600_000})
     campaign, place = trial.campaign, trial.place
@@ -119,7 +118,7 @@ def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials, number):
     run = trial.start(play, "-vvv")
     assert run.watch(lambda: campaign.creates() >= CONCURRENCY, pause=0.05), run.output
 
-    os.kill(run.process.pid, number)
+    os.kill(run.process.pid, signal.SIGTERM)
     place.fail()
     campaign.hurry()
     run.end(LONG)
@@ -128,7 +127,7 @@ def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials, number):
     count = campaign.count({}, campaign.fallback)
     assert count.holds and count.sealed == CONCURRENCY, f"{count!r}; {run.output[-5000:]}"
     assert set(campaign.outcomes(trial.finish(play), wanted)) == {"created", "unchanged"}
-    print(f"elsewhere: {place.kind}: {number.name}, and the place takes no more: {count}")
+    print(f"elsewhere: {place.kind}: SIGTERM, and the place takes no more: {count}")
 
 
 def test_check_mode_and_the_audit_name_the_run_that_is_under_way(trials):
