@@ -165,15 +165,19 @@ def test_a_second_ctrl_c_leaves_no_process_either(campaigns, chance, seed, termi
 def end_late(campaign, number: int, delay: float) -> bool:
     """Let a run create its last member, and then send a signal; tell whether it came before the result."""
     wanted = campaign.addresses(400)
-    run = campaign.start(campaign.play(wanted, concurrency=16))
-    assert run.watch(lambda: campaign.creates() >= len(wanted), pause=0.1, patience=4 * PATIENCE) or run.result, run.output
+    play = campaign.play(wanted, concurrency=16)
+    # This task alone: how another one ends is Ansible's own affair.
+    [only] = json.loads(play.read_text())
+    play.write_text(json.dumps([{**only, "tasks": only["tasks"][:1]}]))
+    run = campaign.start(play)
+    run.watch(lambda: campaign.creates() >= len(wanted), pause=0.1, patience=4 * PATIENCE)
     time.sleep(delay)
     if run.alive:
         os.kill(run.process.pid, number)
     run.end()
     count = campaign.count({}, campaign.vault_dir)
     assert count.holds and not count.lost, f"{count!r}; {run.output}"
-    return not run.result
+    return "changed: [localhost]" not in run.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)

@@ -1113,6 +1113,7 @@ class Exchange:
         self.connection = connection
         self.partner = partner
         self.call = call
+        self.latency = partner.latency(call.operation)
 
     async def run(self) -> None:
         partner, call = self.partner, self.call
@@ -1131,9 +1132,9 @@ class Exchange:
             partner.end(call)
 
     async def _wait_half(self) -> None:
-        """Wait for half the latency; what changes it holds for calls that are waiting, too."""
+        """Wait for half the latency that there was when the call came; longer if it is raised, and no longer if it is set to nothing."""
         started = time.monotonic()
-        while (left := self.partner.latency(self.call.operation) / 2 - (time.monotonic() - started)) > 0:
+        while (now := self.partner.latency(self.call.operation)) and (left := max(self.latency, now) / 2 - (time.monotonic() - started)) > 0:
             await asyncio.sleep(min(left, LATENCY_STEP))
 
     async def execute(self) -> Answer:
