@@ -67,7 +67,7 @@ def strike(campaign, pid: int, number: int, times: str) -> int:
     return sent
 
 
-@pytest.mark.parametrize("arguments", [[], ["-vvvvv"]], ids=["plain", "-vvvvv"])
+@pytest.mark.parametrize("arguments", [[], ["-vvvvv"]] if LONG else [[]], ids=["plain", "-vvvvv"] if LONG else ["plain"])
 @pytest.mark.parametrize(("target", "number", "times"), SIGNALS, ids=[f"{number.name} to the {target} {times}" for target, number, times in SIGNALS])
 def test_a_signal_ends_the_run_after_what_is_under_way_is_sealed(campaigns, chance, seed, request, target, number, times, arguments):
     campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
@@ -183,7 +183,7 @@ def end_late(campaign, number: int, delay: float) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_signal_at_the_end_leaves_no_process(campaigns, chance, seed, long_form, number):
     """The result is on its way then, and larger than what a pipe takes when nobody reads it."""
-    ended = sum(end_late(campaigns(f"end{turn}"), number, chance.uniform(0, 0.4)) for turn in range(10 if long_form else 2))
+    ended = sum(end_late(campaigns(f"end{turn}"), number, chance.uniform(0, 0.4)) for turn in range(10 if long_form else 1))
     print(f"signals: {number.name} at the end: {ended} runs had no result; seed {seed}")
 
 

@@ -116,9 +116,9 @@ def artifact_step() -> int:
 
 
 def job() -> int:
-    """All of the end-to-end tests that have no step of their own."""
+    """All of the end-to-end tests that have no step of their own. Two at a time, as the places."""
     others = ("test_artifact.py", "test_awx_setup.py", "test_official_clients.py", "test_places.py", "test_vault.py")
-    return stream_pytest(pytest(*(f"--ignore={E2E}/{name}" for name in others), E2E), tree.COLLECTION, tree.environment())
+    return stream_pytest(pytest("-n", "2", *(f"--ignore={E2E}/{name}" for name in others), E2E), tree.COLLECTION, tree.environment())
 
 
 def awx() -> int:
@@ -143,8 +143,8 @@ def campaign(*tests: str) -> int:
 
 
 def faults() -> int:
-    """The campaigns: short, unless CAMPAIGN=long is in the environment."""
-    return campaign(f"--ignore={LEAKS}", f"--ignore={PLACES}", "tests/campaign")
+    """The campaigns: short, unless CAMPAIGN=long is in the environment. Two files at a time: most of it is waiting."""
+    return campaign("-n", "2", "--dist", "loadfile", f"--ignore={LEAKS}", f"--ignore={PLACES}", "tests/campaign")
 
 
 def vault() -> int:
