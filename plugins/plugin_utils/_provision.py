@@ -161,9 +161,9 @@ def provision(
                 entries = [] if other.run else other.entries
         moves = Moves(store, write)
         try:
-            recover(store, entries, members, moves)
-            bring_home(store, fallback, members, moves)
-            kept = try_doubtful(client, store, fallback, entries, members, moves)
+            recover(entries, members, moves)
+            bring_home(fallback, members, moves)
+            kept = try_doubtful(client, fallback, entries, members, moves)
             stored.update(moves.found)
             plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
             plan = dataclasses.replace(plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps))
