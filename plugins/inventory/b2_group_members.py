@@ -19,7 +19,7 @@ description:
   - Reads a YAML file whose name ends in C(b2_group_members.yml) or C(b2_group_members.yaml).
   - An address that is not safe as the name of a host is left out with a warning.
   - An option that the plugin does not have is an error, and nothing is listed.
-  - With O(cache) the members are listed anew if the Groups, the realm or the key id in the options or in the environment are others than before.
+  - With O(cache), the members are listed again if the Groups, the realm or the key id change, in the options or in the environment.
   - Several Groups are listed at the same time. If one of them cannot be listed, none of their members becomes a host.
 author:
   - community.backblaze contributors (@ansible-collections)

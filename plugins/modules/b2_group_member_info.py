@@ -179,7 +179,7 @@ audit:
     not_attempted:
       description:
         - Members whose stored key could not be tried, such as because the member's account is at a cap or suspended. Nothing is known of such a key.
-        - Members that another run is creating just now. It is named, and nobody waits for it.
+        - Members that another run is creating. The message names that run, and the task does not wait for its end.
       type: list
       elements: dict
 """

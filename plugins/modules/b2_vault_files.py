@@ -317,7 +317,7 @@ def read_tree(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) ->
             if name == STATE or holds_keys(name):
                 with opened(name, DIRECTORY, root) as folder:
                     read_folder(folder, [name], known, found)
-        # A file of variables beside its directory is in nobody's way.
+        # A file of variables does not matter if the directory of its name exists: Ansible loads the directory only.
         elif kind != "absent" and not (name.endswith(VARIABLES) and kinds.get(os.path.splitext(name)[0]) == "directory"):
             found["odd"][name] = kind
 

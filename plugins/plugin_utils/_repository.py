@@ -387,7 +387,7 @@ class Repository:
 
 
 def _is_beside(path: str, folders: t.Collection[str]) -> bool:
-    """Tell whether a file of variables is beside a directory of its name: then it is in nobody's way."""
+    """Tell whether a file of variables is beside a directory of its name: then Ansible loads the directory only."""
     name, extension = os.path.splitext(path)
     return extension in C.YAML_FILENAME_EXTENSIONS and name in folders
 
