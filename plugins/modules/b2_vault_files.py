@@ -118,8 +118,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes, modes_of
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, make_in, opened
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 STATE = ".b2_members"
 # What the names of files of variables end with, for Ansible.
 VARIABLES = (".yml", ".yaml", ".json")
@@ -172,28 +172,6 @@ def is_key_file(name: str) -> bool:
 # Files, by open directories only
 
 
-@contextlib.contextmanager
-def opened(name: str, flags: int, directory: t.Optional[int] = None) -> t.Iterator[int]:
-    with named(name, directory):
-        fd = os.open(name, flags, 0o600, dir_fd=directory)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def named(name: str, directory: t.Optional[int]) -> t.Iterator[None]:
-    """Let an error that permissions are missing say where."""
-    try:
-        yield
-    except PermissionError as exc:
-        # Where there is no /proc the name alone has to do.
-        with contextlib.suppress(OSError):
-            exc.filename = name if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), name)
-        raise
-
-
 def reason_of(exc: OSError, path: str) -> str:
     """Say what went wrong at a path, and where if it is another one."""
     where = exc.filename if isinstance(exc, PermissionError) and isinstance(exc.filename, str) else path
@@ -211,7 +189,7 @@ def kind_of(name: str, directory: int) -> str:
 
 
 def read_file(name: str, directory: int) -> bytes:
-    with opened(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, directory) as fd:
+    with opened(directory, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC) as fd:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a plain file")
         content = bytearray()
@@ -226,7 +204,7 @@ def read_file(name: str, directory: int) -> bytes:
 def write_beside(name: str, data: bytes, directory: int, modes: Modes = PRIVATE) -> str:
     """Write what is to take the place of a file, with that one's owner, and its mode if none was asked for, synced; return its name."""
     temporary = f".{name}.{uuid.uuid4().hex[:12]}.tmp"
-    with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, directory) as fd:
+    with opened(directory, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC) as fd:
         try:
             rest = memoryview(data)
             while rest:
@@ -245,33 +223,23 @@ def write_beside(name: str, data: bytes, directory: int, modes: Modes = PRIVATE)
     return temporary
 
 
-def make_in(name: str, directory: t.Optional[int], modes: Modes) -> None:
-    """Make a directory, if it is not there; syncing the one above it is the caller's."""
-    try:
-        with named(name, directory):
-            os.mkdir(name, modes.directory, dir_fd=directory)
-    except FileExistsError:
-        return
-    if modes.given:
-        with opened(name, DIRECTORY, directory) as made:
-            modes.allow_directory(made)
-
-
 def make_directory(path: str, modes: Modes = PRIVATE) -> None:
     """Make a directory, with those above it that are missing, each synced."""
     if not os.path.lexists(path):
         above = os.path.dirname(path)
         make_directory(above, modes)
-        make_in(path, None, modes)
-        with opened(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as fd:
+        with contextlib.suppress(FileExistsError):
+            make_in(None, path, modes)
+        with opened(None, above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as fd:
             os.fsync(fd)
 
 
 @contextlib.contextmanager
 def entered(directory: int, name: str, modes: Modes) -> t.Iterator[int]:
     """Open a directory in an open one, and create it where it is missing; syncing the open one is the caller's."""
-    make_in(name, directory, modes)
-    with opened(name, DIRECTORY, directory) as fd:
+    with contextlib.suppress(FileExistsError):
+        make_in(directory, name, modes)
+    with opened(directory, name, DIRECTORY) as fd:
         yield fd
 
 
@@ -303,7 +271,7 @@ def read(path: str, known: t.Mapping[str, str]) -> dict[str, t.Any]:
         "room": [room.f_bavail * room.f_frsize, room.f_favail if room.f_files else None],
     }
     if above == path:
-        with opened(path, DIRECTORY) as root:
+        with opened(None, path, DIRECTORY) as root:
             read_tree(root, known, found)
     return found
 
@@ -315,7 +283,7 @@ def read_tree(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) ->
         if kind == "directory":
             # What cannot have keys in it, such as lost+found, need not be readable.
             if name == STATE or holds_keys(name):
-                with opened(name, DIRECTORY, root) as folder:
+                with opened(root, name, DIRECTORY) as folder:
                     read_folder(folder, [name], known, found)
         # A file of variables does not matter if the directory of its name exists: Ansible loads the directory only.
         elif kind != "absent" and not (name.endswith(VARIABLES) and kinds.get(os.path.splitext(name)[0]) == "directory"):
@@ -327,7 +295,7 @@ def read_folder(folder: int, above: list[str], known: t.Mapping[str, str], found
         path = "/".join([*above, name])
         kind = kind_of(name, folder)
         if above == [STATE] and kind == "directory":
-            with opened(name, DIRECTORY, folder) as inner:
+            with opened(folder, name, DIRECTORY) as inner:
                 read_folder(inner, [STATE, name], known, found)
             continue
         try:
@@ -358,7 +326,7 @@ def write(
     """Put files in their place; return the ones that were not and why, and who holds the lease if not the caller."""
     refused: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        root = stack.enter_context(opened(path, DIRECTORY))
+        root = stack.enter_context(opened(None, path, DIRECTORY))
         if wanted.get("probe"):
             os.unlink(write_beside("probe", b"probe", root), dir_fd=root)
             os.fsync(root)
@@ -372,7 +340,7 @@ def write(
                 *folders, last = parts_of(name)
                 # All else is never removed.
                 if BESIDE.fullmatch(last):
-                    with opened(folders[0], DIRECTORY, root) as folder:
+                    with opened(root, folders[0], DIRECTORY) as folder:
                         os.unlink(last, dir_fd=folder)
         # For directories that are new, or were made by a write that failed at this step.
         os.fsync(root)
@@ -457,7 +425,7 @@ def put_lease(folder: int, lease: str, modes: Modes) -> None:
 @contextlib.contextmanager
 def unlocked(folder: int, modes: Modes) -> t.Iterator[t.Optional[str]]:
     """Take the lock of a Group, which runs on this machine hold; yield the record of the run that has it, if any."""
-    with opened(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, folder) as lock:
+    with opened(folder, LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC) as lock:
         # One that is there already is its owner's, who gave it a mode.
         with contextlib.suppress(PermissionError):
             modes.allow_file(lock)
@@ -505,13 +473,13 @@ def peek(path: str, group: str, stale_after: float) -> t.Optional[str]:
     parts_of("/".join((STATE, group, JOURNAL)))
     with contextlib.ExitStack() as stack:
         try:
-            folder = stack.enter_context(opened(path, DIRECTORY))
+            folder = stack.enter_context(opened(None, path, DIRECTORY))
             for name in (STATE, group):
-                folder = stack.enter_context(opened(name, DIRECTORY, folder))
+                folder = stack.enter_context(opened(folder, name, DIRECTORY))
         except FileNotFoundError:
             return None
         with contextlib.suppress(FileNotFoundError):
-            with opened(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, folder) as lock:
+            with opened(folder, LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC) as lock:
                 holder = locked_by(lock, fcntl.LOCK_SH)
             if holder is not None:
                 return holder
@@ -552,7 +520,7 @@ def run(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if operation == "claim":
         # Later on it is not made anew: where it is gone, what it was on may be gone as well.
         make_directory(path, modes)
-    with opened(path, DIRECTORY) as root, state_of(root, group, modes) as folder:
+    with opened(None, path, DIRECTORY) as root, state_of(root, group, modes) as folder:
         if operation == "claim":
             ours, other = claim(folder, lease, options["instead_of"], options["stale_after"], modes)
             return {"changed": ours, "ours": ours, "holder": other}

@@ -12,8 +12,9 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, make_in, opened
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, aside_name, explained, get, is_aside, make_in, opened, put
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import aside_name, explained, get, is_aside, put
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, key_text, read_key_text
 
 

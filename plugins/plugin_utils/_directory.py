@@ -23,16 +23,8 @@ from ansible import constants as C
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
-    DIRECTORY,
-    explained,
-    make_directory,
-    make_in,
-    nearest,
-    opened,
-    put,
-    temporary_name,
-)
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, make_in, opened
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import explained, make_directory, nearest, put, temporary_name
 from ansible_collections.community.backblaze.plugins.plugin_utils._lease import STALE_SECONDS, claim_here, lease_in
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer

@@ -19,8 +19,9 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, opened
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, is_group_directory, is_member_directory
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, Shared, explained, get, is_aside, is_temporary, opened
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import Shared, explained, get, is_aside, is_temporary
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._journal import JOURNAL_NAME

@@ -13,16 +13,8 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
-    DIRECTORY,
-    explained,
-    get,
-    is_temporary,
-    make_directory,
-    nearest,
-    opened,
-    replace,
-)
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, opened
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import explained, get, is_temporary, make_directory, nearest, replace
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, key_text, read_key_text
 
 _FALLBACK_SUFFIX = ".b2_vault.yml"

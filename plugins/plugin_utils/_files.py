@@ -22,8 +22,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
-
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from ansible_collections.community.backblaze.plugins.module_utils._opened import make_in, opened
 
 _ASIDE_SUFFIX = ".aside"
 _TEMPORARY_SUFFIX = ".tmp"
@@ -44,43 +43,11 @@ def explained(what: str, path: str) -> t.Iterator[None]:
         raise StoreError(f"{path} {what} ({reason}).", remedy="Mend that, then run again.") from exc
 
 
-@contextlib.contextmanager
-def opened(directory: t.Optional[int], name: str, flags: int) -> t.Iterator[int]:
-    """Open something by its name in an open directory."""
-    with _named(directory, name):
-        fd = os.open(name, flags, 0o600, dir_fd=directory)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _named(directory: t.Optional[int], name: str) -> t.Iterator[None]:
-    """Let an error that permissions are missing say where."""
-    try:
-        yield
-    except PermissionError as exc:
-        # Where there is no /proc the name alone has to do.
-        with contextlib.suppress(OSError):
-            exc.filename = name if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), name)
-        raise
-
-
 def nearest(path: str) -> str:
     """Return a path itself, or the nearest above it that is there."""
     while not os.path.lexists(path):
         path = os.path.dirname(path) or "."
     return path
-
-
-def make_in(directory: t.Optional[int], name: str, modes: Modes = PRIVATE) -> None:
-    """Make a directory in an open one, which the caller syncs; FileExistsError where it is there already, and keeps its mode."""
-    with _named(directory, name):
-        os.mkdir(name, modes.directory, dir_fd=directory)
-    if modes.given:
-        with opened(directory, name, DIRECTORY) as made:
-            modes.allow_directory(made)
 
 
 def make_directory(path: str, modes: Modes = PRIVATE) -> None:

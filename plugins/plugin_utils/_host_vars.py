@@ -14,21 +14,11 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, make_in, opened
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._beside import Beside
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME, VaultDir, is_member_directory
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
-    DIRECTORY,
-    Shared,
-    exists,
-    explained,
-    get,
-    is_temporary,
-    make_in,
-    opened,
-    prove_place,
-    replace,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import Shared, exists, explained, get, is_temporary, prove_place, replace
 from ansible_collections.community.backblaze.plugins.plugin_utils._index import INDEX_NAME, Index
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_new_member, as_stored, key_text, read_key_text

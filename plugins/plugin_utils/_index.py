@@ -18,9 +18,10 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, opened
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import STATE_NAME
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, exists, get, opened, replace
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import exists, get, replace
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
 
 #: With a dot, which no Group's directory begins with.

@@ -13,9 +13,10 @@ import os
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, opened
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir, is_member_directory
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import DIRECTORY, exists, explained, identity, is_temporary, look, opened
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import exists, explained, identity, is_temporary, look
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, as_stored, holds_more, read_key_text
 

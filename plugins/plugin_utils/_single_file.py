@@ -19,20 +19,11 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, make_in, opened
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._beside import Beside
 from ansible_collections.community.backblaze.plugins.plugin_utils._directory import VaultDir, group_directory
-from ansible_collections.community.backblaze.plugins.plugin_utils._files import (
-    DIRECTORY,
-    explained,
-    identity,
-    is_temporary,
-    look,
-    make_in,
-    opened,
-    prove_place,
-    replace,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._files import explained, identity, is_temporary, look, prove_place, replace
 from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._key_list import KeyList, new_text, read_text
 from ansible_collections.community.backblaze.plugins.plugin_utils._place import HERE, Place
