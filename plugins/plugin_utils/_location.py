@@ -154,17 +154,18 @@ def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: s
     message, lock_branch = options["vault_git_message"] or "", options["vault_git_lock_branch"] or LOCK_BRANCH
     if not message.isprintable() or (message and not message.strip()):
         raise OptionError("vault_git_message is not one line of text.", remedy="Give the subject of a commit.")
-    for option, branch in (("vault_git_branch", options["vault_git_branch"] or LOCK_BRANCH), ("vault_git_lock_branch", lock_branch)):
-        if (
-            not _BRANCH.fullmatch(branch)
-            or ".." in branch
-            or re.search(r"\.(?:lock)?(?:/|$)", branch)
-            or branch == "HEAD"
-            or branch.startswith("refs/")
-        ):
-            raise OptionError(
-                f"{option} {branch!r} is not a valid name of a branch.",
-                remedy="Use letters, digits and ._+- in each of its parts, with slashes between them, and no refs/heads/ before it.",
-            )
-    inside = "" if folder == "." else folder
-    return Repository(directory, repository, options["vault_git_branch"] or "", inside, message, lock_branch)
+    _prove_branch("vault_git_lock_branch", lock_branch)
+    branch = options["vault_git_branch"] or ""
+    if branch:
+        _prove_branch("vault_git_branch", branch)
+    return Repository(directory, repository, branch, "" if folder == "." else folder, message, lock_branch)
+
+
+def _prove_branch(option: str, name: str) -> None:
+    """Raise OptionError if the value of an option is not a valid name of a branch."""
+    odd = ".." in name or re.search(r"\.(?:lock)?(?:/|$)", name) or name == "HEAD" or name.startswith("refs/")
+    if odd or not _BRANCH.fullmatch(name):
+        raise OptionError(
+            f"{option} {name!r} is not a valid name of a branch.",
+            remedy="Use letters, digits and ._+- in each of its parts, with slashes between them, and no refs/heads/ before it.",
+        )

@@ -87,6 +87,17 @@ def run(standin, make_client, store, fallback, monkeypatch):
     return go
 
 
+def provision_all(client, ids, stores, fallback):
+    """Provision two members of each Group in one go; return what came of each Group."""
+    jobs = [
+        (Job(group_id, [Wanted(f"{name}{group_id}@x.example") for name in "ab"], lock_timeout=0.0), store)
+        for group_id, store in zip(ids, stores, strict=True)
+    ]
+    done = provision_groups(client, jobs, fallback, Stop())
+    client.close()
+    return done
+
+
 def outcomes(report):
     return {result.email: result.outcome.value for result in report.results}
 
@@ -1266,13 +1277,7 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client
             replace_keys(there, Sealer(secrets))
 
     place.meddle = meddle
-    jobs = [
-        (Job(group_id, [Wanted(f"{name}{group_id}@x.example") for name in "ab"], lock_timeout=0.0), one)
-        for group_id, one in zip(ids, stores, strict=True)
-    ]
-    client = make_client(standin)
-    done = provision_groups(client, jobs, fallback, Stop())
-    client.close()
+    done = provision_all(make_client(standin), ids, stores, fallback)
     results = [one for _plan, report in done for one in report.results]
     there = dict(fallback.found())
     assert {one.outcome.value for one in results} == {"created"} and len(there) == 4
@@ -1360,13 +1365,8 @@ def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(standin, m
             added.append(provision(client, job, theirs[0], fallback, Stop())[1])
 
     ours[0].directory.place.meddle = meddle
-    jobs = [
-        (Job(group_id, [Wanted(f"{name}{group_id}@x.example") for name in "ab"], lock_timeout=0.0), one)
-        for group_id, one in zip(ids, ours, strict=True)
-    ]
     client = make_client(standin)
-    done = provision_groups(client, jobs, fallback, Stop())
-    client.close()
+    done = provision_all(client, ids, ours, fallback)
     results = [one for _plan, report in done for one in report.results]
     assert outcomes(added[0]) == {"c@x.example": "created"} and not list(fallback.found())
     assert {(one.outcome.value, one.message) for one in results} == {("created", "")}
