@@ -6,7 +6,7 @@
 # Once .venv stands it is kept until PYTHON names another version or the requirements change.
 PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
 TOOL = .venv/bin/python tests/tools
-STEPS = units sanity integration lint molecule artifact job awx clients vault places faults docs examples cores
+STEPS = units sanity integration lint molecule artifact job awx clients vault locations faults docs examples cores
 
 # With this set every Python of every step would compile all its modules again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -30,14 +30,14 @@ demo: setup-demo ## Try the collection against a stand-in for Backblaze (no acco
 test: setup ## Run every step below, one verdict
 	@$(TOOL)/steps.py $(STEPS)
 
-units sanity integration lint molecule artifact job awx clients vault places faults docs examples cores: setup ## Run this step alone
+units sanity integration lint molecule artifact job awx clients vault locations faults docs examples cores: setup ## Run this step alone
 	@$(TOOL)/steps.py $@
 
 ee: setup ## Build an execution environment with podman, and run jobs in it: make ee [BASE=registry.example.com/image]
 	@$(TOOL)/steps.py $@
 
 campaign: setup ## Kill, break and starve runs for long, and count keys
-	@CAMPAIGN=long $(TOOL)/steps.py faults places vault
+	@CAMPAIGN=long $(TOOL)/steps.py faults locations vault
 
 matrix: setup ## Run what depends on ansible-core and Python on every pair: make matrix [PAIRS="2.18-3.11 2.20-3.13"]
 	@$(TOOL)/matrix.py $(PAIRS)

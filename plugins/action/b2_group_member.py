@@ -13,8 +13,9 @@ from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._members import unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
-from ansible_collections.community.backblaze.plugins.plugin_utils._input import wanted_members
-from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import options_of, run_action, run_without_vault_dir, seal_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._action import options_of, run_action, run_without_vault_dir
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import wanted_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import seal_members
 
 display = Display()
 

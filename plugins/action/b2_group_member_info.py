@@ -11,7 +11,8 @@ import typing as t
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_INFO_RULES, MEMBER_INFO_SPEC
-from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import audit_members, options_of, run_action, run_without_vault_dir
+from ansible_collections.community.backblaze.plugins.plugin_utils._action import options_of, run_action, run_without_vault_dir
+from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import audit_members
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing

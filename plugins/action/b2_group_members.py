@@ -12,8 +12,9 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBERS_RULES, MEMBERS_SPEC
-from ansible_collections.community.backblaze.plugins.plugin_utils._input import wanted_groups, wanted_members
-from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import options_of, read_members_file, run_action, seal_groups, seal_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._action import options_of, run_action
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import wanted_groups, wanted_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import read_members_file, seal_groups, seal_members
 
 MOST_WORKERS = 32
 

@@ -11,7 +11,8 @@ import typing as t
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.community.backblaze.plugins.module_utils._options import VAULT_LAYOUT_SPEC
-from ansible_collections.community.backblaze.plugins.plugin_utils._plugin import local_options_of, move_vault, run_action
+from ansible_collections.community.backblaze.plugins.plugin_utils._action import local_options_of, run_action
+from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import move_vault
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing

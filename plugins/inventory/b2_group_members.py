@@ -96,15 +96,10 @@ from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructa
 from ansible.utils.display import Display
 from ansible.utils.unsafe_proxy import wrap_var
 
-from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, may_be_template, unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._options import (
-    CONNECTION_SPEC,
-    connect,
-    credentials,
-    realm_url,
-)
+from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect, credentials, realm_url
 
 try:
     from ansible.template import trust_as_template

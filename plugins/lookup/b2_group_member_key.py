@@ -132,10 +132,10 @@ from ansible.utils.unsafe_proxy import wrap_var
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import folded, may_be_template, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._options import register_secret
-from ansible_collections.community.backblaze.plugins.plugin_utils._controller import path_of, secrets_of
-from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import HOST_VARS, stores_to_read
-from ansible_collections.community.backblaze.plugins.plugin_utils._store import Store
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import path_of, secrets_of
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import HOST_VARS, stores_to_read
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
 _FIELDS = ("application_key_id", "application_key", "account_id", "region", "s3_endpoint")
 

@@ -10,11 +10,11 @@ import collections
 import os
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller
-from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._credentials import read_credentials
+from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
+from ansible_collections.community.backblaze.plugins.module_utils._api.credentials import read_credentials
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.transport import REQUESTS_IMPORT_ERROR, Transport, check_url
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._transport import REQUESTS_IMPORT_ERROR, Transport, check_url
 
 try:
     from ansible.module_utils.secrets import register_secret as _register

@@ -10,10 +10,10 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.transport import REQUESTS_IMPORT_ERROR
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error
 from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
-from ansible_collections.community.backblaze.plugins.module_utils._transport import REQUESTS_IMPORT_ERROR
 
 
 def run_module(

@@ -181,7 +181,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     B2Error,
     KeyLostError,

@@ -188,7 +188,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_INFO_RULES, MEMBER_INFO_SPEC

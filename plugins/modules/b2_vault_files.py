@@ -116,9 +116,9 @@ import zlib
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, make_in, opened
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._modes import PRIVATE, Modes, modes_of
-from ansible_collections.community.backblaze.plugins.module_utils._opened import DIRECTORY, make_in, opened
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes, modes_of
 
 STATE = ".b2_members"
 # What the names of files of variables end with, for Ansible.

@@ -29,18 +29,20 @@ import ansible.parsing.vault as ansible_vault
 import pytest
 from ansible.parsing.vault import VaultSecret
 
-from ansible_collections.community.backblaze.plugins.module_utils import _calls, _client
-from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller
-from ansible_collections.community.backblaze.plugins.module_utils._client import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api import calls
+from ansible_collections.community.backblaze.plugins.module_utils._api import partner as partner_api
+from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.transport import Transport
 from ansible_collections.community.backblaze.plugins.module_utils._errors import REMEDIES, B2Error, remedy_for
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Wanted
-from ansible_collections.community.backblaze.plugins.module_utils._transport import Transport
-from ansible_collections.community.backblaze.plugins.plugin_utils import _workers
-from ansible_collections.community.backblaze.plugins.plugin_utils._fallback import FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._job import Job, Plan, Policy, Report, Result, Stop
-from ansible_collections.community.backblaze.plugins.plugin_utils._provision import mark_told, provision
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Policy, Report, Result, Stop
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import mark_told, provision
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from project import Project, serving
 from project import standin as partner
 
@@ -50,11 +52,11 @@ SEED = int(os.environ.get("CAMPAIGN_SEED") or random.SystemRandom().randrange(10
 BOUND = 10.0
 
 AUTHORIZE, LIST_GROUPS, LIST_MEMBERS, CREATE, EJECT = (
-    _calls.AUTHORIZE,
-    _client.LIST_GROUPS,
-    _client.LIST_MEMBERS,
-    _client.CREATE_MEMBER,
-    _client.EJECT_MEMBER,
+    calls.AUTHORIZE,
+    partner_api.LIST_GROUPS,
+    partner_api.LIST_MEMBERS,
+    partner_api.CREATE_MEMBER,
+    partner_api.EJECT_MEMBER,
 )
 VICTIM, OTHERS = "bob@customers.example.com", ("alice@customers.example.com", "cleo@customers.example.com")
 WANTED = [Wanted(OTHERS[0]), Wanted(VICTIM, "eu-central"), Wanted(OTHERS[1])]
@@ -66,7 +68,7 @@ _FEW_ROUNDS = 10
 
 def quicken() -> None:
     """Make waiting and key derivation quick in this process. The vault format, the files and the syncs stay what they are."""
-    _workers.STORE_DELAYS = (0.0, 0.0)
+    workers.STORE_DELAYS = (0.0, 0.0)
     derive = getattr(ansible_vault, "PBKDF2HMAC", None)
     if derive is not None and not hasattr(derive, "slow"):
 
@@ -517,7 +519,7 @@ def chosen(cases: list[Case], seed: int) -> list[Case]:
 
 def run_case(case: Case) -> str:
     """Play one case; return the promise that was broken, or nothing."""
-    page = _client._MEMBERS_PER_PAGE
+    page = partner_api._MEMBERS_PER_PAGE
     with tempfile.TemporaryDirectory(prefix="b2-faults-") as directory, Lab(pathlib.Path(directory)) as lab:
         try:
             _play(lab, case)
@@ -526,7 +528,7 @@ def run_case(case: Case) -> str:
         except Exception as exc:  # noqa: BLE001 - a traceback for the user, whatever it is
             return f"{case}: {type(exc).__name__}: {exc} {traceback.format_exc(limit=-3)}"
         finally:
-            _client._MEMBERS_PER_PAGE = page
+            partner_api._MEMBERS_PER_PAGE = page
     return ""
 
 
@@ -535,7 +537,7 @@ def _play(lab: Lab, case: Case) -> None:
     # Members that somebody else made: never to be touched. With two to a page there is a second page.
     strangers = {server.add_member("hosting", f"{name}@elsewhere.example")["accountId"] for name in ("a-stranger", "b-stranger", "z-stranger")}
     if "page" in step.name:
-        _client._MEMBERS_PER_PAGE = 2
+        partner_api._MEMBERS_PER_PAGE = 2
     policy, known, most = Policy(), set(), 1
     if step.recreates:
         server.faults([{"operation": CREATE, "email": VICTIM, "action": {"kind": "cut_after"}}])

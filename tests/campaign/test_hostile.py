@@ -23,7 +23,7 @@ import typing as t
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome
-from ansible_collections.community.backblaze.plugins.plugin_utils._job import Policy
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Policy
 from project import KEY, Project, serving
 from test_faults import (
     AUTHORIZE,

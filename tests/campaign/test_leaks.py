@@ -34,7 +34,7 @@ from project import Project, forms, serving
 from project import standin as partner
 from test_faults import CREATE, LONG  # first: it makes what follows importable
 
-import places  # isort: skip
+import locations  # isort: skip
 
 #: How results are shown: each is a set of environment variables.
 SHOWN: dict[str, dict[str, str]] = {
@@ -361,7 +361,7 @@ def test_the_password_of_a_repository_stands_nowhere_in_clear(hunt):
     repository = outside / "keys.git"
     subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True)
     # So long that each process of git falls into a look.
-    with places.WebServer(outside, delay=0.3).up() as web:
+    with locations.WebServer(outside, delay=0.3).up() as web:
         (outside / "url").write_text(web.url(repository))
         hunt.extra |= {web.password, web.user}
         there = {"vault_location": "git", "vault_git_repo": f"{{{{ lookup('ansible.builtin.file', '{outside / 'url'}') }}}}"}

@@ -20,8 +20,8 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Wanted
-from ansible_collections.community.backblaze.plugins.plugin_utils._input import wanted_members
-from ansible_collections.community.backblaze.plugins.plugin_utils._job import Policy
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import wanted_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Policy
 from test_faults import CREATE, EJECT, LONG, SEED, Lab, Run, check_invariants
 
 ADDRESSES = [f"{name}@customers.example.com" for name in ("ann", "ben", "cyd", "dan")]

@@ -25,7 +25,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 
-import places  # noqa: E402  # lies with the end-to-end tests
+import locations  # noqa: E402  # lies with the end-to-end tests
 from project import KEY, KEY_ID, PATIENCE, UTILS, forms, ledger, serving, standin  # noqa: E402
 from test_runner import Jobs, addresses  # noqa: E402
 
@@ -132,7 +132,7 @@ def test_a_job_makes_keys_where_they_are_said_to_outlive_its_container(jobs):
 @pytest.fixture
 def host(tmp_path):
     """Run an ssh server on this machine, whose loopback address containers share."""
-    with places.Host(tmp_path / "host").up() as running:
+    with locations.Host(tmp_path / "host").up() as running:
         yield running
 
 
@@ -144,10 +144,10 @@ def test_keys_on_a_host_are_reached_by_the_images_own_ssh(jobs, host):
     place = host.place(job.private / "project")
     inventory = job.private / "project" / "inventory.json"
     hosts = json.loads(inventory.read_text())
-    del hosts["all"]["hosts"][places.HOST]["ansible_connection"]
+    del hosts["all"]["hosts"][locations.HOST]["ansible_connection"]
     inventory.write_text(json.dumps(hosts))
     job.write("env/cmdline", f"{(job.private / 'env/cmdline').read_text()} -i inventory.json")
-    options = {**place.options, "vault_host": places.HOST, "environment": job.environment}
+    options = {**place.options, "vault_host": locations.HOST, "environment": job.environment}
     for counts in ({"created": 20}, {"unchanged": 20}):
         result = job.run(addresses("host", 20), *job.isolated(), **options)
         assert result.get("counts") == counts, result["msg"]
@@ -161,8 +161,8 @@ def test_keys_in_a_repository_are_pushed_by_the_images_own_git(jobs, host, tmp_p
     started = time.monotonic()
     job = jobs("private")
     job.mounts.append(f"--volume={host.directory}:{host.directory}:ro")
-    place = places.GitPlace(tmp_path)
-    login = json.loads(host.inventory(tmp_path / "inventory.json").read_text())["all"]["hosts"][places.HOST]
+    place = locations.GitPlace(tmp_path)
+    login = json.loads(host.inventory(tmp_path / "inventory.json").read_text())["all"]["hosts"][locations.HOST]
     ssh = ["ssh", "-F", "none", "-i", login["ansible_ssh_private_key_file"], *shlex.split(login["ansible_ssh_extra_args"])]
     address = f"ssh://{login['ansible_user']}@127.0.0.1:{login['ansible_port']}{place.repository}"
     environment = {**job.environment, "GIT_SSH_COMMAND": shlex.join(ssh)}

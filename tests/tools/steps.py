@@ -33,7 +33,7 @@ PYTEST_FAILED = r"^(?:FAILED|ERROR) (.+)"
 PYTEST_NEVER = r"^=+ (?:.*\D)?\d+ (?:skipped|xfailed|xpassed)\b.* in [\d.]+s"
 E2E = "tests/e2e"
 LEAKS = "tests/campaign/test_leaks.py"
-PLACES = "tests/campaign/test_elsewhere.py"
+LOCATIONS = "tests/campaign/test_locations.py"
 
 
 class Failed(Exception):
@@ -116,8 +116,8 @@ def artifact_step() -> int:
 
 
 def job() -> int:
-    """All of the end-to-end tests that have no step of their own. Two at a time, as the places."""
-    others = ("test_artifact.py", "test_awx_setup.py", "test_official_clients.py", "test_places.py", "test_vault.py")
+    """All of the end-to-end tests that have no step of their own. Two at a time, as the locations."""
+    others = ("test_artifact.py", "test_awx_setup.py", "test_official_clients.py", "test_locations.py", "test_vault.py")
     return stream_pytest(pytest("-n", "2", *(f"--ignore={E2E}/{name}" for name in others), E2E), tree.COLLECTION, tree.environment())
 
 
@@ -132,9 +132,9 @@ def clients() -> int:
     return stream_pytest(pytest(f"{E2E}/test_official_clients.py"), tree.COLLECTION, tree.environment())
 
 
-def places() -> int:
+def locations() -> int:
     """Keys on another host and in a Git repository, and what may go wrong there. Two at a time: most of it is waiting."""
-    return campaign("-n", "2", f"{E2E}/test_places.py", PLACES)
+    return campaign("-n", "2", f"{E2E}/test_locations.py", LOCATIONS)
 
 
 def campaign(*tests: str) -> int:
@@ -144,7 +144,7 @@ def campaign(*tests: str) -> int:
 
 def faults() -> int:
     """The campaigns: short, unless CAMPAIGN=long is in the environment. Two files at a time: most of it is waiting."""
-    return campaign("-n", "2", "--dist", "loadfile", f"--ignore={LEAKS}", f"--ignore={PLACES}", "tests/campaign")
+    return campaign("-n", "2", "--dist", "loadfile", f"--ignore={LEAKS}", f"--ignore={LOCATIONS}", "tests/campaign")
 
 
 def vault() -> int:
@@ -177,7 +177,7 @@ STEPS: dict[str, Callable[[], int]] = {
     "job": job,
     "awx": awx,
     "clients": clients,
-    "places": places,
+    "locations": locations,
     "faults": faults,
     "docs": docs_step,
     "examples": examples,

@@ -15,9 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ansible_collections.community.backblaze.plugins.module_utils._calls import Caller
-from ansible_collections.community.backblaze.plugins.module_utils._client import Client
-from ansible_collections.community.backblaze.plugins.module_utils._transport import Transport
+from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.transport import Transport
 from ansible_collections.community.backblaze.tests.utils.standin import StandIn
 
 # No time limits: these machines differ. No database: nothing is written into the checkout.

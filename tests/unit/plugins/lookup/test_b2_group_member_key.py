@@ -17,8 +17,8 @@ from ansible.template import Templar
 
 from ansible_collections.community.backblaze.plugins.lookup import b2_group_member_key as lookup
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
-from ansible_collections.community.backblaze.plugins.plugin_utils._layouts import open_store
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import open_store
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 try:
     from ansible.template import trust_as_template

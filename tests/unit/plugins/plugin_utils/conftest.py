@@ -10,8 +10,8 @@ import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
-from ansible_collections.community.backblaze.plugins.plugin_utils._host_vars import HostVarsStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._vault import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 
 @pytest.fixture

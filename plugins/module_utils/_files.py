@@ -1,0 +1,181 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Files and directories by their name in an open directory, on the controller and on a host. An error about permissions names the path."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import temporary_name
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextlib.contextmanager
+def opened(directory: t.Optional[int], name: str, flags: int) -> t.Iterator[int]:
+    """Open something by its name in an open directory."""
+    with _named(directory, name):
+        fd = os.open(name, flags, 0o600, dir_fd=directory)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def make_in(directory: t.Optional[int], name: str, modes: Modes = PRIVATE) -> None:
+    """Make a directory in an open one, which the caller syncs; FileExistsError where it is there already, and keeps its mode."""
+    with _named(directory, name):
+        os.mkdir(name, modes.directory, dir_fd=directory)
+    if modes.given:
+        with opened(directory, name, DIRECTORY) as made:
+            modes.allow_directory(made)
+
+
+@contextlib.contextmanager
+def _named(directory: t.Optional[int], name: str) -> t.Iterator[None]:
+    """Let an error that permissions are missing say where."""
+    try:
+        yield
+    except PermissionError as exc:
+        # Where there is no /proc the name alone has to do.
+        with contextlib.suppress(OSError):
+            exc.filename = name if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), name)
+        raise
+
+
+# Larger than anything that is ever sealed: an answer is at most 32 MiB, and a vault text twice its plaintext.
+_LARGEST_FILE = 128 * 1024 * 1024
+
+
+_CHUNK = 64 * 1024
+
+
+@contextlib.contextmanager
+def explained(what: str, path: str) -> t.Iterator[None]:
+    """Turn errors of the operating system into ours."""
+    try:
+        yield
+    except OSError as exc:
+        reason = "a symlink or a plain file is in the way" if exc.errno in (errno.ELOOP, errno.ENOTDIR) else exc.strerror or type(exc).__name__
+        if isinstance(exc, PermissionError) and isinstance(exc.filename, str) and exc.filename != path:
+            reason = f"{exc.filename}: {reason}"
+        raise StoreError(f"{path} {what} ({reason}).", remedy="Mend that, then run again.") from exc
+
+
+def nearest(path: str) -> str:
+    """Return a path itself, or the nearest above it that is there."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path) or "."
+    return path
+
+
+def make_directory(path: str, modes: Modes = PRIVATE) -> None:
+    """Make a directory, with those above it that are missing, so that none of them is gone after a power cut."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path) or "."
+    for one in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            make_in(None, one, modes)
+        with opened(None, os.path.dirname(one) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as above:
+            os.fsync(above)
+
+
+def prove_place(path: str, name: str) -> None:
+    """Show that a directory is one, or can be made, and that a file in it is one, or can be made; else StoreError."""
+    for place, fits, what in ((path, stat.S_ISDIR, "a directory"), (os.path.join(path, name), stat.S_ISREG, "a plain file")):
+        try:
+            found = os.lstat(place).st_mode
+        except FileNotFoundError:
+            return
+        if not fits(found):
+            raise StoreError(f"{place} is not {what}{' but a symlink' if stat.S_ISLNK(found) else ''}.", remedy="Move it away.")
+        if stat.S_ISDIR(found) and not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreError(f"{place} cannot be written by this user.", remedy="Mend its permissions.")
+
+
+def replace(
+    directory: int,
+    name: str,
+    data: bytes,
+    like: t.Optional[os.stat_result] = None,
+    last_look: t.Callable[[], None] = lambda: None,
+    modes: Modes = PRIVATE,
+) -> os.stat_result:
+    """Put a file in its place whole or not at all, and return what it is then; syncing the directory is the caller's.
+
+    like, modes: see put. last_look: called when all is written but its name, and raises StoreError where the file must not be replaced after all.
+    """
+    temporary = temporary_name(name)
+    try:
+        written = put(directory, temporary, data, like, modes)
+        last_look()
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except (OSError, StoreError):
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+    return written
+
+
+def exists(directory: int, name: str) -> bool:
+    """Tell whether there is anything of that name, be it a symlink."""
+    try:
+        os.lstat(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def get(directory: int, name: str) -> bytes:
+    """Read a plain file."""
+    return look(directory, name)[0]
+
+
+def look(directory: int, name: str) -> tuple[bytes, os.stat_result]:
+    """Read a plain file; return with its content what it was just before."""
+    with opened(directory, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC) as fd:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file")
+        content = bytearray()
+        while len(content) < _LARGEST_FILE and (part := os.read(fd, _CHUNK)):
+            content += part
+        return bytes(content), before
+
+
+def put(directory: int, name: str, data: bytes, like: t.Optional[os.stat_result] = None, modes: Modes = PRIVATE) -> os.stat_result:
+    """Write a new file whole and on disk; return what it is then.
+
+    like: a file whose owner it gets, and its mode if the user has not asked for another one.
+    """
+    with opened(directory, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC) as fd:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        if like:
+            with contextlib.suppress(OSError):
+                os.fchown(fd, -1, like.st_gid)
+                if not modes.given:
+                    # What a group was allowed is for that group only.
+                    os.fchmod(fd, stat.S_IMODE(like.st_mode) & 0o777)
+        modes.allow_file(fd)
+        if like:
+            with contextlib.suppress(OSError):
+                os.fchown(fd, like.st_uid, -1)
+        os.fsync(fd)
+        return os.fstat(fd)
+
+
+def identity(found: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file is written or replaced."""
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,85 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Name the files of a vault directory, on the controller and on a target host."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
+
+_ASIDE_SUFFIX = ".aside"
+
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+def temporary_name(name: str) -> str:
+    """Return a name beside a file for what is to take its place."""
+    return f".{name}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}"
+
+
+def is_temporary(candidate: str, name: str) -> bool:
+    """Tell whether something was written to take the place of a file."""
+    return bool(re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]+{re.escape(_TEMPORARY_SUFFIX)}", candidate))
+
+
+def aside_name(name: str) -> str:
+    """Return a name beside a file for a key of which it is not certain that it belongs into that file."""
+    return f".{name}.{secrets.token_hex(6)}{_ASIDE_SUFFIX}"
+
+
+def is_aside(candidate: str, name: str) -> bool:
+    """Tell whether a file has a name of ``aside_name``."""
+    return bool(re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]+{re.escape(_ASIDE_SUFFIX)}", candidate))
+
+
+FILE_NAME = "b2_vault.yml"
+
+
+#: With a dot, which no Group's directory begins with.
+INDEX_NAME = ".index"
+
+
+JOURNAL_NAME = "journal.jsonl"
+
+
+STATE_NAME = ".b2_members"
+
+
+_LOCK_NAME = "lock"
+
+
+_GROUP_PREFIX = "b2_group_"
+
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def group_directory(group_id: str) -> str:
+    """Return the name of the directory for what Ansible itself loads for the members of a Group."""
+    return f"{_GROUP_PREFIX}{name_of(group_id)}"
+
+
+def is_group_directory(name: str) -> bool:
+    """Tell such a name from an address."""
+    return name.startswith(_GROUP_PREFIX) and "@" not in name
+
+
+def is_member_directory(name: str) -> bool:
+    """Tell whether a directory of that name may be a member's: it is an address. All else, such as lost+found, is nobody's key."""
+    return "@" in name and not unsafe_name(name)
+
+
+def group_of(name: str) -> str:
+    """Return what stands for the Group in such a name: its id, or another text that name_of gives the same name to."""
+    return name[len(_GROUP_PREFIX) :]
+
+
+def name_of(group_id: str) -> str:
+    """Return a name for what is kept about a Group. Its id is opaque, so what is not plain enough is named by its digest."""
+    return group_id if _PLAIN_ID.fullmatch(group_id) else hashlib.sha256(group_id.encode()).hexdigest()[:32]

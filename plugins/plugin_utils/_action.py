@@ -1,0 +1,97 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Validate the arguments of an action, and turn errors into failed results: the one boundary of actions."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing as t
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.errors import UnsupportedError
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, PLACE_SPEC, refuse_text_for_lists
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import modes_of
+from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import plain
+from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_stop
+
+# What stands in results and messages for the paths of copies that are thrown away.
+_names: dict[str, str] = {}
+
+
+def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
+    """Return what ``work`` returns, or the failed result of the error that it raised, before it had changed anything."""
+    signals.begin()
+    try:
+        result = work()
+    except B2Error as exc:
+        result = {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
+    named = t.cast("dict[str, t.Any]", _as_named(result))
+    signals.deliver(lambda reason: summary_of_stop(named, reason, check_mode=bool(action._task.check_mode)))
+    return named
+
+
+def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
+    """Run the plain module, unless an option says that the user has forgotten vault_dir: then a key could end on the screen."""
+    # Its result is always delivered, for a key may be in it and nowhere else.
+    signals.begin()
+    given = sorted(name for name in ("layout", *PLACE_SPEC) if action._task.args.get(name) is not None)
+    if not given:
+        return run_module()
+    error = OptionError(f"{given[0]} is given, but vault_dir is not.", remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.")
+    return {"failed": True, "changed": False, "msg": error.explain(UNCHANGED)}
+
+
+def _as_named(value: t.Any) -> t.Any:
+    """Return a result in which every path of a copy is that of the place itself."""
+    if isinstance(value, dict):
+        return {key: _as_named(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_named(item) for item in value]
+    if isinstance(value, str):
+        for path, name in _names.items():
+            value = value.replace(path, name)
+    return value
+
+
+def options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any) -> dict[str, t.Any]:
+    """Return the validated arguments of a task that speaks to Backblaze, environment fallbacks applied."""
+    return local_options_of(action, {**CONNECTION_SPEC, **spec}, **rules)
+
+
+def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any) -> dict[str, t.Any]:
+    """Return the validated arguments of a task."""
+    given = plain(action._task.args)
+    refuse_text_for_lists(given, spec)
+    validated = ArgumentSpecValidator(spec, **rules).validate(given)
+    if validated.error_messages:
+        raise OptionError(" ".join(_invalid(error, spec) for error in validated.errors))
+    options = t.cast("dict[str, t.Any]", plain(validated.validated_parameters))
+    if not options["vault_dir"]:
+        raise OptionError("vault_dir is empty.", remedy="Name the directory for the keys, or leave the option out.")
+    for_git = [name for name in PLACE_SPEC if name.startswith("vault_git_") and options.get(name)]
+    if options.get("vault_location") != "git" and for_git:
+        raise OptionError(f"{', '.join(for_git)} can be used with vault_location: git only.")
+    if options.get("vault_location") == "git" and options.get("vault_mode") is not None:
+        raise OptionError("vault_mode has no meaning with vault_location: git, as Git keeps no modes.", remedy="Leave it out.")
+    if "vault_mode" in spec:
+        options["vault_mode"] = modes_of(options["vault_mode"])
+    return options
+
+
+def _invalid(error: Exception, spec: t.Mapping[str, t.Any]) -> str:
+    """Return what is wrong with the arguments of a task, as a sentence."""
+    if not isinstance(error, UnsupportedError):
+        return f"{str(error).rstrip('.')}."
+    known = [*spec, *(f"{above}.{name}" for above, rule in spec.items() for name in rule.get("options", ()))]
+    lines = []
+    for name in re.split(r", ?", str(error).partition(". Supported parameters")[0]):
+        near = difflib.get_close_matches(name, known, 1)
+        lines.append(f"There is no option {name}.{f' Did you mean {near[0]}?' if near else ''}")
+    return " ".join(lines)

@@ -1,0 +1,170 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From a task's options to the place of its vault directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import typing as t
+
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE
+from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import path_of, plain, start_of
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import prove_durable
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import LOCK_BRANCH, Repository
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import without_userinfo
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Depot, Elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import MODULE, Target
+
+_COPY = "vault"
+# What git itself takes for the address of another machine, and not for a path.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
+# Stricter than git, which would take most other characters as well.
+_BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+_LOCAL_SCHEME = "file://"
+_LOCAL_CONNECTIONS = ("local", "ansible.builtin.local")
+
+TaskVars = t.Mapping[str, t.Any]
+
+
+def controller_path(action: ActionBase, path: str) -> str:
+    """Return a path on the controller, see path_of."""
+    return path_of(action._loader, path)
+
+
+def made_at(action: ActionBase, option: str, given: str) -> str:
+    """Name the directory that a relative path on the controller leads to if it is to be made; empty if it is there, or the path is absolute."""
+    path = controller_path(action, given)
+    if os.path.isabs(os.path.expanduser(given)) or os.path.lexists(path):
+        return ""
+    start, what = start_of(action._loader)
+    made = "would be made" if action._task.check_mode else "is made"
+    return (
+        f"The directory {path} is new, and {made} for the keys: {option} {given} is a relative path, "
+        f"which starts at {os.path.abspath(start)}, {what}. If that is not meant, give an absolute path."
+    )
+
+
+def _local_path(repository: str) -> str:
+    """Return the path of a repository on the controller, which a URL may name as well."""
+    if not repository.startswith(_LOCAL_SCHEME):
+        return repository
+    host, slash, path = repository.removeprefix(_LOCAL_SCHEME).partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise OptionError(
+            f"vault_git_repo {without_userinfo(repository)} names a path on another machine, where git does not look.",
+            remedy="Use ssh:// or https:// for another machine, or file:/// and an absolute path for the controller.",
+        )
+    return f"/{path}"
+
+
+@contextlib.contextmanager
+def elsewhere(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, lost: t.Callable[[str], None]) -> t.Iterator[Elsewhere]:
+    """Give the place of a vault directory that is not on the controller, with a copy of it that goes at the end.
+
+    lost: see Elsewhere. Raises OptionError where the options cannot be, and StoreError where the place would not outlive this job.
+    """
+    # As it was written: what the option's type makes of ~ and $ holds on the controller.
+    vault_dir = str(plain(action._task.args["vault_dir"]))
+    with private_directory() as directory:
+        if options["vault_location"] == "git":
+            depot: Depot = _repository(action, options, directory, vault_dir)
+        else:
+            depot = _target(action, options, task_vars, vault_dir)
+        yield Elsewhere(os.path.join(directory, _COPY), depot, lost)
+
+
+@contextlib.contextmanager
+def private_directory() -> t.Iterator[str]:
+    """Make a directory that nobody else can look into, and remove it at the end; if this process is killed, Ansible's own parent process does."""
+    path = tempfile.mkdtemp(prefix="b2_vault_", dir=C.DEFAULT_LOCAL_TMP)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, vault_dir: str) -> Depot:
+    if not vault_dir.startswith("/") or ".." in vault_dir.split("/"):
+        raise OptionError(f"vault_dir {vault_dir} is not an absolute path without .., which it has to be with vault_location: target.")
+    # "/" twice at the beginning is something else to normpath.
+    path = os.path.normpath(f"/{vault_dir.lstrip('/')}")
+    _prove_not_here(action, task_vars)
+    if action._connection.transport == "local":
+        # Then the target is where this runs.
+        prove_durable(f"vault_dir {path}", _promised(options))
+
+    # The same for each message: which Python there is on the target is found out once.
+    variables = dict(task_vars)
+
+    def execute(arguments: dict[str, t.Any]) -> t.Mapping[str, t.Any]:
+        result: t.Mapping[str, t.Any] = action._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables)
+        return result
+
+    return Target(
+        str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"), path, execute, options.get("vault_mode", PRIVATE)
+    )
+
+
+def _promised(options: t.Mapping[str, t.Any]) -> bool:
+    """Tell whether the directory is said to outlive this job. An audit has no such option: it only reads."""
+    return bool(options.get("vault_dir_is_durable", True))
+
+
+def _prove_not_here(action: ActionBase, task_vars: TaskVars) -> None:
+    """Refuse a delegated host that is this machine only because the play, the task or -c says so."""
+    host = str(action._task.delegate_to or "")
+    if not host or host in C.LOCALHOST or action._connection.transport != "local":
+        return
+    # Keywords and variables of plays and tasks are not in there; extra variables are.
+    hosts = task_vars["hostvars"]
+    own = hosts[host] if host in hosts else load_extra_vars(action._loader)
+    if own.get("ansible_connection") not in _LOCAL_CONNECTIONS:
+        raise OptionError(
+            f"The keys are to be on {host}, but its connection is local: they would be on this machine and not on {host}.",
+            remedy=f"Remove connection: local from the play and the task, and -c local from the command line. If {host} is this machine, set "
+            f"ansible_connection: local as a variable of {host} in the inventory.",
+        )
+
+
+def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: str, vault_dir: str) -> Depot:
+    folder = os.path.normpath(vault_dir)
+    if vault_dir.startswith("/") or folder.startswith("..") or ".git" in folder.split("/"):
+        raise OptionError(f"vault_dir {vault_dir} is not a path within a repository, which it has to be with vault_location: git.")
+    repository = options["vault_git_repo"] or ""
+    if not repository:
+        raise OptionError("vault_git_repo is missing.", remedy="Name the repository for the keys.")
+    if not repository.isprintable() or repository.startswith("-"):
+        raise OptionError("vault_git_repo is not an address that git could take.")
+    if repository.startswith(_LOCAL_SCHEME) or not _ADDRESS.match(repository):
+        path = controller_path(action, _local_path(repository))
+        prove_durable(f"vault_git_repo {path}", _promised(options))
+        repository = path
+    message, lock_branch = options["vault_git_message"] or "", options["vault_git_lock_branch"] or LOCK_BRANCH
+    if not message.isprintable() or (message and not message.strip()):
+        raise OptionError("vault_git_message is not one line of text.", remedy="Give the subject of a commit.")
+    _prove_branch("vault_git_lock_branch", lock_branch)
+    branch = options["vault_git_branch"] or ""
+    if branch:
+        _prove_branch("vault_git_branch", branch)
+    return Repository(directory, repository, branch, "" if folder == "." else folder, message, lock_branch)
+
+
+def _prove_branch(option: str, name: str) -> None:
+    """Raise OptionError if the value of an option is not a valid name of a branch."""
+    odd = ".." in name or re.search(r"\.(?:lock)?(?:/|$)", name) or name == "HEAD" or name.startswith("refs/")
+    if odd or not _BRANCH.fullmatch(name):
+        raise OptionError(
+            f"{option} {name!r} is not a valid name of a branch.",
+            remedy="Use letters, digits and ._+- in each of its parts, with slashes between them, and no refs/heads/ before it.",
+        )

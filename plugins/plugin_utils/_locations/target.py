@@ -1,0 +1,176 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The depot on the task's target host: each message is one run of the module ``b2_vault_files`` there, over the task's own connection."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import contextvars
+import json
+import re
+import threading
+import time
+import typing as t
+import zlib
+
+from ansible.errors import AnsibleError
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import STALE_SECONDS, Claim, Lease, read_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, Contents, Written
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.signals import patience
+
+MODULE = "community.backblaze.b2_vault_files"
+
+#: Seconds that one message may take. A vault directory of thousands of keys over a slow line does not take as long.
+PATIENCE = 600.0
+# So often a message that takes longer is looked at.
+_LOOK_SECONDS = 0.5
+# Of the output of a module that died.
+_LINES_SHOWN = 3
+_CHARACTERS_SHOWN = 500
+_SSH_NOISE = re.compile(r"(?:Shared connection|Connection) to .* closed")
+# Bytes of a bundle, decompressed: a few bytes of a host must not fill the memory of the controller.
+_LARGEST_BUNDLE = 256 * 1024 * 1024
+
+#: Runs the module on the target with these arguments and returns its result.
+Execute = t.Callable[[dict[str, t.Any]], t.Mapping[str, t.Any]]
+
+
+class Target:
+    """A vault directory on a host. host: its name for messages. path: absolute. modes: of what is made there."""
+
+    takes_index = True
+
+    def __init__(self, host: str, path: str, execute: Execute, modes: Modes = PRIVATE) -> None:
+        self.name = f"{host}:{path}"
+        self._host = host
+        self._path = path
+        self._mode = {"mode": f"{modes.file:04o}"} if modes.given else {}
+        self._execute = execute
+        # What ansible-core keeps for the task is in variables of the context, and messages are sent from threads that have none of it.
+        self._context = contextvars.copy_context()
+        self._lease: dict[str, t.Any] = {}
+
+    def read(self, known: t.Mapping[str, str]) -> Contents:
+        """Return what there is on the host; see Depot."""
+        result = self._run("read", bundle=_packed(known))
+        with self._understood():
+            found = _unpacked(result)
+            space, names = found["room"]
+            return Contents(
+                files={path: text.encode("latin-1") for path, text in found["files"].items()},
+                paths=frozenset(map(str, found["paths"])),
+                odd={path: str(kind) for path, kind in found["odd"].items()},
+                exists=bool(found["exists"]),
+                room=(int(space), None if names is None else int(names)),
+                # By their age, as the clock of the host may be wrong.
+                times={path: time.time() - age for path, age in found["ages"].items() if isinstance(age, float)},
+            )
+
+    def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
+        """Put files in their place on the host; see Depot."""
+        files = {path: {"data": change.data.decode("latin-1"), "replaces": sorted(change.replaces)} for path, change in changes.items()}
+        result = self._run("write", bundle=_packed({"files": files, "gone": list(gone)}), **self._lease)
+        with self._understood():
+            return Written({path: str(reason) for path, reason in _unpacked(result).items()}, _holder(result))
+
+    def prove_writing(self, probe: bytes) -> None:
+        """Write a file there as a key is written, and remove it."""
+        self._run("write", bundle=_packed({"probe": True}))
+
+    def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
+        """Ask for the lease of a Group; see Depot."""
+        self._lease = {"group": group, "lease": lease.as_text()}
+        result = self._run("claim", **self._lease, instead_of=instead_of, stale_after=STALE_SECONDS)
+        with self._understood():
+            return Claim(bool(result["ours"]), _holder(result))
+
+    def refresh(self) -> t.Optional[Lease]:
+        """Say that the holder is still there; see Depot."""
+        return _holder(self._run("refresh", **self._lease))
+
+    def release(self) -> None:
+        """Give the lease up."""
+        lease, self._lease = self._lease, {}
+        self._run("release", **lease)
+
+    def peek(self, group: str) -> t.Optional[Lease]:
+        """Return which run is at a Group; see Depot."""
+        return _holder(self._run("peek", group=group, stale_after=STALE_SECONDS))
+
+    def _run(self, operation: str, **arguments: t.Any) -> t.Mapping[str, t.Any]:
+        whole = {"path": self._path, "operation": operation, **self._mode, **arguments}
+        try:
+            result = self._answered(whole)
+        except (AnsibleError, OSError) as exc:
+            raise StoreError(f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Mend that, then run again.") from exc
+        if result.get("failed") or result.get("unreachable"):
+            raise StoreError(f"On {self._host}: {_why(result)}", remedy="Fix that, then run again.")
+        return result
+
+    def _answered(self, arguments: dict[str, t.Any]) -> t.Mapping[str, t.Any]:
+        """Return the module's result. A host that gives no answer must not keep a key from the fallback directory."""
+        results: list[t.Mapping[str, t.Any]] = []
+        problems: list[BaseException] = []
+
+        def execute() -> None:
+            try:
+                # A context can be entered once at a time.
+                results.append(self._context.copy().run(self._execute, arguments))
+            except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
+                problems.append(exc)
+
+        started = time.monotonic()
+        thread = threading.Thread(target=execute, name="b2-message", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_LOOK_SECONDS)
+            limit = patience(PATIENCE)
+            if thread.is_alive() and time.monotonic() - started >= limit:
+                raise StoreError(f"{self.name} gave no answer within {limit:.0f} seconds.", remedy="Find out why, then run again.")
+        if problems:
+            raise problems[0]
+        return results[0]
+
+    @contextlib.contextmanager
+    def _understood(self) -> t.Iterator[None]:
+        """Turn what may happen to whoever reads an answer that is none into our own error."""
+        try:
+            yield
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as exc:
+            raise StoreError(
+                f"{self.name} gave an answer that cannot be read ({type(exc).__name__}).", remedy="Find out what answers there, then run again."
+            ) from exc
+
+
+def _why(result: t.Mapping[str, t.Any]) -> str:
+    """Return why a module failed: its own message, and if it died before it could give one, the end of what it wrote."""
+    message = str(result.get("msg") or "the module failed without a message").strip()
+    # With a terminal, ssh brings both as one.
+    written = str(result.get("module_stderr") or "").strip() + "\n" + str(result.get("module_stdout") or "").strip()
+    lines = [line.strip() for line in written.splitlines() if line.strip() and not _SSH_NOISE.match(line)]
+    return f"{message.rstrip('.')}. It wrote: {' '.join(lines[-_LINES_SHOWN:])[-_CHARACTERS_SHOWN:]}" if lines else message
+
+
+def _packed(content: t.Any) -> str:
+    return base64.b64encode(zlib.compress(json.dumps(content).encode())).decode()
+
+
+def _unpacked(result: t.Mapping[str, t.Any]) -> t.Any:
+    """Return what is in a bundle; ValueError if it is damaged, or larger than any vault directory."""
+    opening = zlib.decompressobj()
+    # One more, so that the end of the largest one is seen.
+    text = opening.decompress(base64.b64decode(str(result["bundle"])), _LARGEST_BUNDLE + 1)
+    if not opening.eof or len(text) > _LARGEST_BUNDLE:
+        raise ValueError
+    return json.loads(text)
+
+
+def _holder(result: t.Mapping[str, t.Any]) -> t.Optional[Lease]:
+    text = result.get("holder")
+    return None if text is None else read_lease(str(text))

@@ -1,0 +1,45 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which accounts lost their key goes along when keys move to another directory: it stands nowhere but in the journal."""
+
+from __future__ import annotations
+
+import contextlib
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
+
+#: Path of the directory of a journal, and the open directory.
+Place = tuple[str, int]
+
+
+def hand_over(source: Place, target: Place, group_ids: t.Collection[str], kept: t.Collection[str], modes: Modes = PRIVATE) -> list[str]:
+    """Take accounts whose key is lost from one journal into another; the caller holds both locks. StoreError where that fails.
+
+    Return the addresses of creates that a killed run was about to send: these stay in the old journal.
+
+    kept: addresses that stay as they are. So does a create that a killed run was about to send: its key may be where only a run in the
+    old directory finds it.
+    """
+    read = Journal(source[1], source[0], writable=False)
+    entries = [entry for group_id in group_ids for entry in read.entries(group_id)]
+    lost = [entry for entry in entries if entry.account_id and entry.email not in kept]
+    unsettled = sorted(entry.email for entry in entries if not entry.account_id)
+    if not lost:
+        return unsettled
+    with contextlib.ExitStack() as stack:
+        here, there = (Journal(state, path, modes=modes) for path, state in (source, target))
+        for journal in (here, there):
+            stack.callback(journal.finish)
+        known = {(entry.group_id, entry.email): entry.account_id for group_id in group_ids for entry in there.entries(group_id)}
+        for entry in lost:
+            account = known.get((entry.group_id, entry.email))
+            if account is None:
+                there.note(entry)
+            # Only now, when it is on disk there. One place has to know it, and not two: each would replace the account once.
+            if account in (None, entry.account_id):
+                here.close(entry.group_id, entry.email)
+    return unsettled

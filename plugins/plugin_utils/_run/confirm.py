@@ -1,0 +1,159 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Whether keys are still in their files when a run ends; those that are not go to the fallback directory."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Result
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
+
+# What a member is whose key is gone from its place and is nowhere else.
+_KEYLESS = {Outcome.CREATED: Outcome.KEY_LOST, Outcome.UNCHANGED: Outcome.MISSING_KEY}
+_UNCERTAIN = "It is not certain whose key it is."
+
+
+def confirmed(
+    job: Job,
+    store: Store,
+    fallback: FallbackStore,
+    results: t.Mapping[str, Result],
+    concerned: t.Collection[str],
+    journal: t.Optional[Journal] = None,
+) -> tuple[dict[str, Result], tuple[str, ...]]:
+    """Look whether the vault directory still holds the keys that this run stored; store those in the fallback directory that it does not.
+
+    A file that somebody else has changed may still hold its keys: another run has added a member, or its owner a variable.
+
+    concerned: addresses whose keys this run may have stored. journal: None if another run may hold the lock of the Group.
+    Return the results by address, and what is to be said.
+    """
+    try:
+        amiss = store.directory.place.confirm()
+    except StoreError as exc:
+        said = f"The keys of this run could not be confirmed: {store.directory.path} cannot be read ({exc.happened}) Run again when it can."
+        return dict(results), (said,)
+    found = dict(results)
+    notes: list[str] = []
+    if amiss:
+        emails = sorted(concerned)
+
+        def copied(email: str) -> dict[str, t.Optional[NewMember]]:
+            return _copied(store, email, results.get(email), amiss)
+
+        def rescue(email: str, kept: t.Mapping[str, t.Optional[NewMember]]) -> tuple[t.Optional[Result], list[str]]:
+            gone = _gone(store, email, kept, copied, changed)
+            return _rescued(job, fallback, email, results.get(email), gone, amiss, journal)
+
+        with concurrent.futures.ThreadPoolExecutor(job.concurrency) as pool:
+            ours = list(pool.map(copied, emails))
+            changed: frozenset[str] = frozenset()
+            # If they cannot be taken, what is in them is not known. Those of other Groups have to wait for their turn.
+            with contextlib.suppress(StoreError):
+                changed = store.directory.place.take_changed({path for kept in ours for path in kept})
+            for one, told in pool.map(rescue, emails, ours):
+                notes += told
+                if one:
+                    found[one.email] = one
+    return found, tuple(notes)
+
+
+def _copied(
+    store: Store,
+    email: str,
+    one: t.Optional[Result],
+    amiss: t.Collection[str],
+) -> dict[str, t.Optional[NewMember]]:
+    """Return the keys of one address that the copy has in files of these paths, by path.
+
+    A key that the copy should have and has not is None. one: the result of the address, None if it is not wanted.
+    """
+    kept: dict[str, t.Optional[NewMember]] = {}
+    home = store.file(email)
+    if home in amiss and (one is None or one.path == home):
+        with contextlib.suppress(StoreError):
+            variables = store.read(email)
+            kept[home] = as_new_member(variables) if variables else None
+        kept.setdefault(home, None)
+    with contextlib.suppress(StoreError):
+        beside = {path: as_new_member(variables) for path, variables in store.beside.of(email).items() if path in amiss}
+        kept.update((path, dataclasses.replace(new, doubt=_UNCERTAIN)) for path, new in beside.items())
+    return kept
+
+
+def _gone(
+    store: Store,
+    email: str,
+    kept: t.Mapping[str, t.Optional[NewMember]],
+    copied: t.Callable[[str], t.Mapping[str, t.Optional[NewMember]]],
+    changed: t.Collection[str],
+) -> dict[str, t.Optional[NewMember]]:
+    """Return those keys of one address that are not in their files any more, by path.
+
+    kept: the keys that the copy had. copied: returns the keys that it has now.
+    changed: the files that it has now as somebody else has changed them.
+    """
+    there: t.Mapping[str, t.Optional[NewMember]] = {}
+    if kept.keys() & changed:
+        # Where the file does not decrypt, a store of a whole Group would go on with what it knew.
+        with contextlib.suppress(StoreError):
+            store.stored([email])
+            there = copied(email)
+    return {path: new for path, new in kept.items() if path not in changed or not _is_same(new, there.get(path))}
+
+
+def _is_same(one: t.Optional[NewMember], other: t.Optional[NewMember]) -> bool:
+    return one is not None and other is not None and (one.key_id, one.key) == (other.key_id, other.key)
+
+
+def _rescued(
+    job: Job,
+    fallback: FallbackStore,
+    email: str,
+    one: t.Optional[Result],
+    gone: t.Mapping[str, t.Optional[NewMember]],
+    amiss: t.Mapping[str, str],
+    journal: t.Optional[Journal],
+) -> tuple[t.Optional[Result], list[str]]:
+    """Store the keys of one address in the fallback directory that are gone from their files; see confirmed.
+
+    one: its result, None if it is not wanted. gone: see _gone. amiss: why a path does not hold its keys any more.
+    Return the result as it is now, and what is to be said of keys that it is not about.
+    """
+    notes = []
+    for path, new in gone.items():
+        saved, why = "", "it is not in the copy either."
+        if new:
+            try:
+                saved = fallback.seal(new)
+            except StoreError as exc:
+                why = exc.happened
+        account = new.member.account_id if new else one.member.account_id if one and one.member else ""
+        message = f"The key of {email} is gone from {path}: {amiss[path]}."
+        if saved:
+            message += f" It was stored in {saved}. The next run {'tries it' if new and new.doubt else 'moves it home'}."
+        else:
+            message += f" It could not be stored anywhere else, so the key of account {account or 'unknown'} is lost: {why}"
+        if one is None or one.path != path:
+            notes.append(f"{message} {new.doubt if new else ''}".strip())
+            continue
+        outcome = one.outcome if saved else _KEYLESS.get(one.outcome, one.outcome)
+        if journal and saved:
+            journal.parked(job.group_id, email, "" if new and new.doubt else account, saved)
+        elif journal and outcome is Outcome.KEY_LOST:
+            with contextlib.suppress(StoreError):
+                journal.lost(job.group_id, email, account)
+        one = dataclasses.replace(one, outcome=outcome, path=saved, adopted=one.adopted and bool(saved), message=f"{one.message} {message}".strip())
+    return one, notes

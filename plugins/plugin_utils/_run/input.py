@@ -1,0 +1,188 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the user wrote, checked before anything else happens: lists of members, files of them, odd options."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import typing as t
+
+import yaml
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._members import check_email, check_region
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Wanted
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Policy
+
+_MEMBER_FIELDS = frozenset({"email", "region", "application_key_id", "application_key"})
+
+
+def wanted_members(entries: t.Sequence[t.Any]) -> list[Wanted]:
+    """Check a list of members as the user wrote it; OptionError names every entry that cannot be."""
+    if not entries:
+        raise OptionError("The list of members is empty.", remedy="Give at least one member, or leave the task out.")
+    problems: list[str] = []
+    wanted: dict[str, Wanted] = {}
+    for number, entry in enumerate(entries, 1):
+        try:
+            one = _wanted_member(entry)
+            if one.email in wanted:
+                raise OptionError(f"{one.email} is there more than once (addresses are compared without regard to case).")
+            wanted[one.email] = one
+        except OptionError as exc:
+            problems.append(f"entry {number}: {exc.happened}")
+    if problems:
+        raise OptionError(f"{len(problems)} of {len(entries)} members cannot be: " + " ".join(problems), remedy="Mend the list.")
+    return list(wanted.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class WantedGroup:
+    """A Group, named one way or the other, and its members as the user wants them."""
+
+    group_id: str
+    group_name: str
+    members: t.Sequence[Wanted]
+
+    def __str__(self) -> str:
+        return f"Group {self.group_name or self.group_id}"
+
+
+def wanted_groups(entries: t.Sequence[t.Mapping[str, t.Any]], read_file: t.Callable[[str], list[t.Any]]) -> list[WantedGroup]:
+    """Check a list of Groups with their members as the user wrote it; OptionError names every one that cannot be."""
+    if not entries:
+        raise OptionError("The list of Groups is empty.", remedy="Give at least one Group, or leave the task out.")
+    problems: list[str] = []
+    groups: list[WantedGroup] = []
+    owners: dict[str, WantedGroup] = {}
+    for entry in entries:
+        group = WantedGroup(entry["group_id"] or "", entry["group_name"] or "", ())
+        try:
+            group = dataclasses.replace(
+                group, members=wanted_members(entry["members"] if entry["members_file"] is None else read_file(entry["members_file"]))
+            )
+        except OptionError as exc:
+            problems.append(f"{group}: {exc.happened}")
+        groups.append(group)
+        twice = sorted(one.email for one in group.members if owners.setdefault(one.email, group) is not group)
+        problems += [f"{group}: {email} is wanted in {owners[email]} too; an account is in one Group only." for email in twice]
+    names = [str(group) for group in groups]
+    problems += [f"{name} is there more than once." for name in sorted({name for name in names if names.count(name) > 1})]
+    if problems:
+        raise OptionError("The list of Groups cannot be: " + " ".join(problems), remedy="Mend the list.")
+    return groups
+
+
+def _wanted_member(entry: t.Any) -> Wanted:
+    if isinstance(entry, str):
+        entry = {"email": entry}
+    if not isinstance(entry, dict):
+        raise OptionError(f"it is {type(entry).__name__}, but has to be a dictionary with email and, if wanted, region.")
+    unknown = sorted(str(name) for name in entry if name not in _MEMBER_FIELDS)
+    if unknown:
+        raise OptionError(f"it has unknown fields: {', '.join(unknown)}.")
+    values = {name: entry.get(name) for name in _MEMBER_FIELDS - {"email"}}
+    for name, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise OptionError(f"its {name} is {type(value).__name__}, but has to be a string.")
+    region, key_id, key = ((values[name] or "").strip() for name in ("region", "application_key_id", "application_key"))
+    if not (key_id + key).isascii() or not (key_id + key).isprintable() or " " in key_id + key:
+        raise OptionError("the key to adopt holds characters that no Backblaze key has.")
+    if bool(key_id) != bool(key):
+        raise OptionError("to adopt a key, both application_key_id and application_key are needed.")
+    return Wanted(check_email(entry.get("email")), check_region(region) or None, key_id, key)
+
+
+def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Policy:
+    """Return how odd cases are to be handled; OptionError where the form of the throw-away address gives none, or nobody wants what is recreated.
+
+    wanted: the addresses of the task.
+    """
+    form = options["throwaway_email"]
+    try:
+        check_email(form.format(account_id="0a1b2c3d4e5f", local="local", domain="domain.example"))
+    except (LookupError, ValueError, AttributeError, B2Error):
+        raise OptionError(f"throwaway_email {form!r} gives no address.", remedy="Use {account_id}, {local} and {domain} in it.") from None
+    members = frozenset(check_email(email) for email in options["recreate_members"] or ())
+    strangers = sorted(members.difference(wanted))
+    if strangers:
+        raise OptionError(f"recreate_members names addresses that this task does not want: {', '.join(strangers)}.")
+    return Policy(options["on_key_lost"] == "recreate", members, form, options["verify_keys"])
+
+
+def read_members(path: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
+    """Read a list of members from a YAML or CSV file.
+
+    decrypt: returns the content of a vault file, or of a value with the tag ``!vault``, and any other content as it is.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = decrypt(file.read()).decode("utf-8-sig")
+    except OSError as exc:
+        raise OptionError(f"members_file {path} cannot be read ({exc.strerror}).") from exc
+    except UnicodeDecodeError:
+        raise OptionError(f"members_file {path} is not UTF-8 text.") from None
+    return _read_csv(path, text) if path.lower().endswith(".csv") else _read_yaml(path, text, decrypt)
+
+
+def _read_csv(path: str, text: str) -> list[t.Any]:
+    number = 0
+
+    def lines() -> t.Iterator[str]:
+        """Yield the lines that are not comments, and keep count."""
+        nonlocal number
+        for line in io.StringIO(text, newline=""):
+            number += 1
+            if not line.lstrip(" \t").startswith("#"):
+                yield line
+
+    rows = csv.DictReader(lines(), strict=True, skipinitialspace=True)
+    try:
+        if "email" not in (rows.fieldnames or ()):
+            raise OptionError(f"members_file {path} has no column email in its first line.")
+        entries = []
+        for row in rows:
+            if None in row:
+                raise OptionError(f"members_file {path}, line {number} has more fields than the first line.")
+            # Blanks around a cell are the table's, and not what is in it.
+            entries.append({name: value.strip() for name, value in row.items() if value and value.strip()})
+        return entries
+    except csv.Error as exc:
+        raise OptionError(f"members_file {path}, line {number}: {exc}.") from None
+
+
+def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
+    class Loader(yaml.SafeLoader):
+        """Knows the tags that Ansible itself has."""
+
+    def vaulted(_loader: yaml.SafeLoader, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise OptionError(f"members_file {path} has the tag !vault on something that is not a text (line {node.start_mark.line + 1}).")
+        return decrypt(node.value.encode()).decode("utf-8")
+
+    def unsafe(loader: yaml.SafeLoader, node: yaml.Node) -> t.Any:
+        if isinstance(node, yaml.MappingNode):
+            return loader.construct_mapping(node, deep=True)
+        return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else str(node.value)
+
+    Loader.add_constructor("!vault", vaulted)
+    Loader.add_constructor("!unsafe", unsafe)
+    try:
+        entries = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        raise OptionError(f"members_file {path} is not YAML{f' (line {mark.line + 1})' if mark else ''}.") from None
+    except RecursionError:
+        raise OptionError(
+            f"members_file {path} is nested too deep.", remedy="Write a list of members, each with email and, if wanted, region."
+        ) from None
+    except ValueError as exc:
+        # A value that looks like a date and is none.
+        raise OptionError(f"members_file {path} holds a value that YAML cannot read ({exc}).", remedy="Put it in quotes.") from None
+    if not isinstance(entries, list):
+        raise OptionError(f"members_file {path} holds no list.", remedy="Write a list of members, each with email and, if wanted, region.")
+    return entries

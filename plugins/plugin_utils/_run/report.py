@@ -1,0 +1,138 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A run's report as a task's result: who, what became of them, and whether that is a failure."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, diff, lost_message
+from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Moved
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Plan, Report, Result
+
+#: Outcomes that make a task fail, whatever its options say.
+_FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outcome.DEAD_KEY, Outcome.NOT_ATTEMPTED})
+
+
+def summary(plan: Plan, report: Report, on_missing_key: str) -> dict[str, t.Any]:
+    """Return the result of a task that took care of the members of one Group."""
+    result = _summary(report, on_missing_key)
+    made = {one.email for one in report.results if one.made or one.ejected}
+    if made:
+        result["diff"] = diff([step for step in plan.steps if step.wanted.email in made])
+    return result
+
+
+def summary_of_groups(
+    groups: t.Sequence[WantedGroup], done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]], on_missing_key: str
+) -> dict[str, t.Any]:
+    """Return the result of a task that took care of several Groups: what summary says, put together, and each Group's share in short."""
+    total: dict[str, t.Any] = {"changed": False, "members": [], "counts": {}, "settled": [], "groups": []}
+    several: dict[str, list[t.Any]] = {"warnings": [], "diff": []}
+    problems = []
+    for group, one in zip(groups, done, strict=True):
+        if isinstance(one, B2Error):
+            share = _summary(Report(tuple(Result(each.email, Outcome.NOT_ATTEMPTED, one.happened) for each in group.members), ()), on_missing_key)
+            share.update({name: one.facts[name] for name in ("changed", "warnings") if name in one.facts}, msg=one.explain(UNCHANGED))
+        else:
+            share = summary(*one, on_missing_key)
+        names = {name: value for name, value in (("group_id", group.group_id), ("group_name", group.group_name)) if value}
+        total["changed"] = total["changed"] or share["changed"]
+        for part in ("members", "settled"):
+            total[part] += [{**names, **each} for each in share[part]]
+        for outcome, count in share["counts"].items():
+            total["counts"][outcome] = total["counts"].get(outcome, 0) + count
+        several["warnings"] += share.get("warnings", [])
+        several["diff"] += [share["diff"]] if "diff" in share else []
+        failed = share.get("failed", False)
+        problems += [f"{group}: {share['msg']}"] * failed
+        total["groups"].append({**names, "changed": share["changed"], "failed": failed, "counts": share["counts"], "msg": share["msg"]})
+    total["msg"] = f"{len(groups)} Groups: " + ", ".join(f"{count} {name}" for name, count in total["counts"].items())
+    if problems:
+        total["failed"] = True
+        total["msg"] = f"{len(problems)} of {len(groups)} Groups are not as wanted. " + " ".join(problems)
+    return {**total, **{part: collected for part, collected in several.items() if collected}}
+
+
+def summary_of_move(moved: Moved) -> dict[str, t.Any]:
+    """Return the result of a task that moved keys to another layout."""
+    result: dict[str, t.Any] = {
+        "changed": moved.changed,
+        "moved": [one.as_dict() for one in moved.moved],
+        "left": [one.as_dict() for one in moved.left],
+        "msg": f"{len(moved.moved)} keys moved.",
+    }
+    if moved.notes:
+        result["warnings"] = moved.notes
+    if moved.left:
+        result["failed"] = True
+        lines = [f"{one.email or one.path}: {one.message}" for one in moved.left]
+        result["msg"] = f"Left alone: {len(lines)} (and {len(moved.moved)} keys moved). " + " ".join(lines)
+    return result
+
+
+def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: bool = False) -> str:
+    """Return the summary of a task that was stopped, as text for a person: the counts, and each member that is neither as wanted nor waiting."""
+    lines = [f"community.backblaze: The run ended, because {reason}."]
+    if "counts" in result:
+        lines[0] += f" {', '.join(f'{name}: {count}' for name, count in result['counts'].items())}."
+        lines += [
+            f"  {one['email']}: {one['outcome']}. {one.get('message', '')}".rstrip()
+            for one in result["members"]
+            if one["outcome"] != Outcome.NOT_ATTEMPTED.value and one.get("message")
+        ]
+        if not check_mode:
+            lines.append(
+                "  The key of each created member is sealed. Run again to go on; the next run says what became of members that were under way."
+            )
+    elif "outcome" in result:
+        lines.append(f"  {(result.get('member') or {}).get('email', 'The member')}: {result['outcome']}. {result.get('msg', '')}".rstrip(". "))
+    else:
+        lines.append(f"  {result.get('msg', '')}")
+    if check_mode:
+        lines.append("  This was check mode: nothing was changed.")
+    # It goes to a terminal as it is, and messages quote what the service sends.
+    return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
+
+
+def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:
+    counts: dict[str, int] = {}
+    for one in report.results:
+        counts[one.outcome.value] = counts.get(one.outcome.value, 0) + 1
+    named = {one.email for one in report.results}
+    lines = [f"{one.email}: {one.outcome.value}. {one.message}".strip() for one in report.results if _fails(one, on_missing_key)]
+    lines += [
+        f"{one.email}: {one.outcome.value}. {lost_message(one.email, one.account_id, proven=one.proven)}"
+        for one in report.settled
+        if one.outcome is Outcome.KEY_LOST and not one.known and one.email not in named
+    ]
+    result: dict[str, t.Any] = {
+        "changed": report.moved or any(one.changed for one in report.results),
+        "members": [one.as_dict() for one in report.results],
+        "counts": counts,
+        "settled": [one.as_dict() for one in report.settled],
+        "msg": f"{'Would be: ' if report.check_mode else ''}{', '.join(f'{count} {name}' for name, count in counts.items())}",
+    }
+    warnings = [*report.notes, *(f"{one.email}: {one.outcome.value}. {one.message}" for one in report.results if _warns(one, on_missing_key))]
+    if warnings:
+        result["warnings"] = warnings
+    if lines:
+        result["failed"] = True
+        result["msg"] = f"Not as wanted: {len(lines)} (of {len(report.results)} members: {result['msg']}). " + " ".join(lines)
+    return result
+
+
+def _fails(one: Result, on_missing_key: str) -> bool:
+    if one.outcome is Outcome.MISSING_KEY or (one.outcome is Outcome.KEY_LOST and one.known):
+        return on_missing_key == "fail"
+    return one.outcome in _FAILURES
+
+
+def _warns(one: Result, on_missing_key: str) -> bool:
+    if one.outcome in (Outcome.CREATED, Outcome.UNCHANGED):
+        return bool(one.message) and not one.adopted
+    return one.outcome in (Outcome.MISSING_KEY, Outcome.KEY_LOST) and not _fails(one, on_missing_key)

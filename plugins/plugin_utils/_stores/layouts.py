@@ -1,0 +1,66 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Open the store of a layout."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._files import explained
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import group_of, is_group_directory
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import SingleFileStore, kept_elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
+
+HOST_VARS = "host_vars"
+
+
+SINGLE_FILE = "single_file"
+
+
+def open_stores(layout: str, path: str, sealer: Sealer, place: Place = HERE, modes: Modes = PRIVATE) -> t.Callable[[str], Store]:
+    """Return what gives the place for the keys of a Group, by its id: the same for all Groups in the layout ``host_vars``.
+
+    Each, when it is proven, raises StoreError where the key of a wanted member is kept in this directory in the other layout.
+    """
+    if layout == SINGLE_FILE:
+        return lambda group_id: SingleFileStore(path, sealer, group_id, place, modes)
+    singles: dict[str, SingleFileStore] = {}
+
+    def prove_not_elsewhere(missing: t.Collection[str]) -> None:
+        for group_id in _groups_in(path) if missing else ():
+            single = singles.setdefault(group_id, SingleFileStore(path, sealer, group_id))
+            kept = {*single.stored(), *single.astray()}
+            elsewhere = [email for email in missing if email in kept]
+            if elsewhere:
+                raise kept_elsewhere(elsewhere, single.file(""), SINGLE_FILE, HOST_VARS)
+
+    shared = HostVarsStore(path, sealer, prove_not_elsewhere, place, modes)
+    return lambda group_id: shared
+
+
+def open_store(layout: str, path: str, sealer: Sealer, group_id: str) -> Store:
+    """Return the place for the keys of one Group."""
+    return open_stores(layout, path, sealer)(group_id)
+
+
+def stores_to_read(layout: str, path: str, sealer: Sealer, group_id: str = "") -> list[Store]:
+    """Return the stores that may hold the key of a member; group_id: only that of this Group."""
+    if layout == HOST_VARS or group_id:
+        return [open_store(layout, path, sealer, group_id)]
+    return [open_store(layout, path, sealer, one) for one in _groups_in(path)]
+
+
+def _groups_in(path: str) -> list[str]:
+    """Return for which Groups there is a file in a vault directory."""
+    with explained("cannot be read", path):
+        try:
+            return sorted(group_of(name) for name in os.listdir(path) if is_group_directory(name))
+        except FileNotFoundError:
+            return []

@@ -1,0 +1,257 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The directory that keys are in: proven before the first key is made, and locked while a run changes it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shlex
+import socket
+import time
+import typing as t
+
+from ansible import constants as C
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, explained, make_directory, make_in, nearest, opened, put
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import _LOCK_NAME, STATE_NAME, name_of, temporary_name
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import STALE_SECONDS, claim_here, lease_in
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
+
+# A sealed key is 2 KiB; with its directory, a temporary twin and the journal it takes no more than this.
+_ROOM_PER_KEY = 16 * 1024
+_INODES_PER_KEY = 3
+_LOCK_POLL_SECONDS = 0.2
+_LOOK_SECONDS = 0.5
+
+
+class VaultDir:
+    """The directory that keys are in, whatever the layout: whether it is fit for them, and who may change it now."""
+
+    def __init__(self, path: str, sealer: Sealer, place: Place = HERE, modes: Modes = PRIVATE) -> None:
+        # Without a last slash, behind which O_NOFOLLOW would follow.
+        self.path = os.path.normpath(path)
+        #: Bytes of a file that holds all keys and is written anew with each of them; None where each key has a file of its own.
+        self.rewritten: t.Optional[int] = None
+        #: Where it is in truth, if what is at this path is a copy.
+        self.place = place
+        #: Of what is made in it.
+        self.modes = modes
+        self._sealer = sealer
+
+    def root(self) -> contextlib.AbstractContextManager[int]:
+        """Open the directory."""
+        return opened(None, self.path, DIRECTORY)
+
+    def prove(self, *, write: bool) -> None:
+        """Show that the directory is fit for keys, or raise StoreError; nothing has been created yet.
+
+        write: false in check mode, where nothing is made on disk.
+        """
+        self._sealer.prove()
+        self.place.fetch()
+        with explained("cannot be used", self.path):
+            if write:
+                make_directory(self.path, self.modes)
+            existing = nearest(self.path)
+            if existing == self.path and os.path.islink(self.path):
+                raise StoreError(f"vault_dir {self.path} is a symlink, which is not followed.", remedy="Name the directory itself.")
+            if not os.path.isdir(existing):
+                raise StoreError(f"{existing} is not a directory.", remedy="Choose another vault_dir.")
+            if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+                raise StoreError(f"{existing} cannot be written by this user.", remedy="Choose another vault_dir, or mend its permissions.")
+
+    def switched_off(self, names: t.Collection[str]) -> dict[str, str]:
+        """Return by name the file of variables that Ansible would stop loading if a directory of that name were made beside it.
+
+        A directory that is there already is left out. The vault directory is listed once.
+        """
+        with explained("cannot be read", self.path):
+            try:
+                there = frozenset(os.listdir(self.path))
+            except FileNotFoundError:
+                return {}
+        files = {name: [f"{name}{extension}" for extension in C.YAML_FILENAME_EXTENSIONS] for name in names if name not in there}
+        return {name: found[0] for name, candidates in files.items() if (found := [file for file in candidates if file in there])}
+
+    def prove_nothing_switched_off(self, names: t.Collection[str]) -> None:
+        """Show that no directory of one of these names, if it is made, switches off a file of variables; else StoreError."""
+        found = self.switched_off(names)
+        for name, file in found.items():
+            raise switches_off(self.path, name, file, len(found) - 1)
+
+    def prove_room(self, keys: int) -> None:
+        """Show that there is room for so many new keys, or raise StoreError."""
+        with explained("cannot be used", self.path):
+            room, inodes = self.place.room(self.path)
+            files, twin = (keys, 0) if self.rewritten is None else (1, self.rewritten)
+            inodes_short = inodes is not None and inodes < files * _INODES_PER_KEY
+            if keys and (room < keys * _ROOM_PER_KEY + twin or inodes_short):
+                raise StoreError(f"There is no room for {keys} keys in {self.path}.", remedy="Make room, or choose another vault_dir.")
+
+    def prove_writing(self) -> None:
+        """Write a file as a key is written, and remove it; the caller holds the lock."""
+        with explained("cannot be written", self.path), self.root() as root:
+            name = temporary_name("probe")
+            probe = self._sealer.seal(b"probe")
+            try:
+                put(root, name, probe)
+                os.rename(name, f"{name}.2", src_dir_fd=root, dst_dir_fd=root)
+                os.fsync(root)
+            finally:
+                for left in (name, f"{name}.2"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(left, dir_fd=root)
+        self.place.prove_writing(probe)
+
+    # One run at a time for each Group
+
+    @contextlib.contextmanager
+    def locked(self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[int]:
+        """Hold the lock of a Group in this directory, which is brought up to date then; yield the open directory for its journal.
+
+        patience: seconds to wait for another run. Raises StoreError that names the holder.
+        """
+        with self.place.held(name_of(group_id), patience, wait):
+            self.place.fetch()
+            with self._locked(group_id, patience, wait) as state:
+                yield state
+
+    @contextlib.contextmanager
+    def _locked(self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[int]:
+        """Hold the lock that the file system has to give."""
+        with explained("cannot be locked", self.path), contextlib.ExitStack() as stack:
+            state = stack.enter_context(self.root())
+            for name in (STATE_NAME, name_of(group_id)):
+                with contextlib.suppress(FileExistsError):
+                    make_in(state, name, self.modes)
+                    os.fsync(state)
+                state = stack.enter_context(opened(state, name, DIRECTORY))
+            lock = stack.enter_context(opened(state, _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC))
+            # One that is there already is its owner's, who gave it a mode.
+            with contextlib.suppress(PermissionError):
+                self.modes.allow_file(lock)
+            # Who only looks for the holder has the lock for a moment.
+            deadline = time.monotonic() + max(patience, _LOOK_SECONDS)
+            while holder := self._taken(lock, state):
+                if time.monotonic() >= deadline:
+                    raise StoreError(
+                        f"Another run holds the {holder.what} of {self.path} for Group {group_id}: {holder.run}.",
+                        remedy=f"Wait for it to end, then run again, or raise lock_timeout.{holder.remedy}",
+                    )
+                wait(_LOCK_POLL_SECONDS)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}).encode(), 0)
+            # What the caller raises is its own and not explained here.
+            held = stack.pop_all()
+        with held:
+            try:
+                yield state
+            finally:
+                # So that it is the same after every run, also where somebody has it in Git.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(lock, 0)
+
+    def _taken(self, lock: int, state: int) -> t.Optional[_Holder]:
+        """Take the lock of a Group; return which run keeps this one from it, None if it is taken."""
+        if not _flocked(lock, fcntl.LOCK_EX):
+            return _Holder("lock", _run_of(lock))
+        # A run on another machine that reaches this directory by ssh. What is in a copy is nobody's but its own.
+        lease = claim_here(state) if self.place is HERE else None
+        if lease:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            minutes = f"{STALE_SECONDS / 60:.0f} minutes"
+            return _Holder("lease", str(lease), f" If it was killed, its lease is taken over after {minutes}.")
+        return None
+
+    def holder(self, group_id: str) -> str:
+        """Return which run is at a Group in this directory now, empty for none; neither waits nor changes anything.
+
+        Elsewhere it is called after the first fetch. What this user may not read says nothing.
+        """
+        if self.place is not HERE:
+            return str(self.place.holder(name_of(group_id)) or "")
+        with explained("cannot be read", self.state_path(group_id)), contextlib.ExitStack() as stack:
+            try:
+                state = stack.enter_context(self.root())
+                for name in (STATE_NAME, name_of(group_id)):
+                    state = stack.enter_context(opened(state, name, DIRECTORY))
+                return _holder_in(state)
+            except (FileNotFoundError, PermissionError):
+                return ""
+
+    def state_path(self, group_id: str) -> str:
+        """Return where lock and journal of a Group are."""
+        return os.path.join(self.path, STATE_NAME, name_of(group_id))
+
+    @contextlib.contextmanager
+    def state(self, group_id: str) -> t.Iterator[int]:
+        """Yield the open directory of a Group's journal for reading without the lock, or -1 where there is none."""
+        with explained("cannot be read", self.state_path(group_id)), contextlib.ExitStack() as stack:
+            try:
+                state = stack.enter_context(self.root())
+                for name in (STATE_NAME, name_of(group_id)):
+                    state = stack.enter_context(opened(state, name, DIRECTORY))
+            except FileNotFoundError:
+                state = -1
+            found = stack.pop_all()
+        with found:
+            yield state
+
+
+def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
+    """Return the error that a directory cannot be made without switching off a file of variables. more: how many others there are."""
+    others = f", and {more} more such files" if more else ""
+    directory, moved = shlex.quote(name), shlex.quote(f"{name}/vars{os.path.splitext(file)[1]}")
+    # Ansible loads a directory of that name as well.
+    way = f"mv {shlex.quote(file)} {directory}" if os.path.isdir(os.path.join(path, file)) else f"mkdir {directory} && mv {shlex.quote(file)} {moved}"
+    return StoreError(
+        f"A new directory {os.path.join(path, name)} would switch off the variables in {file} beside it{others}: where there is a directory, "
+        "Ansible loads nothing but the files in it.",
+        remedy=f"Move its variables into the directory. In {path}: {way}",
+    )
+
+
+class _Holder(t.NamedTuple):
+    """Which run keeps this one from a Group, and by what."""
+
+    what: str
+    run: str
+    remedy: str = ""
+
+
+def _flocked(lock: int, kind: int) -> bool:
+    """Lock an open file without waiting; tell whether that could be done."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _holder_in(state: int) -> str:
+    """Return which run is at a Group, by lock or lease in its open directory; empty for none."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(FileNotFoundError), opened(state, _LOCK_NAME, flags) as lock:
+        if not _flocked(lock, fcntl.LOCK_SH):
+            return _run_of(lock)
+    return str(lease_in(state) or "")
+
+
+def _run_of(lock: int) -> str:
+    """Return which run has written its name into a lock."""
+    try:
+        held = json.loads(os.pread(lock, 4096, 0))
+        return f"process {int(held['pid'])} on {held['host']}, since {held['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it did not leave its name"

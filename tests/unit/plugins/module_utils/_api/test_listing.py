@@ -1,0 +1,108 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Members of several Groups, listed at the same time."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import _read_ahead
+from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError
+
+LIST = "b2_list_group_members"
+PATIENCE = 30
+
+
+@pytest.fixture
+def groups(standin):
+    """The ids of five Groups with no, one, two, three and four members."""
+    return [standin.add_group(f"group-{number}", members=number)["id"] for number in range(5)]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 8])
+def test_members_come_in_the_order_of_the_groups(standin, make_client, groups, at_once):
+    client = make_client(standin, connections=at_once)
+    members = list(client.each_member_of([*reversed(groups), groups[4]], at_once))
+    assert [member.group_id for member in members] == [groups[4]] * 4 + [groups[3]] * 3 + [groups[2]] * 2 + [groups[1]]
+    assert client.calls == {"b2_authorize_account": 1, LIST: 5}
+
+
+def test_an_account_that_moves_meanwhile_is_listed_once(standin, client, groups):
+    twin = client.members(groups[1])[0].account_id
+    standin.faults(
+        [{"operation": LIST, "after": 1, "times": None, "action": {"kind": "patch", "body": {"groupMembers": {"0": {"accountId": twin}}}}}]
+    )
+    assert [member.group_id for member in client.members_of(groups[1:3])] == [groups[1], groups[2]]
+    assert [member.account_id for member in client.members_of(groups[1:3])].count(twin) == 1
+
+
+@pytest.mark.parametrize("count", [1000, 5000])
+def test_reading_ahead_asks_for_no_page_more(standin, client, count):
+    group = standin.add_group("big", members=count)
+    pages = client.each_member_of([group["id"]])
+    assert len({member.account_id for member in pages}) == count
+    assert client.calls[LIST] == count // 1000
+
+
+def test_what_is_wrong_with_a_group_is_raised_in_its_turn(standin, make_client, groups):
+    client = make_client(standin, connections=4)
+    members = client.each_member_of([groups[2], "none", groups[1]], 4)
+    assert [member.group_id for member in itertools.islice(members, 2)] == [groups[2]] * 2
+    with pytest.raises(ApiError, match="invalid_group_id"):
+        next(members)
+    with pytest.raises(StopIteration):
+        next(members)
+
+
+def test_so_many_threads_and_no_more():
+    together = threading.Barrier(3, timeout=PATIENCE)
+    threads = set()
+
+    def source(number):
+        threads.add(threading.current_thread())
+        together.wait()
+        yield number
+
+    assert list(_read_ahead([source(number) for number in range(6)], 3)) == list(range(6))
+    assert len(threads) == 3
+
+
+def test_a_defect_is_not_taken_for_an_end():
+    def source():
+        yield 1
+        raise RuntimeError("a defect")
+
+    values = _read_ahead([source()], 1)
+    assert next(values) == 1
+    with pytest.raises(RuntimeError, match="a defect"):
+        next(values)
+
+
+def test_who_leaves_early_does_not_wait():
+    release = threading.Event()
+    begun = []
+
+    def source(number):
+        begun.append(number)
+        yield number
+        release.wait(PATIENCE)
+        yield number
+
+    values = _read_ahead([source(number) for number in range(3)], 1)
+    assert next(values) == 0
+    started = time.monotonic()
+    values.close()
+    assert time.monotonic() - started < PATIENCE / 2
+    release.set()
+    time.sleep(0.05)
+    assert begun == [0]
+
+
+def test_nothing_to_list():
+    assert list(_read_ahead([], 4)) == []

@@ -1,0 +1,651 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Keys move from one layout to the other, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+
+import pytest
+import yaml
+from ansible.parsing.vault import VaultSecret
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Event
+from ansible_collections.community.backblaze.plugins.plugin_utils._move import move as move_module
+from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_move
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import SingleFileStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, key_variables
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import open_store, open_stores
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
+
+ALICE = "alice@x.example"
+BOB = "bob@x.example"
+GROUP = "100001"
+OTHER = "100002"
+TEMPORARY = ".b2_vault.yml.0123456789ab.tmp"
+
+
+@pytest.fixture
+def sealer(secrets):
+    return Sealer(secrets)
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "source").mkdir()
+    return str(tmp_path / "source")
+
+
+@pytest.fixture
+def target(tmp_path):
+    return str(tmp_path / "target")
+
+
+@pytest.fixture
+def members(new_member):
+    """Two hundred members of two Groups."""
+    return [
+        new_member(f"m{number}@x.example", f"K004{number}", group_id=(GROUP, OTHER)[number % 2], region=("us-west", "{{ x }}", "")[number % 3])
+        for number in range(200)
+    ]
+
+
+@pytest.fixture
+def move(source, target, sealer):
+    def move(layout, *, here=source, there=target, **options):
+        return move_keys(Move(layout, here, there, lock_timeout=0.0, **options), sealer)
+
+    return move
+
+
+@pytest.fixture
+def keys(sealer):
+    """Return what is stored in a directory, in each of the layouts."""
+
+    def keys(path):
+        own = {email: HostVarsStore(path, sealer).read(email) for email in HostVarsStore(path, sealer).stored()}
+        shared = [SingleFileStore(path, sealer, group).variables() for group in (GROUP, OTHER)]
+        return own, {**shared[0], **shared[1]}
+
+    return keys
+
+
+@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+def test_a_key_that_is_set_aside_is_nobodys_until_it_was_tried(source, target, sealer, new_member, move, layout):
+    """Neither as what a killed run left nor as a stored key, and it does not stand in the way of a move."""
+    store = open_store(layout, source, sealer, GROUP)
+    store.prove([ALICE, BOB], write=True)
+    store.seal(new_member(BOB, "K004bob"))
+    path = store.beside.put(ALICE, new_member(ALICE, "K004aside"))
+    assert os.path.basename(path).startswith(".") and os.stat(path).st_mode & 0o777 == 0o600
+    with open(path, "rb") as file:
+        assert b"K004aside" not in file.read()
+    assert store.stored().keys() == {BOB} and store.read(ALICE) is None
+    assert store.recover(ALICE, "5f2a1c0b3d4e", write=True) is None
+    [(found, variables)] = list(store.beside.of(ALICE).items())
+    assert (found, variables["b2_application_key"], variables["b2_email"]) == (path, "K004aside", ALICE)
+    assert store.beside.of(BOB) == {}
+    moved = move("single_file" if layout == "host_vars" else "host_vars", there=target)
+    assert (emails(moved.moved), moved.left) == ([BOB], [])
+    assert os.path.exists(path)
+    store.beside.discard(path)
+    store.beside.discard(path)
+    assert store.beside.of(ALICE) == {} and not os.path.exists(path)
+
+
+def test_a_move_switches_off_no_file_of_variables(source, target, sealer, new_member, move, keys):
+    store = open_store("host_vars", source, sealer, GROUP)
+    store.prove([ALICE, BOB], write=True)
+    store.seal(new_member(ALICE))
+    store.seal(new_member(BOB, "K004bob"))
+    os.makedirs(target)
+    beside = os.path.join(target, f"b2_group_{GROUP}.yml")
+    with open(beside, "wb"):
+        pass
+    for write in (False, True):
+        moved = move("single_file", write=write)
+        assert not moved.moved and [one.email for one in moved.left] == [ALICE, BOB]
+        assert all(f"switch off the variables in b2_group_{GROUP}.yml beside it" in one.message for one in moved.left)
+    os.unlink(beside)
+    assert len(move("single_file").moved) == 2
+    # And back: here it is in the way of one member only.
+    with open(os.path.join(source, f"{BOB}.yaml"), "wb"):
+        pass
+    back = move("host_vars", here=target, there=source)
+    assert (emails(back.moved), emails(back.left)) == ([ALICE], [BOB])
+    assert f"mv {BOB}.yaml {BOB}/vars.yaml" in back.left[0].message
+    assert set(keys(source)[0]) == {ALICE} and set(keys(target)[1]) == {BOB}
+
+
+def emails(entries):
+    return [entry.email for entry in entries]
+
+
+def tree(path):
+    """Return every file below a directory with its content, but for locks, journals and the index."""
+    return {
+        os.path.relpath(os.path.join(where, name), path): open(os.path.join(where, name), "rb").read()
+        for where, _dirs, names in os.walk(path)
+        for name in names
+        if ".b2_members" not in where
+    }
+
+
+def seal(path, sealer, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(sealer.seal(text.encode() if isinstance(text, str) else text))
+
+
+def test_each_layout_has_its_store(source, sealer):
+    assert isinstance(open_store("host_vars", source, sealer, GROUP), HostVarsStore)
+    assert isinstance(open_store("single_file", source, sealer, GROUP), SingleFileStore)
+    store_of = open_stores("host_vars", source, sealer)
+    assert store_of(GROUP) is store_of(OTHER)
+    store_of = open_stores("single_file", source, sealer)
+    assert store_of(GROUP).file("") != store_of(OTHER).file("")
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_keys_in_the_other_layout_are_not_taken_for_missing(source, sealer, new_member, write):
+    single = SingleFileStore(source, sealer, GROUP)
+    single.seal(new_member())
+    store = open_store("host_vars", source, sealer, OTHER)
+    store.prove([BOB], write=write)
+    with pytest.raises(StoreError, match=r"layout single_file.*b2_vault_layout") as failed:
+        store.prove([BOB, ALICE], write=write)
+    assert ALICE in str(failed.value)
+    store.seal(new_member())
+    store.prove([ALICE], write=write)
+    # And what a killed run left beside the file are keys as well.
+    os.rename(single.file(""), os.path.join(os.path.dirname(single.file("")), TEMPORARY))
+    store = open_store("host_vars", source, sealer, GROUP)
+    store.prove([ALICE], write=write)
+    os.unlink(store.file(ALICE))
+    with pytest.raises(StoreError, match="layout single_file"):
+        open_store("host_vars", source, sealer, GROUP).prove([ALICE], write=write)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_keys_move_there_and_back_with_every_byte_of_their_variables(move, keys, source, target, sealer, members, elsewhere):
+    target = target if elsewhere else source
+    store = HostVarsStore(source, sealer)
+    for one in members:
+        store.seal(one)
+    everything = {one.member.email: key_variables(one) for one in members}
+    before = tree(source)
+
+    there = move("single_file", there=target, write=False)
+    assert sorted(emails(there.moved)) == sorted(everything) and not there.left
+    assert tree(source) == before and (not elsewhere or not os.path.exists(target))
+
+    there = move("single_file", there=target)
+    assert sorted(emails(there.moved)) == sorted(everything) and not there.left
+    assert {entry.path for entry in there.moved} == {SingleFileStore(target, sealer, group).file("") for group in (GROUP, OTHER)}
+    assert keys(target) == ({}, everything)
+    assert set(tree(target)) == {f"b2_group_{GROUP}/b2_vault.yml", f"b2_group_{OTHER}/b2_vault.yml"}
+    assert not elsewhere or os.listdir(source) == [".b2_members"]
+    done = tree(target)
+    assert not move("single_file", there=target).moved and tree(target) == done
+
+    back = move("host_vars", here=target, there=source)
+    assert sorted(emails(back.moved)) == sorted(everything) and not back.left
+    assert keys(source) == (everything, {})
+    assert set(tree(source)) == set(before)
+    for name, content in tree(source).items():
+        assert sealer.open(content, name) == sealer.open(before[name], name)
+    assert not move("host_vars", here=target, there=source).moved
+
+
+def test_one_group_moves_alone(move, keys, source, target, sealer, members):
+    for one in members:
+        HostVarsStore(source, sealer).seal(one)
+    ours = {one.member.email for one in members if one.member.group_id == GROUP}
+    theirs = {one.member.email for one in members} - ours
+    assert set(emails(move("single_file", group_id=GROUP).moved)) == ours
+    assert set(keys(source)[0]) == theirs and set(keys(target)[1]) == ours
+    move("single_file")
+    assert set(emails(move("host_vars", here=target, there=source, group_id=OTHER).moved)) == theirs
+    assert set(keys(source)[0]) == theirs and set(keys(target)[1]) == ours
+    assert not move("host_vars", here=target, there=source, group_id="unknown").moved
+
+
+@pytest.fixture
+def stores(source, target, sealer):
+    """The store that a move to a layout takes keys from, and the one that it puts them into."""
+
+    def make(layout):
+        if layout == "host_vars":
+            return SingleFileStore(source, sealer, GROUP), HostVarsStore(target, sealer)
+        return HostVarsStore(source, sealer), SingleFileStore(target, sealer, GROUP)
+
+    return make
+
+
+@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+def test_another_key_in_the_new_place_leaves_both_alone(move, keys, source, target, stores, new_member, layout):
+    here, there = stores(layout)
+    os.mkdir(target)
+    here.seal(new_member())
+    here.seal(new_member(BOB))
+    there.seal(new_member(key="K004another"))
+    for write in (False, True, True):
+        result = move(layout, write=write)
+        assert emails(result.left) == [ALICE] and "another key" in result.left[0].message and there.file(ALICE) in result.left[0].message
+        assert result.left[0].path == here.file(ALICE)
+    for path, key in ((source, new_member().key), (target, "K004another")):
+        own, shared = keys(path)
+        assert {**own, **shared}[ALICE]["b2_application_key"] == key
+    assert BOB in {**keys(target)[0], **keys(target)[1]} and BOB not in {**keys(source)[0], **keys(source)[1]}
+
+
+@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+def test_a_part_of_a_key_moves_and_gives_way_to_a_whole_one(move, keys, source, target, stores, new_member, layout):
+    here, there = stores(layout)
+    os.mkdir(target)
+    here.seal(new_member())
+    there.seal(dataclasses.replace(new_member(key="K004part"), key_id=""))
+    here.seal(dataclasses.replace(new_member(BOB), key_id=""))
+    assert set(emails(move(layout).moved)) == {ALICE, BOB}
+    own, shared = keys(target)
+    assert {**own, **shared}[ALICE] == key_variables(new_member())
+    assert {**own, **shared}[BOB] == key_variables(dataclasses.replace(new_member(BOB), key_id=""))
+
+
+def test_what_would_be_lost_with_a_file_is_named(move, source, sealer, new_member):
+    store = HostVarsStore(source, sealer)
+    texts = {
+        "more": key_text(new_member("more@x.example")) + b"port: 22\n",
+        "comment": key_text(new_member("comment@x.example")) + b"# call first\n",
+        "groupless": key_text(new_member("groupless@x.example", group_id="")),
+        "moved": key_text(new_member()),
+        "plain": b"text",
+    }
+    for name, text in texts.items():
+        seal(store.file(f"{name}@x.example"), sealer, text)
+    seal(store.file("foreign@x.example"), Sealer([("default", VaultSecret(b"another"))]), key_text(new_member("foreign@x.example")))
+    os.makedirs(os.path.dirname(store.file("empty@x.example")))
+    # Somebody's hand, and no loss: the same variables, written another way.
+    seal(store.file("bare@x.example"), sealer, yaml.safe_dump(key_variables(new_member("bare@x.example"))))
+    before = tree(source)
+    for write in (False, True):
+        result = move("single_file", write=write)
+        assert emails(result.moved) == ["bare@x.example"]
+        assert {entry.email.partition("@")[0]: entry.message for entry in result.left}.keys() == {*texts, "foreign"}
+    said = {entry.email.partition("@")[0]: entry.message for entry in result.left}
+    parts = {"more": "comment", "groupless": "b2_group_id", "moved": "another address", "foreign": "not decrypt"}
+    assert all(part in said[name] for name, part in parts.items())
+    assert set(before) - set(tree(source)) == {"bare@x.example/b2_vault.yml"}
+
+
+def test_what_would_be_lost_with_an_entry_is_named_and_all_else_in_the_file_survives(move, keys, source, target, sealer):
+    single = SingleFileStore(source, sealer, GROUP)
+    entry = "{b2_application_key: k, b2_application_key_id: i, b2_email: %s%s}"
+    rest = f"# mine\nb2_member_keys:\n  more@x.example: {entry % ('more@x.example', ', port: 22')}\nport: 22 # of ssh\n"
+    text = rest.replace("port: 22 # of ssh", f"  {ALICE}: {entry % (ALICE, '')}\nport: 22 # of ssh")
+    seal(single.file(""), sealer, text)
+    result = move("host_vars")
+    assert emails(result.left) == ["more@x.example"] and emails(result.moved) == [ALICE]
+    with open(single.file(""), "rb") as file:
+        assert sealer.open(file.read(), "").decode() == rest
+    assert keys(target)[0][ALICE]["b2_application_key"] == "k"
+
+
+def test_a_file_that_cannot_be_opened_does_not_keep_the_other_groups(move, source, sealer, new_member):
+    SingleFileStore(source, sealer, GROUP).seal(new_member())
+    bad = SingleFileStore(source, sealer, OTHER).file("")
+    seal(bad, sealer, "b2_member_keys: 1\n")
+    result = move("host_vars")
+    assert emails(result.moved) == [ALICE]
+    assert [(entry.email, entry.path) for entry in result.left] == [("", bad)] and "no mapping" in result.left[0].message
+
+
+def kill_before_rename(store, email):
+    """Leave the file of a key as a run does that is killed before it is in its place."""
+    os.rename(store.file(email), os.path.join(os.path.dirname(store.file(email)), TEMPORARY))
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_key_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, keys, source, sealer, new_member, write):
+    single = SingleFileStore(source, sealer, GROUP)
+    single.seal(new_member(BOB))
+    kill_before_rename(single, BOB)
+    SingleFileStore(source, sealer, GROUP).seal(new_member())
+    SingleFileStore(source, sealer, OTHER).seal(new_member("carol@x.example", group_id=OTHER))
+    result = move("host_vars", write=write)
+    assert emails(result.moved) == ["carol@x.example"] and emails(result.left) == [BOB] and "layout single_file" in result.left[0].message
+    assert set(keys(source)[1]) == ({ALICE} if write else {ALICE, "carol@x.example"})
+    # The remedy.
+    assert open_store("single_file", source, sealer, GROUP).recover(BOB, new_member(BOB).member.account_id, write=True)
+    assert {ALICE, BOB} <= set(emails(move("host_vars").moved))
+
+
+@pytest.mark.parametrize("group_id", [None, GROUP])
+def test_a_file_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, keys, source, sealer, new_member, group_id):
+    store = HostVarsStore(source, sealer)
+    for one in (new_member(), new_member(BOB), new_member("carol@x.example", group_id=OTHER)):
+        store.seal(one)
+    kill_before_rename(store, BOB)
+    result = move("single_file", group_id=group_id)
+    assert emails(result.moved) == ([] if group_id else ["carol@x.example"])
+    assert emails(result.left) == [BOB] and "layout host_vars" in result.left[0].message and ALICE in keys(source)[0]
+    assert open_store("host_vars", source, sealer, GROUP).recover(BOB, new_member(BOB).member.account_id, write=True)
+    result = move("single_file", group_id=group_id)
+    assert set(emails(result.moved)) == {ALICE, BOB} and not result.left
+
+
+@pytest.mark.parametrize("group_id", [None, GROUP])
+def test_what_a_killed_run_left_of_an_unknown_group_keeps_everything(move, source, sealer, new_member, group_id):
+    store = HostVarsStore(source, sealer)
+    for one in (new_member(), new_member("carol@x.example", group_id=OTHER)):
+        store.seal(one)
+    os.mkdir(os.path.dirname(store.file(BOB)))
+    torn = os.path.join(os.path.dirname(store.file(BOB)), TEMPORARY)
+    with open(torn, "wb"):
+        pass
+    result = move("single_file", group_id=group_id)
+    assert not result.moved and not result.changed and emails(result.left) == [BOB] and "move that away" in result.left[0].message
+    os.unlink(torn)
+    assert ALICE in emails(move("single_file", group_id=group_id).moved)
+
+
+@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+@pytest.mark.parametrize("torn", [True, False])
+def test_what_a_killed_run_left_of_a_key_in_the_new_place_is_in_nobodys_way(move, source, target, sealer, stores, new_member, layout, torn):
+    here, there = stores(layout)
+    os.mkdir(target)
+    there.seal(new_member(BOB))
+    here.seal(new_member(BOB))
+    kill_before_rename(here, BOB)
+    if torn:
+        os.truncate(os.path.join(os.path.dirname(here.file(BOB)), TEMPORARY), 0)
+    (HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)).seal(new_member())
+    result = move(layout)
+    assert emails(result.moved) == [ALICE] and not result.left
+
+
+def test_a_key_that_came_while_others_were_moved_is_moved_too(move, keys, source, target, sealer, new_member, monkeypatch):
+    store = HostVarsStore(source, sealer)
+    store.seal(new_member())
+    os.mkdir(os.path.dirname(store.file(BOB)))
+    locked, late = move_module.VaultDir.locked, [new_member(BOB), new_member("carol@x.example", group_id=OTHER)]
+
+    def seal_and_lock(*arguments):
+        while late:
+            HostVarsStore(source, sealer).seal(late.pop())
+        return locked(*arguments)
+
+    monkeypatch.setattr(move_module.VaultDir, "locked", seal_and_lock)
+    assert set(emails(move("single_file").moved)) == {ALICE, BOB, "carol@x.example"} == set(keys(target)[1])
+
+
+def test_a_file_is_opened_again_only_where_it_changed(move, source, sealer, new_member, monkeypatch):
+    store = HostVarsStore(source, sealer)
+    for number in range(5):
+        store.seal(new_member(f"m{number}@x.example", group_id=f"g{number}"))
+    seal(store.file(BOB), sealer, b"text")
+    opened = []
+    real = Sealer.open
+    monkeypatch.setattr(Sealer, "open", lambda self, sealed, path, **options: opened.append(path) or real(self, sealed, path, **options))
+    move("single_file", write=False)
+    assert opened.count(store.file(BOB)) == 1
+
+
+def test_a_value_is_the_text_that_is_written(move, keys, source, sealer, new_member):
+    text = (
+        "b2_application_key_id: 0051234567012345670000001\nb2_application_key: 1e5\nb2_account_id: 123456701234\n"
+        f"b2_email: {ALICE}\nb2_group_id: {GROUP}\nb2_region:\nb2_s3_endpoint: ~\n"
+    )
+    wanted = {"b2_application_key_id": "0051234567012345670000001", "b2_application_key": "1e5", "b2_account_id": "123456701234"}
+    wanted.update(b2_email=ALICE, b2_group_id=GROUP, b2_region="", b2_s3_endpoint="")
+    store = HostVarsStore(source, sealer)
+    seal(store.file(ALICE), sealer, text)
+    for number, more in enumerate(("{a: b}: c", "[1]: 2", "mine: [1, {a: b}]", "mine: &x [*x]", "b2_member: !vault x", f"mine: {'[' * 2000}")):
+        email = f"m{number}@x.example"
+        seal(store.file(email), sealer, text.replace(ALICE, email) + more + "\n")
+    result = move("single_file", there=source)
+    assert emails(result.moved) == [ALICE] and len(result.left) == 6
+    assert keys_of_single(source, sealer) == {ALICE: wanted}
+    single = SingleFileStore(source, sealer, GROUP)
+    entry = "".join(f"    {line}\n" for line in text.splitlines())
+    seal(single.file(""), sealer, f"b2_member_keys:\n  {ALICE}:\n{entry}")
+    assert keys_of_single(source, sealer) == {ALICE: wanted}
+
+
+def keys_of_single(path, sealer):
+    return SingleFileStore(path, sealer, GROUP).variables()
+
+
+def test_one_directory_under_two_names_is_locked_once(source, keys, sealer, new_member, tmp_path, move):
+    HostVarsStore(source, sealer).seal(new_member())
+    os.symlink(tmp_path, tmp_path / "another")
+    result = move("single_file", there=str(tmp_path / "another" / "source"))
+    assert emails(result.moved) == [ALICE] and not result.left
+    assert set(keys(source)[1]) == {ALICE}
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_where_there_is_no_room_is_said_in_check_mode_too(move, source, sealer, new_member, monkeypatch, write):
+    HostVarsStore(source, sealer).seal(new_member())
+
+    def no_room(self, keys):
+        raise StoreError("There is no room.")
+
+    monkeypatch.setattr(move_module.VaultDir, "prove_room", no_room)
+    result = move("single_file", write=write)
+    assert not result.moved and not result.changed and "no room" in result.left[0].message
+
+
+@pytest.mark.parametrize("fault", ["read", "remove"])
+@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+def test_keys_that_are_in_both_places_are_all_named(move, keys, source, sealer, new_member, monkeypatch, layout, fault):
+    here = HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)
+    here.seal(new_member())
+    here.seal(new_member(BOB))
+    sealed = []
+    seal_all = move_module._seal_all
+
+    def failing(real):
+        def call(*arguments):
+            if sealed:
+                raise StoreError("Broken.")
+            return real(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(move_module, "_seal_all", lambda *arguments: (seal_all(*arguments), sealed.append(True))[0])
+        if fault == "read":
+            patch.setattr(move_module, "_there", failing(move_module._there))
+        else:
+            owner = move_module.KeyFilesOf if layout == "single_file" else SingleFileStore
+            patch.setattr(owner, "remove", failing(owner.remove))
+        result = move(layout)
+    assert summary_of_move(result)["changed"] and not result.moved
+    assert set(emails(result.left)) == {ALICE, BOB} and all("as well" in entry.message and "Broken." in entry.message for entry in result.left)
+    assert set(emails(move(layout).moved)) == {ALICE, BOB}
+
+
+def test_a_group_that_another_run_works_on_is_named(move, source, sealer, new_member):
+    store = HostVarsStore(source, sealer)
+    store.seal(new_member())
+    store.seal(new_member(BOB, group_id=OTHER))
+    with store.directory.locked(GROUP, 0.0, lambda seconds: None):
+        result = move("single_file")
+        assert emails(result.moved) == [BOB]
+        assert "holds the lock" in result.left[0].message and GROUP in result.left[0].message
+    assert emails(move("single_file").moved) == [ALICE]
+
+
+@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+def test_a_key_that_changed_meanwhile_is_left_alone(move, keys, source, sealer, new_member, monkeypatch, layout):
+    here = HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)
+    here.seal(new_member())
+    here.seal(new_member(BOB))
+    seal_all = move_module._seal_all
+
+    def seal_all_and_let_somebody_in(*arguments):
+        failed = seal_all(*arguments)
+        (HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)).seal(
+            new_member(region="changed"), again=True
+        )
+        return failed
+
+    monkeypatch.setattr(move_module, "_seal_all", seal_all_and_let_somebody_in)
+    result = move(layout)
+    assert emails(result.left) == [ALICE] and "changed meanwhile" in result.left[0].message
+    assert emails(result.moved) == [BOB]
+    assert {**keys(source)[0], **keys(source)[1]}[ALICE]["b2_region"] == "changed"
+
+
+def test_what_does_not_come_back_from_its_new_place_stays_in_its_old_one(move, keys, source, sealer, new_member, monkeypatch):
+    HostVarsStore(source, sealer).seal(new_member())
+    monkeypatch.setattr(move_module, "_seal_all", lambda target, news: {})
+    result = move("single_file")
+    assert emails(result.left) == [ALICE] and "did not come back" in result.left[0].message
+    assert set(keys(source)[0]) == {ALICE}
+
+
+def test_a_place_that_cannot_be_costs_nothing(move, keys, source, target, sealer, new_member):
+    HostVarsStore(source, sealer).seal(new_member())
+    with open(target, "w"):
+        pass
+    with pytest.raises(StoreError):
+        move("single_file")
+    assert set(keys(source)[0]) == {ALICE}
+
+
+def note(path, sealer, group_id, *events):
+    """Write events into the journal of a directory: (event, address, account id where it has one)."""
+    directory = HostVarsStore(path, sealer).directory
+    with directory.locked(group_id, 0.0, lambda seconds: None) as state:
+        journal = Journal(state, directory.state_path(group_id))
+        for event, *values in events:
+            getattr(journal, event)(group_id, *values)
+        journal.finish()
+
+
+def entries_in(path, sealer, group_id=GROUP):
+    directory = HostVarsStore(path, sealer).directory
+    if not os.path.isdir(path):
+        return {}
+    with directory.state(group_id) as state:
+        return {entry.email: entry for entry in Journal(state, directory.state_path(group_id), writable=False).entries(group_id)}
+
+
+LOST = ("lost", "lost@x.example", "aaaaaaaaaaaa")
+
+
+def test_what_a_journal_knows_about_lost_keys_goes_along_and_is_known_in_one_place_only(move, source, target, sealer, new_member):
+    HostVarsStore(source, sealer).seal(new_member())
+    note(source, sealer, GROUP, LOST, ("ejecting", "out@x.example", "bbbbbbbbbbbb"), ("pending", "open@x.example"))
+    move("single_file", write=False)
+    assert len(entries_in(source, sealer)) == 3
+    move("single_file")
+    there = entries_in(target, sealer)
+    assert set(there) == {"lost@x.example", "out@x.example"} and set(entries_in(source, sealer)) == {"open@x.example"}
+    assert there["lost@x.example"].account_id == "aaaaaaaaaaaa" and there["out@x.example"].event is Event.EJECTING
+
+
+def test_no_account_is_taken_for_lost_whose_key_may_be_in_the_old_place(move, source, target, sealer, new_member):
+    store = HostVarsStore(source, sealer)
+    store.seal(new_member())
+    seal(store.file(BOB), sealer, key_text(new_member(BOB)) + b"port: 22\n")
+    seal(store.file("bad@x.example"), sealer, b"text")
+    note(source, sealer, GROUP, *(("lost", email, "aaaaaaaaaaaa") for email in (ALICE, BOB, "bad@x.example")), ("pending", "new@x.example"))
+    assert emails(move("single_file").moved) == [ALICE]
+    assert not entries_in(target, sealer) and len(entries_in(source, sealer)) == 4
+
+
+@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+def test_what_a_journal_knows_goes_along_though_no_key_does(move, source, target, sealer, new_member, layout):
+    here = HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)
+    here.seal(new_member())
+    there = SingleFileStore(target, sealer, GROUP) if layout == "single_file" else HostVarsStore(target, sealer)
+    os.mkdir(target)
+    there.seal(new_member(key="K004another"))
+    for group_id in (GROUP, OTHER):
+        note(source, sealer, group_id, LOST)
+    result = move(layout)
+    assert not result.moved and emails(result.left) == [ALICE]
+    for group_id in (GROUP, OTHER):
+        assert set(entries_in(target, sealer, group_id)) == {"lost@x.example"} and not entries_in(source, sealer, group_id)
+
+
+def test_what_the_new_journal_knows_otherwise_stays_in_both(move, source, target, sealer, new_member):
+    HostVarsStore(source, sealer).seal(new_member())
+    os.mkdir(target)
+    note(source, sealer, GROUP, LOST, ("lost", "same@x.example", "cccccccccccc"))
+    note(target, sealer, GROUP, ("lost", "lost@x.example", "bbbbbbbbbbbb"), ("lost", "same@x.example", "cccccccccccc"))
+    move("single_file")
+    assert entries_in(target, sealer)["lost@x.example"].account_id == "bbbbbbbbbbbb"
+    assert set(entries_in(source, sealer)) == {"lost@x.example"}
+
+
+@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+def test_a_move_that_is_killed_anywhere_is_finished_by_the_next_one(move, keys, tmp_path, sealer, members, layout):
+    """Once for each step that changes a name in a directory: the process is killed before it."""
+    members = members[:3]
+    everything = {one.member.email: key_variables(one) for one in members}
+    doubled = 0
+    for step in range(1, 200):
+        source, target = str(tmp_path / f"source{step}"), str(tmp_path / f"target{step}")
+        os.mkdir(source)
+        for one in members:
+            (HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, one.member.group_id)).seal(one)
+        note(source, sealer, GROUP, LOST)
+        child = os.fork()
+        if not child:
+            try:
+                die_before_step(step)
+                move(layout, here=source, there=target)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitpid(child, 0)[1]
+        here, there = ({**keys(path)[0], **keys(path)[1]} for path in (source, target))
+        assert {**here, **there} == everything
+        assert {**entries_in(source, sealer), **entries_in(target, sealer)}
+        doubled += bool(set(here) & set(there))
+        if not os.WIFSIGNALED(status):
+            break
+        result = move(layout, here=source, there=target)
+        assert not result.left and set(emails(result.moved)) == set(here)
+        assert set(entries_in(target, sealer)) == {"lost@x.example"} and not entries_in(source, sealer)
+        assert keys(source) == ({}, {}) and {**keys(target)[0], **keys(target)[1]} == everything
+        assert not [name for name in tree(source) if not name.endswith(".tmp")]
+        assert layout == "host_vars" or not [name for name in tree(target) if name.endswith(".tmp") and "probe" not in name]
+    assert status == 0 and step > 15 and doubled > 1
+
+
+def die_before_step(count):
+    """Kill this process before it renames, unlinks or removes for that time."""
+    left = [count]
+
+    def dying(real):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("rename", "unlink", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))
+
+
+def test_a_large_group_moves_with_few_decryptions_more_than_keys(move, source, sealer, members, decrypted):
+    SingleFileStore(source, sealer, GROUP).seal_all(members)
+    decrypted.clear()
+    move("host_vars")
+    # Two probes, the one file, and each key once to see that it came.
+    assert len(decrypted) <= len(members) + 5

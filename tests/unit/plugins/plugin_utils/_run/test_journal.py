@@ -1,0 +1,233 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The journal: what a run that ended in the middle leaves for the next one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+
+import pytest
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
+
+
+@pytest.fixture
+def directory(tmp_path):
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield tmp_path, fd
+    os.close(fd)
+
+
+def reopened(directory, **options):
+    path, fd = directory
+    journal = Journal(fd, str(path), **options)
+    entries = journal.entries("1")
+    journal.finish()
+    return entries
+
+
+@pytest.fixture
+def journal(directory):
+    path, fd = directory
+    made = Journal(fd, str(path))
+    yield made
+    made.finish()
+
+
+def test_what_is_pending_lost_or_closed_is_so_for_the_next_run(directory, journal):
+    for email in ("open@x", "lost@x", "done@x"):
+        journal.pending("1", email)
+    journal.pending("2", "other@x")
+    journal.lost("1", "lost@x", "5f2a1c0b3d4e")
+    journal.close("1", "done@x")
+    wanted = [Open("open@x", "1"), Open("lost@x", "1", Event.LOST, "5f2a1c0b3d4e")]
+    assert journal.entries("1") == wanted
+    # Twice: starting a run rewrites the file.
+    assert reopened(directory) == wanted
+    assert reopened(directory) == wanted
+    assert reopened(directory, writable=False) == wanted
+
+
+def test_what_is_known_of_an_account_is_so_for_the_next_run(directory, journal):
+    journal.lost("1", "lost@x", "5f2a1c0b3d4e")
+    journal.lost("1", "ejecting@x", "0a1b2c3d4e5f")
+    journal.ejecting("1", "ejecting@x", "0a1b2c3d4e5f")
+    journal.presumed("1", "presumed@x", "1b2c3d4e5f0a")
+    journal.parked("1", "parked@x", "2c3d4e5f0a1b", "/else/where")
+    wanted = [
+        Open("lost@x", "1", Event.LOST, "5f2a1c0b3d4e"),
+        Open("ejecting@x", "1", Event.EJECTING, "0a1b2c3d4e5f"),
+        Open("presumed@x", "1", Event.PRESUMED, "1b2c3d4e5f0a"),
+        Open("parked@x", "1", Event.PARKED, "2c3d4e5f0a1b", "/else/where"),
+    ]
+    assert journal.entries("1") == wanted
+    assert reopened(directory) == reopened(directory) == wanted
+    # What is created anew is pending again, and no longer the account that was ejected.
+    again = Journal(directory[1], str(directory[0]))
+    again.pending("1", "ejecting@x")
+    again.finish()
+    assert reopened(directory)[1] == Open("ejecting@x", "1")
+
+
+def test_an_address_is_closed_whether_or_not_that_was_synced(directory, journal, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd)))
+    for settle, count in ((journal.close, 1), (journal.sealed, 0)):
+        journal.pending("1", "done@x")
+        synced.clear()
+        settle("1", "done@x")
+        assert len(synced) == count
+        assert journal.entries("1") == reopened(directory, writable=False) == []
+
+
+@pytest.mark.parametrize("move", ["removed", "replaced"])
+def test_what_the_next_run_would_not_find_is_not_written(directory, journal, move):
+    journal.pending("1", "open@x")
+    os.rename(directory[0] / "journal.jsonl", directory[0] / "moved")
+    if move == "replaced":
+        (directory[0] / "journal.jsonl").write_text("")
+    before = (directory[0] / "moved").read_bytes()
+    for append in (journal.pending, lambda *what: journal.lost(*what, "5f2a1c0b3d4e"), lambda *what: journal.ejecting(*what, "5f2a1c0b3d4e")):
+        with pytest.raises(StoreError, match="is gone"):
+            append("1", "other@x")
+    # That an address is settled may be lost: the next run settles it again.
+    journal.close("1", "open@x")
+    journal.sealed("1", "open@x")
+    assert journal.entries("1") == [Open("open@x", "1")]
+    assert (directory[0] / "moved").read_bytes() == before
+
+
+def test_pending_is_on_disk_when_the_call_returns(directory, journal):
+    journal.pending("1", "open@x")
+    assert reopened(directory, writable=False) == [Open("open@x", "1")]
+
+
+def test_the_file_is_for_its_owner_and_holds_only_what_is_open(directory, journal):
+    for number in range(50):
+        journal.pending("1", f"m{number}@x")
+        journal.close("1", f"m{number}@x")
+    journal.pending("1", "open@x")
+    reopened(directory)
+    file = directory[0] / "journal.jsonl"
+    assert [json.loads(line)["email"] for line in file.read_text().splitlines()] == ["open@x"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in directory[0].iterdir()] == ["journal.jsonl"]
+
+
+def test_a_torn_last_line_was_never_acknowledged(directory, journal):
+    journal.pending("1", "open@x")
+    with open(directory[0] / "journal.jsonl", "ab") as file:
+        file.write(b'{"event": "pending", "email": "torn@x", "gro')
+    assert reopened(directory) == [Open("open@x", "1")]
+
+
+@pytest.mark.parametrize(
+    "line", [b"{broken\n", b"\n", b"[]\n", b"7\n", b'{"event": "pending"}\n', b"\xff\xfe\n", b'{"event": "pending", "email": [], "group_id": "1"}\n']
+)
+def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(directory, journal, line):
+    journal.pending("1", "open@x")
+    with open(directory[0] / "journal.jsonl", "ab") as file:
+        file.write(line)
+    journal.pending("1", "later@x")
+    before = (directory[0] / "journal.jsonl").read_bytes()
+    with pytest.raises(StoreError, match="Line 2 of the journal"):
+        reopened(directory)
+    assert (directory[0] / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("marker", ["<<<<<<< HEAD", "||||||| 0a1b2c3", "=======", ">>>>>>> theirs"])
+def test_a_merge_conflict_is_named_as_what_it_is(directory, marker):
+    lines = [f'{{"event": "pending", "email": "{name}@x", "group_id": "1"}}\n' for name in ("ours", "theirs")]
+    (directory[0] / "journal.jsonl").write_text(f"{lines[0]}{marker}\n{lines[1]}")
+    with pytest.raises(StoreError, match=r"Line 2 of the journal .*journal.jsonl is of a merge conflict that Git .* Keep the lines of both sides"):
+        reopened(directory)
+    # As the message says.
+    (directory[0] / "journal.jsonl").write_text("".join(lines))
+    assert reopened(directory) == [Open("ours@x", "1"), Open("theirs@x", "1")]
+
+
+def test_a_run_that_ends_well_leaves_only_what_is_open(directory):
+    file = directory[0] / "journal.jsonl"
+    for open_ones in (["open@x"], []):
+        made = Journal(directory[1], str(directory[0]))
+        for email in ("done@x", "open@x"):
+            made.pending("1", email)
+        made.close("1", "done@x")
+        if not open_ones:
+            made.sealed("1", "open@x")
+        made.finish()
+        assert [json.loads(line)["email"] for line in file.read_text().splitlines()] == open_ones
+        assert [entry.name for entry in directory[0].iterdir()] == ["journal.jsonl"]
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "rename"])
+def test_nothing_is_lost_where_the_end_of_a_run_is_interrupted(directory, monkeypatch, step):
+    """By a kill at any step of it, for which an error at that step stands here."""
+    made = Journal(directory[1], str(directory[0]))
+    made.pending("1", "done@x")
+    made.pending("1", "open@x")
+    made.close("1", "done@x")
+
+    def failing(*_arguments, **_options):
+        raise OSError(errno.EIO, "killed")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, step, failing)
+        made.finish()
+    assert reopened(directory) == [Open("open@x", "1")]
+
+
+def test_the_end_of_a_run_does_not_replace_what_somebody_else_has_put_there(directory):
+    made = Journal(directory[1], str(directory[0]))
+    made.pending("1", "open@x")
+    theirs = '{"event": "pending", "email": "theirs@x", "group_id": "1"}\n'
+    (directory[0] / "new").write_text(theirs)
+    os.rename(directory[0] / "new", directory[0] / "journal.jsonl")
+    made.finish()
+    assert (directory[0] / "journal.jsonl").read_text() == theirs
+
+
+def test_without_a_directory_nothing_is_open():
+    journal = Journal(-1, "nowhere", writable=False)
+    assert journal.entries("1") == []
+    journal.finish()
+
+
+def test_a_symlink_is_not_followed(directory, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("")
+    os.symlink(victim, tmp_path / "journal.jsonl")
+    with pytest.raises(StoreError):
+        reopened(directory)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_no_half_line(directory):
+    path, fd = directory
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
+            journal = Journal(fd, str(path))
+            try:
+                for number in range(100):
+                    journal.pending("1", f"m{number}@x")
+            except StoreError:
+                status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    content = (path / "journal.jsonl").read_bytes()
+    assert 0 < len(content) <= 512
+    assert content.endswith(b"\n")
+    assert [entry.email for entry in reopened(directory)] == [f"m{number}@x" for number in range(content.count(b"\n"))]

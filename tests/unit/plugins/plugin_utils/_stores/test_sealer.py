@@ -1,0 +1,135 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Keys as vault texts: what Ansible itself reads from them."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultSecret
+from ansible.template import Templar
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
+
+try:
+    from ansible.template import trust_as_template
+except ImportError:  # before ansible-core 2.19 every text is taken for a template
+
+    def trust_as_template(text):
+        return text
+
+    TRUST = {}
+else:
+    # As Ansible itself loads host variables.
+    TRUST = {"trusted_as_template": True}
+
+
+HOSTILE = [
+    "{{ 7*7 }}",
+    "{% raw %}x{% endraw %}",
+    "{# gone #}",
+    "#jinja2:variable_start_string:'[[',variable_end_string:']]'\n[[ 7*7 ]]",
+    "us-west\nb2_application_key: stolen",
+    "'single' \"double\" \\ `back`",
+    "!vault x",
+    "!unsafe x",
+    "&a *a",
+    "yes",
+    "007",
+    "null",
+    "2026-01-01",
+    "",
+    "~",
+    "- a",
+    "# no comment",
+    "\u00fc\u4e2d\U0001f600\u2028\x85\ufeff",
+    "x" * 5000,
+]
+
+
+def as_ansible_reads_it(path, secrets):
+    loader = DataLoader()
+    loader.set_vault_secrets(secrets)
+    return loader, loader.load_from_file(str(path), **TRUST)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_the_service_sent_is_read_by_ansible_as_the_same_text_and_is_no_template(secrets, tmp_path, new_member, text):
+    new = new_member(region=text, s3_endpoint=text)
+    path = tmp_path / "b2_vault.yml"
+    path.write_bytes(Sealer(secrets).seal(key_text(new)))
+    loader, variables = as_ansible_reads_it(path, secrets)
+    assert (variables["b2_region"], variables["b2_s3_endpoint"], variables["b2_application_key"]) == (text, text, new.key)
+    assert isinstance(variables["b2_region"], str)
+    assert set(variables) == {
+        f"b2_{name}" for name in ("application_key_id", "application_key", "account_id", "email", "group_id", "region", "s3_endpoint")
+    }
+    used = Templar(loader=loader, variables=variables).template(trust_as_template("{{ b2_region }}"))
+    assert used == text
+    assert isinstance(used, str)
+
+
+@settings(max_examples=60)
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+@example("{{ 7*7 }}")
+def test_our_own_reading_gives_the_same_text(new_member, text):
+    new = new_member(region=text, key=text or "K")
+    variables = read_key_text(key_text(new), "path")
+    assert (variables["b2_region"], variables["b2_application_key"]) == (text, text or "K")
+
+
+def test_two_seals_of_the_same_key_differ_whatever_is_configured(secrets, monkeypatch):
+    monkeypatch.setenv("ANSIBLE_VAULT_ENCRYPT_SALT", "always the same")
+    sealer = Sealer(secrets)
+    first, second = sealer.seal(b"text"), sealer.seal(b"text")
+    assert first != second
+    assert sealer.open(first, "p") == sealer.open(second, "p") == b"text"
+
+
+def test_the_vault_id_to_encrypt_with(monkeypatch):
+    secrets = [("dev", VaultSecret(b"one")), ("prod", VaultSecret(b"two"))]
+
+    def header(**options):
+        return Sealer(secrets, **options).seal(b"x").splitlines()[0]
+
+    monkeypatch.delenv("ANSIBLE_VAULT_ENCRYPT_IDENTITY", raising=False)
+    assert header().endswith(b";dev")
+    assert header(vault_id="prod").endswith(b";prod")
+    monkeypatch.setenv("ANSIBLE_VAULT_ENCRYPT_IDENTITY", "prod")
+    assert header().endswith(b";prod")
+    assert header(vault_id="dev").endswith(b";dev")
+    with pytest.raises(StoreError) as failed:
+        Sealer(secrets, "staging")
+    assert "'staging'" in str(failed.value)
+    assert "dev, prod" in str(failed.value)
+    # What one id sealed the other cannot open.
+    monkeypatch.delenv("ANSIBLE_VAULT_ENCRYPT_IDENTITY")
+    with pytest.raises(StoreError, match="does not decrypt"):
+        Sealer([("dev", VaultSecret(b"one"))]).open(Sealer(secrets, "prod").seal(b"x"), "p")
+
+
+def test_without_a_secret_nothing_begins():
+    with pytest.raises(StoreError, match="no vault secret") as failed:
+        Sealer([])
+    assert "--vault-password-file" in str(failed.value)
+
+
+def test_what_is_no_vault_text_or_of_another_password_is_named(secrets):
+    sealer = Sealer(secrets)
+    with pytest.raises(StoreError, match="some/path is not an Ansible Vault file"):
+        sealer.open(b"b2_application_key: plain\n", "some/path")
+    for sealed in (Sealer([("default", VaultSecret(b"wrong"))]).seal(b"x"), sealer.seal(b"x")[:-20], b"$ANSIBLE_VAULT;1.1;AES256\nzz\n"):
+        with pytest.raises(StoreError, match="some/path does not decrypt"):
+            sealer.open(sealed, "some/path")
+
+
+@pytest.mark.parametrize("text", [b"", b"a: b\n", b"- x\n", b"{", b"\xff", b"b2_application_key: x\n", b"!!python/object/apply:os.getpid []\n"])
+def test_a_text_without_a_key_is_told_as_such(text):
+    with pytest.raises(StoreError, match="path decrypts, but does not hold"):
+        read_key_text(text, "path")

@@ -1,0 +1,62 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a user sees of a long run while it goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.community.backblaze.plugins.plugin_utils import _tasks
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_stop
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    lines = []
+    monkeypatch.setattr(_tasks.display, "display", lines.append)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "done, total, seconds, line",
+    [
+        (1017, 5000, 5.008, "b2_group_members: 1017 of 5000 members, 203.1 a second, about 20 s left"),
+        (5000, 5000, 25.0, "b2_group_members: 5000 of 5000 members, 200.0 a second, about 0 s left"),
+        # Nothing is known of the rest as long as nobody is done.
+        (0, 3, 5.0, "b2_group_members: 0 of 3 members, 0.0 a second"),
+        (0, 3, 0.0, "b2_group_members: 0 of 3 members, 0.0 a second"),
+    ],
+)
+def test_a_line_of_progress_says_how_far_it_is_and_how_long_it_takes(shown, done, total, seconds, line):
+    _tasks.show_progress(done, total, seconds)
+    assert shown == [line]
+
+
+def test_progress_that_nobody_can_read_any_more_ends_nothing(monkeypatch):
+    def gone(_line):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(_tasks.display, "display", gone)
+    _tasks.show_progress(1, 2, 3.0)
+
+
+def test_the_summary_of_a_stopped_task_names_what_needs_attention_and_commands_no_terminal():
+    members = [
+        {"email": "ada@x.example", "outcome": "created"},
+        {"email": "ben@x.example", "outcome": "key_lost", "message": "Account \x1b[2J1 is\nlost."},
+        {"email": "cleo@x.example", "outcome": "not_attempted", "message": "The run ended before."},
+    ]
+    said = summary_of_stop({"members": members, "counts": {"created": 1, "key_lost": 1, "not_attempted": 1}}, "it was ended by SIGINT")
+    lines = said.splitlines()
+    assert lines[0] == "community.backblaze: The run ended, because it was ended by SIGINT. created: 1, key_lost: 1, not_attempted: 1."
+    assert lines[1] == "  ben@x.example: key_lost. Account ?[2J1 is?lost." and len(lines) == 3
+    assert summary_of_stop({"msg": "Nothing was changed."}, "it was ended by SIGTERM").splitlines()[1] == "  Nothing was changed."
+
+
+def test_the_summary_of_a_stopped_check_or_of_one_member_says_what_is_true():
+    check = summary_of_stop({"members": [], "counts": {"created": 2}}, "it was ended by SIGTERM", check_mode=True)
+    assert "nothing was changed" in check and "sealed" not in check
+    one = summary_of_stop({"outcome": "ejected", "member": {"email": "ada@x.example"}, "application_key": "K004secret"}, "it was ended by SIGTERM")
+    assert one.splitlines()[1] == "  ada@x.example: ejected" and "K004secret" not in one
