@@ -49,7 +49,7 @@ options:
     choices:
       - v3
       - v4
-  timeout:
+  api_timeout:
     description:
       - Seconds in which an answer has to be there, from the request being sent to the last byte of the answer. Connecting may take as long before
         that, but at most 15 seconds.
@@ -150,11 +150,11 @@ options:
     description:
       - The vault id to encrypt with. By default Ansible's own rule holds, C(vault_encrypt_identity) or else the first secret of the run.
     type: str
-  layout:
+  vault_layout:
     description:
       - How keys are kept in O(vault_dir).
       - V(host_vars) gives each member a file of its own, C(<vault_dir>/<email>/b2_vault.yml), with variables of its own.
-      - V(single_file) keeps all keys of a Group in one vault file, C(<vault_dir>/b2_group_<group_id>/b2_vault.yml), as the variable
+      - V(group_vars) keeps all keys of a Group in one vault file, C(<vault_dir>/b2_group_<group_id>/b2_vault.yml), as the variable
         C(b2_member_keys), a dictionary by address. Other variables and comments in that file stay as they are. With C(group_vars) as O(vault_dir),
         and an inventory that makes a group C(b2_group_<group_id>) of the Group's members, Ansible itself loads it for them. Keys that arrive
         together share one write; if a run is killed with SIGKILL, or the machine stops, those that were waiting for it are lost, and named.
@@ -163,7 +163,7 @@ options:
     default: host_vars
     choices:
       - host_vars
-      - single_file
+      - group_vars
   vault_fallback_dir:
     description:
       - Directory on the controller for a key that cannot be stored in O(vault_dir), such as when the disk fills up after the member was
@@ -191,13 +191,13 @@ options:
       - What is there already keeps its mode, except for a file that is replaced. The fallback directory stays its owner's.
       - It has no meaning with O(vault_location=git), and is refused there.
     type: raw
-  lock_timeout:
+  vault_lock_timeout:
     description:
       - Seconds to wait for another run that works on the same Group in the same O(vault_dir). A task that addresses many hosts is many
         runs; use C(run_once) there, unless each host is for a Group of its own.
     type: float
     default: 60.0
-  on_missing_key:
+  on_key_missing:
     description:
       - What to do about members that are in the Group while no key is stored. Each is named either way, and all others are done first.
     type: str
@@ -239,7 +239,7 @@ options:
   verify_keys:
     description:
       - Whether the stored key of each wanted member is tried, and each new key as well. A key that Backblaze refuses ends in the outcome
-        V(dead_key), one that opens another account in V(conflict).
+        V(key_dead), one that opens another account in V(conflict).
       - A key that cannot be tried, such as because its member's account is at a cap, is named in a warning, and the others are tried all the same.
     type: bool
     default: false

@@ -31,21 +31,21 @@ options:
         collection.
     type: str
     required: true
-  layout:
+  vault_layout:
     description:
       - How the keys are arranged in the vault directory, as in M(community.backblaze.b2_group_members).
     type: str
     default: host_vars
     choices:
       - host_vars
-      - single_file
+      - group_vars
   group_id:
     description:
-      - Id of the Group whose vault file is read in the layout V(single_file). If it is not given, the vault files of all Groups are read.
+      - Id of the Group whose vault file is read in the layout V(group_vars). If it is not given, the vault files of all Groups are read.
     type: str
 notes:
   - The result is a secret. Set C(no_log) to V(true) on a task that uses it.
-  - For many addresses in the layout V(single_file) give them to one query, which decrypts the vault file once.
+  - For many addresses in the layout V(group_vars) give them to one query, which decrypts the vault file once.
 seealso:
   - module: community.backblaze.b2_group_members
 """
@@ -88,13 +88,13 @@ EXAMPLES = r"""
         group_name: hosting
         members: "{{ addresses }}"
         vault_dir: group_vars
-        layout: single_file
+        vault_layout: group_vars
 
     - name: Look at all keys, for which the vault file is decrypted once
       ansible.builtin.assert:
         that: item.application_key | length > 0
         quiet: true
-      loop: "{{ query('community.backblaze.b2_group_member_key', *addresses, vault_dir='group_vars', layout='single_file') }}"
+      loop: "{{ query('community.backblaze.b2_group_member_key', *addresses, vault_dir='group_vars', vault_layout='group_vars') }}"
       no_log: true
 """
 
@@ -146,7 +146,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
     def run(self, terms: t.Sequence[t.Any], variables: t.Any = None, **kwargs: t.Any) -> list[dict[str, str]]:
         """Return the key of each address."""
         self.set_options(var_options=variables, direct=kwargs)
-        vault_dir, layout, group_id = (str(self.get_option(name) or "") for name in ("vault_dir", "layout", "group_id"))
+        vault_dir, layout, group_id = (str(self.get_option(name) or "") for name in ("vault_dir", "vault_layout", "group_id"))
         try:
             if not vault_dir:
                 raise OptionError("vault_dir is empty.", changed="", remedy="Name the vault directory.")
@@ -198,7 +198,7 @@ def _variables(email: str, stores: t.Sequence[Store], path: str, layout: str) ->
     if unread:
         raise unread[0]
     where = stores[0].file(email) if len(stores) == 1 else f"any b2_group_* directory of {path}"
-    other = "single_file" if layout == HOST_VARS else HOST_VARS
+    other = "group_vars" if layout == HOST_VARS else HOST_VARS
     raise StoreError(
         f"There is no key of {email} in {where}.",
         remedy=f"Check the address, vault_dir and the layout, which may be {other}, or create the member with b2_group_members.",

@@ -43,7 +43,7 @@ CONNECTION_SPEC: dict[str, t.Any] = {
     "realm": {"type": "str"},
     "credentials_file": {"type": "path"},
     "api_version": {"type": "str", "default": "v3", "choices": ["v3", "v4"]},
-    "timeout": {"type": "float", "default": 60.0},
+    "api_timeout": {"type": "float", "default": 60.0},
     "max_retries": {"type": "int", "default": 5},
     "ca_path": {"type": "path"},
     "validate_certs": {"type": "bool", "default": True},
@@ -86,13 +86,13 @@ VAULT_SPEC: dict[str, t.Any] = {
     "vault_dir": {"type": "path"},
     **PLACE_SPEC,
     "vault_id": {"type": "str"},
-    "layout": {"type": "str", "default": "host_vars", "choices": ["host_vars", "single_file"]},
+    "vault_layout": {"type": "str", "default": "host_vars", "choices": ["host_vars", "group_vars"]},
     "vault_fallback_dir": {"type": "path"},
     "vault_dir_is_durable": {"type": "bool", "default": False},
     # As it was written: a number is not what anybody means.
     "vault_mode": {"type": "raw"},
-    "lock_timeout": {"type": "float", "default": 60.0},
-    "on_missing_key": {"type": "str", "default": "fail", "choices": ["fail", "warn"]},
+    "vault_lock_timeout": {"type": "float", "default": 60.0},
+    "on_key_missing": {"type": "str", "default": "fail", "choices": ["fail", "warn"]},
     "on_key_lost": {"type": "str", "default": "fail", "choices": ["fail", "recreate"]},
     "recreate_members": {"type": "list", "elements": "str"},
     "throwaway_email": {"type": "str", "default": "lost-{account_id}@{domain}"},
@@ -136,7 +136,7 @@ MEMBER_INFO_SPEC: dict[str, t.Any] = {
     "account_id": {"type": "str"},
     "vault_dir": {"type": "path"},
     **PLACE_SPEC,
-    "layout": VAULT_SPEC["layout"],
+    "vault_layout": VAULT_SPEC["vault_layout"],
     "vault_fallback_dir": VAULT_SPEC["vault_fallback_dir"],
     "verify_keys": {"type": "bool", "default": True},
 }
@@ -144,13 +144,13 @@ MEMBER_INFO_SPEC: dict[str, t.Any] = {
 #: Moving keys to another layout; shared by the action b2_vault_layout and its documentation.
 VAULT_LAYOUT_SPEC: dict[str, t.Any] = {
     "vault_dir": {"type": "path", "required": True},
-    "layout": {"type": "str", "required": True, "choices": VAULT_SPEC["layout"]["choices"]},
+    "vault_layout": {"type": "str", "required": True, "choices": VAULT_SPEC["vault_layout"]["choices"]},
     "dest_dir": {"type": "path"},
     "vault_dir_is_durable": VAULT_SPEC["vault_dir_is_durable"],
     "vault_mode": VAULT_SPEC["vault_mode"],
     "vault_id": VAULT_SPEC["vault_id"],
     "group_id": GROUP_SPEC["group_id"],
-    "lock_timeout": VAULT_SPEC["lock_timeout"],
+    "vault_lock_timeout": VAULT_SPEC["vault_lock_timeout"],
 }
 
 _PLACE_RULES: dict[str, t.Any] = {"required_if": [("vault_location", "git", ("vault_git_repo",))]}
@@ -219,9 +219,9 @@ def connect(
     key_id, key = _checked(found, "application_key_id"), _checked(found, "application_key")
     register_secret(key)
     hide(key)
-    timeout, retries = options["timeout"], options["max_retries"]
+    timeout, retries = options["api_timeout"], options["max_retries"]
     if not 0 < timeout <= _LONGEST_TIMEOUT:
-        raise OptionError(f"timeout is {timeout:g}, but has to be more than 0 and at most {_LONGEST_TIMEOUT} seconds.")
+        raise OptionError(f"api_timeout is {timeout:g}, but has to be more than 0 and at most {_LONGEST_TIMEOUT} seconds.")
     if not 0 <= retries <= _MOST_RETRIES:
         raise OptionError(f"max_retries is {retries}, but has to be 0 to {_MOST_RETRIES}.")
     verify: t.Union[bool, str] = bool(options["validate_certs"])

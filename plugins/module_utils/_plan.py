@@ -22,26 +22,26 @@ class Outcome(str, enum.Enum):
 
     UNCHANGED = "unchanged"
     CREATED = "created"
-    MISSING_KEY = "missing_key"
+    KEY_MISSING = "key_missing"
     KEY_LOST = "key_lost"
     CONFLICT = "conflict"
     REFUSED = "refused"
     NOT_ATTEMPTED = "not_attempted"
-    DEAD_KEY = "dead_key"
+    KEY_DEAD = "key_dead"
     EJECTED = "ejected"
     ABSENT = "absent"
 
 
-_TAKE_OUT = "take the stored one out of the vault, which with the layout host_vars is its file and with single_file its line, and keep it"
+_TAKE_OUT = "take the stored one out of the vault, which with the layout host_vars is its file and with group_vars its line, and keep it"
 #: What each outcome means, and what to do about it: the guide to errors is made from this.
 OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
     Outcome.UNCHANGED: ("It is in the Group, and its key is stored.", "Nothing."),
     Outcome.CREATED: ("It was made by this run, and its key is sealed.", "Back up the vault directory, or commit it."),
-    Outcome.MISSING_KEY: (
+    Outcome.KEY_MISSING: (
         "It is in the Group, but no key is stored for it: made elsewhere, or its key is in another directory. Or a key to adopt opens nothing.",
         (
             "Look for its key file in backups and other directories. If you have the key elsewhere, adopt it: give the member's entry "
-            "application_key_id and application_key. Else sign in as the member, make a new key, and adopt that. With on_missing_key: warn the "
+            "application_key_id and application_key. Else sign in as the member, make a new key, and adopt that. With on_key_missing: warn the "
             "task does not fail meanwhile."
         ),
     ),
@@ -65,7 +65,7 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         "The run ended before it was this member's turn; or Backblaze gave no answer, and a look-up did not find the member.",
         "Mend what the task's message names, and run again.",
     ),
-    Outcome.DEAD_KEY: (
+    Outcome.KEY_DEAD: (
         (
             "With verify_keys: its stored key was tried, and Backblaze refuses it: it was deleted or has expired. If every key is refused, the "
             "service may be at fault: run again later first."
@@ -192,19 +192,19 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
         message = f"The key in {stored.path} could not be tried. {keys.stored_untried}" if keys.stored_untried else ""
         good = Step(wanted, Outcome.UNCHANGED, member, message)
         dead = f"{_ALL_REFUSED if keys.all_refused else ''}The key in {stored.path}"
-        return _decide_opened(wanted, member, keys.stored_opens, dead, good, Outcome.DEAD_KEY)
+        return _decide_opened(wanted, member, keys.stored_opens, dead, good, Outcome.KEY_DEAD)
     if wanted.key and keys.given_untried:
         return Step(wanted, Outcome.NOT_ATTEMPTED, member, f"The given key could not be tried and was not stored. {keys.given_untried}")
     if wanted.key:
         adopted = Step(wanted, Outcome.UNCHANGED, member, "The given key opens this account, and would be stored.", adopts=True)
         # Without proof nothing is written: a key that was not tried counts as one that opens nothing.
-        return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.MISSING_KEY)
+        return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.KEY_MISSING)
     if keys.parked and not keys.kept:
         message = (
             f"An earlier run stored its key in {keys.parked}. Run b2_group_members with that directory as vault_fallback_dir: "
             "it moves the key to its file."
         )
-        return Step(wanted, Outcome.MISSING_KEY, member, message)
+        return Step(wanted, Outcome.KEY_MISSING, member, message)
     kept = f" The key that came when it was created is kept in {keys.kept}; it is not shown to be this member's." if keys.kept else ""
     # Where a part of the key could be saved, that is not thrown after the rest.
     if keys.lost and keys.proven and keys.recreate and stored is None:
@@ -213,7 +213,7 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
         return Step(wanted, Outcome.KEY_LOST, member, lost_message(wanted.email, member.account_id, proven=keys.proven) + kept)
     return Step(
         wanted,
-        Outcome.MISSING_KEY,
+        Outcome.KEY_MISSING,
         member,
         f"Account {member.account_id} is in the Group, but its key is not stored; Backblaze showed it once, when the account was made.{kept}",
     )
@@ -254,7 +254,7 @@ def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
     owner = new.member.account_id if opens is None else opens
     whose = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if not owner and not new.doubt:
-        return Outcome.DEAD_KEY, "The new key was tried, and Backblaze refuses it. Sign in as the member, make a new key, and adopt it."
+        return Outcome.KEY_DEAD, "The new key was tried, and Backblaze refuses it. Sign in as the member, make a new key, and adopt it."
     if member is not None and owner != member.account_id:
         remedy = (
             f"Make a new key as the member and adopt it; or, if nobody uses the account, have it replaced, with this option: {recreate_line(email)}"
@@ -329,7 +329,7 @@ class Open:
 class Settled:
     """What became of an address that an earlier run left open.
 
-    ``created`` and sealed; ``key_lost``; ``missing_key``, stored in another place; ``ejected``, to be created anew; or ``absent``, nothing made
+    ``created`` and sealed; ``key_lost``; ``key_missing``, stored in another place; ``ejected``, to be created anew; or ``absent``, nothing made
     or left since.
 
     known: whether an earlier run has reported so already. proven: see Open. path: where the key is parked.
@@ -355,7 +355,7 @@ def settle(entry: Open, member: t.Optional[Member], stored: t.Optional[Stored]) 
     if stored is not None and stored.key_id and stored.account_id in ("", member.account_id):
         return Settled(entry.email, Outcome.CREATED, member.account_id)
     if entry.event is Event.PARKED:
-        return Settled(entry.email, Outcome.MISSING_KEY, member.account_id, known=True, path=entry.path)
+        return Settled(entry.email, Outcome.KEY_MISSING, member.account_id, known=True, path=entry.path)
     return Settled(entry.email, Outcome.KEY_LOST, member.account_id, known=entry.told, proven=entry.proven)
 
 
@@ -379,7 +379,7 @@ def audit(
     """
     there = by_email(members)
     refused = all_refused(opened)
-    found: dict[str, list[dict[str, str]]] = {"missing_key": [], "key_without_member": [], "conflict": [], "dead_key": [], "not_attempted": []}
+    found: dict[str, list[dict[str, str]]] = {"key_missing": [], "key_without_member": [], "conflict": [], "key_dead": [], "not_attempted": []}
     for email, member in there.items():
         tried = opened.get(email, Proof())
         keys = KeyState(

@@ -68,7 +68,7 @@ options:
   vault_dir:
     description:
       - Directory on the controller in which the key of a new member is stored, as C(<vault_dir>/<email>/b2_vault.yml), encrypted
-        with the vault secret of this run. A C(host_vars) directory is a good choice. See also O(layout) and O(vault_location).
+        with the vault secret of this run. A C(host_vars) directory is a good choice. See also O(vault_layout) and O(vault_location).
       - With it O(state=present) runs on the controller, whatever host the task addresses. A relative path starts at the playbook's directory; with
         a playbook that is run by its fully qualified name, at the working directory.
     type: path
@@ -111,8 +111,8 @@ RETURN = r"""
 outcome:
   description:
     - What became of the member.
-    - One of V(created), V(unchanged), V(ejected), V(absent); with O(vault_dir) also V(missing_key).
-    - In a failed result also V(conflict), V(refused), V(key_lost), V(dead_key), V(not_attempted) or V(missing_key).
+    - One of V(created), V(unchanged), V(ejected), V(absent); with O(vault_dir) also V(key_missing).
+    - In a failed result also V(conflict), V(refused), V(key_lost), V(key_dead), V(not_attempted) or V(key_missing).
   returned: always, except for errors found before the member was looked at
   type: str
   sample: created
@@ -132,7 +132,7 @@ application_key_id:
 application_key:
   description:
     - The new member's key. It is returned by the run that created the member and never again.
-    - It is in a failed result too, if the answer held a key that is not certainly the member's. Then RV(outcome) is V(key_lost), V(dead_key) or
+    - It is in a failed result too, if the answer held a key that is not certainly the member's. Then RV(outcome) is V(key_lost), V(key_dead) or
       V(conflict), and the message says whose key it is, as far as that could be found out.
   returned: when the member was created without O(vault_dir)
   type: str

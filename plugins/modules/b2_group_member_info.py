@@ -53,14 +53,14 @@ options:
       - Directory on the controller, or where O(vault_location) says, with stored keys, to be compared with the Groups; see RV(audit).
       - With it the task runs on the controller, whatever host it addresses, and needs the vault secrets of the keys.
     type: path
-  layout:
+  vault_layout:
     description:
       - How keys are kept in O(vault_dir), see M(community.backblaze.b2_group_members).
     type: str
     default: host_vars
     choices:
       - host_vars
-      - single_file
+      - group_vars
   vault_fallback_dir:
     description:
       - With O(vault_dir), the fallback directory of the runs that stored the keys, see M(community.backblaze.b2_group_members). A key in there is
@@ -160,7 +160,7 @@ audit:
   returned: with O(vault_dir)
   type: dict
   contains:
-    missing_key:
+    key_missing:
       description: Members whose key is not stored.
       type: list
       elements: dict
@@ -172,7 +172,7 @@ audit:
       description: Members whose stored key is of another account.
       type: list
       elements: dict
-    dead_key:
+    key_dead:
       description: Members whose stored key Backblaze refuses. Empty where O(verify_keys=false).
       type: list
       elements: dict

@@ -79,7 +79,7 @@ options:
   vault_dir:
     description:
       - Directory on the controller for the keys, one file a member, C(<vault_dir>/<email>/b2_vault.yml). A C(host_vars) directory is a
-        good choice, since Ansible then loads each key for the inventory host of that name. O(layout=single_file) keeps them in one file a Group.
+        good choice, since Ansible then loads each key for the inventory host of that name. O(vault_layout=group_vars) keeps them in one file a Group.
       - A relative path starts at the playbook's directory; with a playbook that is run by its fully qualified name, at the working directory. If the
         directory is not there yet, a warning names the one that is made. RV(vault_dir) has its absolute path.
       - It must not be a symlink.
@@ -171,7 +171,7 @@ members:
     outcome:
       description:
         - V(unchanged), it is in the Group and its key stored. V(created), it was created and its key sealed.
-        - V(missing_key), it is in the Group, but no key is stored. V(dead_key), its stored key was tried and Backblaze refuses it.
+        - V(key_missing), it is in the Group, but no key is stored. V(key_dead), its stored key was tried and Backblaze refuses it.
         - V(key_lost), it was created by this collection, but the answer with the key never arrived.
         - V(conflict), it is in the Group but not as asked; or the stored key is of another account, such as of one that was ejected; or a key to
           adopt is given where none can be; or the key that came is not certainly its own, and was stored beside its place.

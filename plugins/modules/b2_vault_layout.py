@@ -44,17 +44,17 @@ options:
       - It must not be a symlink.
     type: path
     required: true
-  layout:
+  vault_layout:
     description:
       - The layout that the keys are to be in.
       - V(host_vars) is C(<email>/b2_vault.yml), with variables of its own for each member.
-      - V(single_file) is C(b2_group_<group_id>/b2_vault.yml), with the variable C(b2_member_keys), a dictionary by address. Other variables and
+      - V(group_vars) is C(b2_group_<group_id>/b2_vault.yml), with the variable C(b2_member_keys), a dictionary by address. Other variables and
         comments in such a file stay as they are, whether keys come or go. A file in which nothing else is left goes with its last key.
     type: str
     required: true
     choices:
       - host_vars
-      - single_file
+      - group_vars
   dest_dir:
     description:
       - Directory on the controller that the keys are to be in. By default it is O(vault_dir).
@@ -84,7 +84,7 @@ options:
     description:
       - Only the keys of the Group with this id. By default those of all Groups.
     type: str
-  lock_timeout:
+  vault_lock_timeout:
     description:
       - Seconds to wait for another run that works on the same Group in the same directory.
     type: float
@@ -98,20 +98,20 @@ EXAMPLES = r"""
   community.backblaze.b2_vault_layout:
     vault_dir: host_vars
     dest_dir: group_vars
-    layout: single_file
+    vault_layout: group_vars
 
 - name: Go on with the new layout
   community.backblaze.b2_group_members:
     group_name: hosting
     members_file: customers.csv
     vault_dir: group_vars
-    layout: single_file
+    vault_layout: group_vars
 
 - name: Go back to one file a member, for one Group
   community.backblaze.b2_vault_layout:
     vault_dir: group_vars
     dest_dir: host_vars
-    layout: host_vars
+    vault_layout: host_vars
     group_id: "4a48fe8875c6214145260818"
 """
 

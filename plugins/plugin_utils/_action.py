@@ -41,7 +41,7 @@ def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[st
     """Run the plain module, unless an option says that the user has forgotten vault_dir: then a key could end on the screen."""
     # Its result is always delivered, for a key may be in it and nowhere else.
     signals.begin()
-    given = sorted(name for name in ("layout", *PLACE_SPEC) if action._task.args.get(name) is not None)
+    given = sorted(name for name in ("vault_layout", *PLACE_SPEC) if action._task.args.get(name) is not None)
     if not given:
         return run_module()
     error = OptionError(f"{given[0]} is given, but vault_dir is not.", remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.")

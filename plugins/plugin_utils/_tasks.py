@@ -123,7 +123,7 @@ def seal_members(
         raise done
     plan, report = done
     report = dataclasses.replace(report, notes=(*notes, *report.notes))
-    return {**summary(plan, report, options["on_missing_key"]), "vault_dir": path, "calls": client.calls}, report.results
+    return {**summary(plan, report, options["on_key_missing"]), "vault_dir": path, "calls": client.calls}, report.results
 
 
 def seal_groups(
@@ -131,7 +131,7 @@ def seal_groups(
 ) -> dict[str, t.Any]:
     """Run the provisioner for the members of several Groups; return the task's result."""
     client, done, notes, path = _provisioned(action, options, task_vars, groups, concurrency)
-    result = {**summary_of_groups(groups, done, options["on_missing_key"]), "vault_dir": path, "calls": client.calls}
+    result = {**summary_of_groups(groups, done, options["on_key_missing"]), "vault_dir": path, "calls": client.calls}
     return {**result, "warnings": [*notes, *result.get("warnings", ())]} if notes else result
 
 
@@ -156,7 +156,7 @@ def _provisioned_in(
         prove_durable(f"vault_dir {path}", options["vault_dir_is_durable"], OTHER_LOCATIONS)
         _warn_of_new_directory(action, "vault_dir", options["vault_dir"])
     # The copy of what is elsewhere is nobody else's to see.
-    store_of = open_stores(options["layout"], path, sealer, place, options["vault_mode"] if place is HERE else PRIVATE)
+    store_of = open_stores(options["vault_layout"], path, sealer, place, options["vault_mode"] if place is HERE else PRIVATE)
     fallback = _fallback(action, options, sealer)
     client = connect(options, connections=concurrency, wait=stop.wait)
     if stop.asked:
@@ -170,7 +170,7 @@ def _provisioned_in(
             group_id = client.resolve_group(group.group_id, group.group_name)
             if group_id in jobs:
                 raise OptionError(f"{group} is the same as one before it.", remedy="Put its members into one list.")
-            job = Job(group_id, group.members, policy, concurrency, options["lock_timeout"], bool(action._task.check_mode))
+            job = Job(group_id, group.members, policy, concurrency, options["vault_lock_timeout"], bool(action._task.check_mode))
             jobs[group_id] = job, store_of(group_id)
         except B2Error as exc:
             failed[number] = exc
@@ -202,7 +202,13 @@ def move_vault(action: ActionBase, options: dict[str, t.Any]) -> dict[str, t.Any
     if options["dest_dir"]:
         _warn_of_new_directory(action, "dest_dir", options["dest_dir"])
     move = Move(
-        options["layout"], source, target, options["group_id"] or None, options["lock_timeout"], not action._task.check_mode, options["vault_mode"]
+        options["vault_layout"],
+        source,
+        target,
+        options["group_id"] or None,
+        options["vault_lock_timeout"],
+        not action._task.check_mode,
+        options["vault_mode"],
     )
     return summary_of_move(move_keys(move, Sealer(vault_secrets(action), options["vault_id"])))
 
@@ -224,7 +230,7 @@ def audit_members(action: ActionBase, options: dict[str, t.Any], task_vars: t.Ma
 
 def _audited(action: ActionBase, options: dict[str, t.Any], path: str, place: Place, stop: Stop) -> dict[str, t.Any]:
     sealer = Sealer(vault_secrets(action))
-    store_of = open_stores(options["layout"], path, sealer, place)
+    store_of = open_stores(options["vault_layout"], path, sealer, place)
     client = connect(options, connections=_AUDIT_WORKERS, wait=stop.wait)
     group_ids = client.resolve_groups(options["group_id"], options["group_name"])
     members = client.members_of(group_ids)

@@ -172,7 +172,7 @@ class Lab:
         started = time.monotonic()
         try:
             group_id = client.group_id("hosting")
-            job = Job(group_id, wanted, policy, concurrency=3, lock_timeout=0.0, check_mode=check)
+            job = Job(group_id, wanted, policy, concurrency=3, vault_lock_timeout=0.0, check_mode=check)
             store = self.store()
             plan, report = provision(client, job, store, FallbackStore(str(self.directory / "fallback"), self.sealer), stop)
             mark_told([(job, store)], [(plan, report)])
@@ -567,7 +567,7 @@ def _play(lab: Lab, case: Case) -> None:
         one = run.results[VICTIM]
         promise(one.outcome is Outcome.REFUSED and one.code == case.fault.code, f"{one.outcome} with code {one.code!r} instead of a refusal")
         promise(one.status and remedy_for(case.fault.code)[1] in one.message, f"no status or remedy in {one.message!r}")
-    _settle(lab, policy, most, {Outcome.KEY_LOST} | ({Outcome.MISSING_KEY} if step.operation == LIST_MEMBERS else set()))
+    _settle(lab, policy, most, {Outcome.KEY_LOST} | ({Outcome.KEY_MISSING} if step.operation == LIST_MEMBERS else set()))
     promise(strangers <= set(lab.members().values()), "a member that somebody else made was ejected")
 
 
@@ -584,7 +584,7 @@ def _settle(lab: Lab, policy: Policy, most: int, without_key: t.Collection[Outco
     unfit = {
         email: one
         for email, one in second.results.items()
-        if one.outcome not in (Outcome.UNCHANGED, Outcome.CREATED, Outcome.KEY_LOST, Outcome.MISSING_KEY)
+        if one.outcome not in (Outcome.UNCHANGED, Outcome.CREATED, Outcome.KEY_LOST, Outcome.KEY_MISSING)
     }
     promise(not unfit, f"after the second run: {unfit}")
     stored = {variables["b2_application_key"] for variables in lab.sealed().values() if variables["b2_application_key_id"]}
@@ -668,7 +668,7 @@ def test_nobody_elses_member_is_ever_ejected(tmp_path):
     with Lab(tmp_path) as lab:
         lab.server.add_member("hosting", VICTIM, "eu-central")
         run = lab.run(WANTED, policy=RECREATE)
-        assert run.outcomes[VICTIM] is Outcome.MISSING_KEY and EJECT not in run.calls
+        assert run.outcomes[VICTIM] is Outcome.KEY_MISSING and EJECT not in run.calls
 
 
 @pytest.mark.parametrize("events", [["pending"], ["presumed"], ["lost"], ["lost", "ejecting"], ["ejecting"], ["parked"]])

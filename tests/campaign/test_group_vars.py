@@ -32,7 +32,7 @@ def _file(campaign):
 
 
 def _play(campaign, wanted, **options):
-    return campaign.play(wanted, vault_dir=str(campaign.vault_dir), layout="single_file", concurrency=CONCURRENCY, **options)
+    return campaign.play(wanted, vault_dir=str(campaign.vault_dir), vault_layout="group_vars", concurrency=CONCURRENCY, **options)
 
 
 def _size(path):
@@ -72,7 +72,7 @@ def test_a_kill_in_the_middle_of_a_write_loses_no_key_silently(campaigns, chance
             new = chance.randint(12, 40)
             wanted += campaign.addresses(new, len(wanted))
             campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": chance.choice((5, 30, 80))})
-            play = _play(campaign, wanted, on_missing_key="warn")
+            play = _play(campaign, wanted, on_key_missing="warn")
             for _again in range(chance.choice((1, 1, 2))):
                 run = campaign.start(play)
                 _aim(campaign, run, file, new, chance)
@@ -92,7 +92,7 @@ def test_a_kill_in_the_middle_of_a_write_loses_no_key_silently(campaigns, chance
         assert not campaign.exposed()
         members, sealed, lost = members + len(wanted), sealed + count.sealed, lost + len(count.lost)
     print(
-        f"single file: {kills} kills over {members} members; {members} handed out = {sealed} sealed + {lost} reported lost; "
+        f"group_vars: {kills} kills over {members} members; {members} handed out = {sealed} sealed + {lost} reported lost; "
         f"0 silent, 0 undecryptable, 0 doubled; {recovered} keys brought home from beside the file; seed {seed}"
     )
 
@@ -133,7 +133,7 @@ def _moving(campaign, source, target, layout):
     play = json.loads(path.read_text())
     play[0]["tasks"][0] = {
         "name": "Move",
-        "community.backblaze.b2_vault_layout": {"vault_dir": str(source), "dest_dir": str(target), "layout": layout},
+        "community.backblaze.b2_vault_layout": {"vault_dir": str(source), "dest_dir": str(target), "vault_layout": layout},
         "register": "provisioned",
         "ignore_errors": True,
     }
@@ -163,7 +163,7 @@ def test_a_move_there_and_back_loses_nothing_though_it_is_killed(campaigns, chan
     before = _variables(campaign, own)
     assert len(before) == MOVED
     kills = 0
-    for source, target, layout in ((own, shared, "single_file"), (shared, own, "host_vars")):
+    for source, target, layout in ((own, shared, "group_vars"), (shared, own, "host_vars")):
         play = _moving(campaign, source, target, layout)
         for _kill in range(2):
             run = campaign.start(play)
@@ -180,4 +180,4 @@ def test_a_move_there_and_back_loses_nothing_though_it_is_killed(campaigns, chan
     assert campaign.outcomes(campaign.finish(campaign.play(wanted, verify_keys=True)), wanted) == {"unchanged": wanted}
     count = campaign.count({}, own, shared)
     assert count.holds and count.sealed == MOVED and not campaign.exposed(), repr(count)
-    print(f"single file: {MOVED} keys moved there and back with {kills} kills: {count}; seed {seed}")
+    print(f"group_vars: {MOVED} keys moved there and back with {kills} kills: {count}; seed {seed}")

@@ -424,7 +424,7 @@ def test_inventory_and_play_are_not_taken_in(tmp_path, turn):
         outputs.append(process(project, "ansible-playbook", "-i", "sources/all.b2_group_members.yml", "show.yml"))
         assert outputs[-1].count("ok=4") == len(emails), outputs[-1][-3000:]
         # Warnings speak of account ids, too, and of files whose keys are of other accounts.
-        done, _result = project.run(project.play(emails, vault_dir="elsewhere", on_missing_key="warn"))
+        done, _result = project.run(project.play(emails, vault_dir="elsewhere", on_key_missing="warn"))
         outputs.append(done.stdout + done.stderr)
         done, _result = project.run(project.play(emails, verify_keys=True))
         outputs.append(done.stdout + done.stderr)

@@ -45,7 +45,7 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
             new = chance.randint(8, 28)
             wanted += campaign.addresses(new, len(wanted))
             campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": chance.choice((5, 30, 30, 80))})
-            play = campaign.play(wanted, on_missing_key="warn", concurrency=CONCURRENCY)
+            play = campaign.play(wanted, on_key_missing="warn", concurrency=CONCURRENCY)
             for _again in range(chance.choice((1, 1, 1, 2, 3))):
                 run = campaign.start(play)
                 _aim(campaign, run, chance.choice(MOMENTS), usual, new, chance)
@@ -99,7 +99,7 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
     while kills < wanted_kills:
         new = chance.randint(8, 28)
         wanted += campaign.addresses(new, len(wanted))
-        play = campaign.play(wanted, on_missing_key="warn", concurrency=CONCURRENCY)
+        play = campaign.play(wanted, on_key_missing="warn", concurrency=CONCURRENCY)
         campaign.server.faults([{"operation": CREATE, "times": None, "probability": share, "action": action} for share, action in ODD_ANSWERS])
         for _again in range(chance.choice((1, 1, 2))):
             run = campaign.start(play)
@@ -135,7 +135,7 @@ def test_a_lost_key_is_told_by_the_first_run_that_comes_to_its_end(campaigns):
     lost, *others, slow = campaign.addresses(6)
     hanging = {"operation": CREATE, "email": slow, "times": None, "action": {"kind": "hang_before", "seconds": 60}}
     campaign.server.faults([{"operation": CREATE, "email": lost, "action": {"kind": "cut_after"}}, hanging])
-    play = campaign.play([lost, *others, slow], on_missing_key="warn", timeout=60)
+    play = campaign.play([lost, *others, slow], on_key_missing="warn", timeout=60)
     for goal in (6, 7):
         run = campaign.start(play)
         assert run.watch(lambda goal=goal: campaign.creates() >= goal), run.output
@@ -147,7 +147,7 @@ def test_a_lost_key_is_told_by_the_first_run_that_comes_to_its_end(campaigns):
     told = []
     for _run in range(2):
         # Also where nobody asks for that address any more.
-        result = campaign.finish(campaign.play(others, on_missing_key="warn"))
+        result = campaign.finish(campaign.play(others, on_key_missing="warn"))
         told.append(bool(result.get("failed")) and lost in result["msg"])
     assert told == [True, False]
     print("kills: a lost key is told by the first run that comes to its end, after two that were killed, and once")

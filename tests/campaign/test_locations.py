@@ -80,7 +80,7 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
     wanted, kills, lost_before, goal = [], 0, 0, LONG_KILLS if long_form else SHORT_KILLS
     while kills < goal:
         wanted += campaign.addresses(chance.randint(8, 16), len(wanted))
-        play = trial.play(wanted, on_missing_key="warn")
+        play = trial.play(wanted, on_key_missing="warn")
         run = trial.start(play)
         moment = chance.choice(("any", "create", "create", "seal"))
         if moment == "any":
@@ -221,13 +221,13 @@ def test_two_runs_at_one_place_wait_or_name_the_holder(trials):
     first = trial.start(trial.play(wanted, "first.yml", concurrency=2))
     assert first.watch(lambda: campaign.creates() > 0), first.output
     running = first.pids()
-    hasty = trial.start(trial.play(campaign.addresses(2, 50), "hasty.yml", lock_timeout=0.5))
+    hasty = trial.start(trial.play(campaign.addresses(2, 50), "hasty.yml", vault_lock_timeout=0.5))
     result = hasty.end(LONG)
     assert first.alive, "the first run ended too early to hold anything"
     assert result["failed"] and place.name in result["msg"] and "members" not in result, result["msg"]
     holder = re.search(r"Another run is at Group .* process (\d+) on ", result["msg"])
     assert holder and int(holder[1]) in running, result["msg"]
-    second = trial.start(trial.play(wanted, "second.yml", lock_timeout=LONG))
+    second = trial.start(trial.play(wanted, "second.yml", vault_lock_timeout=LONG))
     assert second.watch(lambda: bool(second.worker())), second.output
     campaign.hurry()
 
@@ -244,7 +244,7 @@ def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 2000})
     campaign, place = trial.campaign, trial.place
     wanted = campaign.addresses(4)
-    play = trial.play(wanted, on_missing_key="warn", lock_timeout=1)
+    play = trial.play(wanted, on_key_missing="warn", vault_lock_timeout=1)
     run = trial.start(play)
     assert run.watch(lambda: campaign.creates() > 0), run.output
     assert run.kill()

@@ -24,7 +24,7 @@ LATENCY_MS = 200
 PAUSE = 0.002
 #: So long no create of a run ends before the test lets it, whatever else the machine does; the run waits for it.
 HELD_MS = 600_000
-PATIENT = {"timeout": 900}
+PATIENT = {"api_timeout": 900}
 CREATE = "b2_create_group_member"
 EJECT = "b2_eject_group_member"
 
@@ -41,7 +41,7 @@ SIGNALS = (
 CASES = [
     (members, layout, arguments, terminal)
     for members in (10, 900, 5000)
-    for layout in ("host_vars", "single_file")
+    for layout in ("host_vars", "group_vars")
     for arguments in ((), ("-vvv",))
     for terminal in (True, False)
 ]
@@ -119,9 +119,9 @@ def counted(output: str) -> dict[str, int]:
 )
 def test_ctrl_c_leaves_no_process(campaigns, chance, seed, request, members, layout, arguments, terminal):
     campaign = campaigns(latency_ms_by_operation={CREATE: 50 if members > 100 else HELD_MS})
-    campaign.vault_dir = campaign.directory / {"host_vars": "host_vars", "single_file": "group_vars"}[layout]
+    campaign.vault_dir = campaign.directory / {"host_vars": "host_vars", "group_vars": "group_vars"}[layout]
     wanted = campaign.addresses(members)
-    play = campaign.play(wanted, vault_dir=str(campaign.vault_dir), layout=layout, **PATIENT)
+    play = campaign.play(wanted, vault_dir=str(campaign.vault_dir), vault_layout=layout, **PATIENT)
     run = campaign.start(play, *arguments, terminal=terminal)
     goal = chance.randint(1, 100 if members > 100 else CONCURRENCY)
     assert run.watch(lambda: campaign.creates() >= goal), run.output
@@ -224,7 +224,7 @@ def test_a_signal_in_another_kind_of_item_tells_what_became_of_that_one(campaign
             "state": "{{ item.state }}",
             "confirm_eject": True,
             "vault_dir": "host_vars",
-            "timeout": 900,
+            "api_timeout": 900,
         },
         "loop": [{"email": ada, "state": "present"}, {"email": ada, "state": "absent"}, {"email": ben, "state": "present"}],
     }

@@ -218,7 +218,7 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
     """Somebody removes the directory with all keys in it, for good, while members are created."""
     campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
     wanted = campaign.addresses(MEMBERS)
-    play = campaign.play(wanted, concurrency=CONCURRENCY, on_missing_key="warn")
+    play = campaign.play(wanted, concurrency=CONCURRENCY, on_key_missing="warn")
 
     run = _begin(campaign, play)
     # As rm -rf does; what is written meanwhile makes it try again.
@@ -241,7 +241,7 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
     campaign.hurry()
     again = campaign.finish(play)
     then = campaign.outcomes(again, wanted)
-    assert set(then.get("missing_key", ())) | set(then.get("key_lost", ())) == set(gone) | set(kept.lost), again["msg"]
+    assert set(then.get("key_missing", ())) | set(then.get("key_lost", ())) == set(gone) | set(kept.lost), again["msg"]
     assert then.get("unchanged", []) == away and then["created"] == found["not_attempted"]
     said = " ".join([again["msg"], *again.get("warnings", ())])
     assert all(email in said for email in gone)
@@ -274,7 +274,7 @@ def test_a_key_with_no_place_left_is_named_with_its_account(campaigns):
     ballast.unlink()
     campaign.hurry()
     # They stay named, even though the full disk may have kept the journal from saying so.
-    again = campaign.finish(campaign.play(wanted, **options, on_missing_key="warn"))
+    again = campaign.finish(campaign.play(wanted, **options, on_key_missing="warn"))
     assert campaign.outcomes(again, wanted).get("key_lost") == found["key_lost"], again["msg"]
     final = campaign.count(again, campaign.vault_dir, fallback)
     assert final.holds and final.handed_out == MEMBERS, repr(final)

@@ -14,15 +14,15 @@ import pytest
 MEMBERS = 24
 # No create is done before the test lets it (Campaign.hurry), however busy the machine is; the runs wait for it.
 SLOW = {"b2_create_group_member": 600_000}
-PATIENT = {"timeout": 900}
+PATIENT = {"api_timeout": 900}
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_check_mode_and_the_audit_name_the_run_that_is_under_way(campaigns, layout):
     """They take no lock, and called the members of that run key_lost, and advised to eject them."""
     campaign = campaigns(latency_ms_by_operation={"b2_create_group_member": 1500})
-    campaign.vault_dir = campaign.directory / {"host_vars": "host_vars", "single_file": "group_vars"}[layout]
-    options = {"vault_dir": str(campaign.vault_dir), "layout": layout}
+    campaign.vault_dir = campaign.directory / {"host_vars": "host_vars", "group_vars": "group_vars"}[layout]
+    options = {"vault_dir": str(campaign.vault_dir), "vault_layout": layout}
     wanted = campaign.addresses(MEMBERS)
     first = campaign.start(campaign.play(wanted, "first.yml", concurrency=4, **options, **PATIENT))
     # Some keys are stored, and the next members are being created.
@@ -57,11 +57,11 @@ def audit(campaign, options):
     return path
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_the_second_run_on_a_directory_waits_and_finds_nothing_to_do(campaigns, layout):
     campaign = campaigns(latency_ms_by_operation=SLOW)
-    campaign.vault_dir = campaign.directory / {"host_vars": "host_vars", "single_file": "group_vars"}[layout]
-    options = {"vault_dir": str(campaign.vault_dir), "layout": layout, "concurrency": 2, **PATIENT}
+    campaign.vault_dir = campaign.directory / {"host_vars": "host_vars", "group_vars": "group_vars"}[layout]
+    options = {"vault_dir": str(campaign.vault_dir), "vault_layout": layout, "concurrency": 2, **PATIENT}
     wanted = campaign.addresses(MEMBERS)
     first = campaign.start(campaign.play(wanted, "first.yml", **options))
     assert first.watch(lambda: campaign.creates() > 0), first.output
@@ -89,7 +89,7 @@ def test_a_second_run_that_may_not_wait_names_the_holder_and_creates_nothing(cam
     first = campaign.start(campaign.play(wanted, "first.yml", concurrency=1, **PATIENT))
     assert first.watch(lambda: campaign.creates() > 0), first.output
     holder = first.worker()
-    second = campaign.start(campaign.play(campaign.addresses(5, MEMBERS), "second.yml", lock_timeout=0.5))
+    second = campaign.start(campaign.play(campaign.addresses(5, MEMBERS), "second.yml", vault_lock_timeout=0.5))
 
     result = second.end()
 
@@ -118,7 +118,7 @@ def test_two_runs_with_two_directories_make_each_member_once(campaigns, chance, 
         assert made["a"] | made["b"] == set(wanted) and not made["a"] & made["b"], f"seed {seed}: {results}"
         for name, other in (("a", "b"), ("b", "a")):
             # What the other one made, this one names as a member whose key it does not have.
-            missing = set(found[name].get("missing_key", ()))
+            missing = set(found[name].get("key_missing", ()))
             assert missing == made[other] and all(email in results[name]["msg"] for email in missing), results[name]["msg"]
         count = campaign.count({}, campaign.directory / "a", campaign.directory / "b")
         assert count.holds and count.sealed == MEMBERS and not campaign.exposed(), f"seed {seed}: {count!r}"
@@ -130,7 +130,7 @@ def test_a_killed_holder_frees_the_lock(campaigns):
     wanted = campaign.addresses(MEMBERS)
     first = campaign.start(campaign.play(wanted, "first.yml", concurrency=4, **PATIENT))
     assert first.watch(lambda: campaign.creates() >= 4), first.output
-    second = campaign.start(campaign.play(wanted, "second.yml", concurrency=4, lock_timeout=30))
+    second = campaign.start(campaign.play(wanted, "second.yml", concurrency=4, vault_lock_timeout=30))
     assert second.watch(lambda: bool(second.worker())), second.output
     # Time for it to come as far as the lock; what it says of the first run's creates does not hang on it.
     time.sleep(1)

@@ -129,19 +129,22 @@ def test_fifty_members_and_a_second_run_that_changes_nothing(scene):
     print(f"\n{scene.place.kind}: 50 created in {first:.0f} s; second run 50 unchanged; {found}")
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_check_mode_and_audit_look_into_the_place_and_write_nothing(scene, layout):
-    _said, foreseen = scene.run(FEW, "--check", layout=layout)
+    _said, foreseen = scene.run(FEW, "--check", vault_layout=layout)
     assert foreseen["counts"] == {"created": 3} and foreseen["changed"], foreseen
     assert not scene.place.state()
-    _said, result = scene.run(FEW[:2], layout=layout)
+    _said, result = scene.run(FEW[:2], vault_layout=layout)
     assert result["counts"] == {"created": 2}, result
     before = scene.place.state()
-    _said, foreseen = scene.run(FEW, "--check", layout=layout)
+    _said, foreseen = scene.run(FEW, "--check", vault_layout=layout)
     assert foreseen["counts"] == {"unchanged": 2, "created": 1} and scene.place.state() == before
 
     scene.server.add_member("hosting", "else@customers.example.com")
-    audit = {"community.backblaze.b2_group_member_info": {"group_name": "hosting", "layout": layout, **scene.place.options}, "register": "found"}
+    audit = {
+        "community.backblaze.b2_group_member_info": {"group_name": "hosting", "vault_layout": layout, **scene.place.options},
+        "register": "found",
+    }
     said, fine = scene.tasks(audit, {"ansible.builtin.debug": {"msg": "AMISS {{ found.audit.values() | flatten | map(attribute='email') | join }}."}})
     assert fine and "AMISS else@customers.example.com." in said, said
 
@@ -166,23 +169,23 @@ def test_a_file_of_variables_is_not_switched_off(scene):
     assert result["counts"] == {"created": 3} and result["vault_dir"] == scene.place.name, said
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_a_doubtful_key_waits_in_the_place_for_the_run_that_tries_it(scene, layout):
     """Its file is beside the place of the key there, and leaves when the key is in it."""
     odd = {"kind": "patch", "body": {"groupMember": {"email": "mallory@customers.example.com"}}}
     untried = {"operation": "b2_authorize_account", "email": FEW[0], "times": None, "action": {"kind": "error", "status": 500}}
     scene.server.faults([{"operation": CREATE, "email": FEW[0], "action": odd}, untried])
-    said, result = scene.run(FEW, layout=layout, max_retries=0)
+    said, result = scene.run(FEW, vault_layout=layout, max_retries=0)
     assert result["counts"] == {"conflict": 1, "created": 2}, said
     assert result["members"][0]["path"].startswith(scene.place.name) and result["members"][0]["path"].endswith(".aside")
     with scene.place.keys() as directory:
         assert len(list(directory.glob("*/.b2_vault.yml.*.aside"))) == 1
     scene.server.faults([])
-    said, result = scene.run(FEW, layout=layout)
+    said, result = scene.run(FEW, vault_layout=layout)
     assert result["counts"] == {"unchanged": 3}, said
     with scene.place.keys() as directory:
         assert not list(directory.glob("*/.b2_vault.yml.*.aside"))
-    assert layout == "single_file" or scene.compare().complete
+    assert layout == "group_vars" or scene.compare().complete
 
 
 def test_one_member(scene):
@@ -280,7 +283,7 @@ def test_a_run_on_the_host_and_a_run_that_reaches_it_by_ssh_wait_for_each_other(
     directory, group = VaultDir(str(on_host.place.host.keys), sealer), on_host.server.groups["hosting"]
     directory.prove(write=True)
     with directory.locked(group, 0, time.sleep):
-        said, result = on_host.run(FEW, lock_timeout=0)
+        said, result = on_host.run(FEW, vault_lock_timeout=0)
         assert result["failed"] and f"Another run is at Group {group}" in result["msg"], said
         assert f"process {os.getpid()} on" in result["msg"] and not on_host.server.ledger(), said
         # In check mode it can be asked as well.
@@ -386,7 +389,7 @@ def test_groups_as_hosts_that_name_no_connection_are_reached_by_none(project, se
     (project / "groups.json").write_text(json.dumps({"b2_groups": {"hosts": groups, "vars": {"b2_members_vault_dir": "host_vars"}}}))
     scene = Project(project, server.url)
     playbook = pathlib.Path("community.backblaze.provision")
-    process, _none = scene.run(playbook, "-i", "groups.json", "-e", "b2_members_hosts=b2_groups", "-e", "b2_members_on_missing_key=warn", **ssh[0])
+    process, _none = scene.run(playbook, "-i", "groups.json", "-e", "b2_members_hosts=b2_groups", "-e", "b2_members_on_key_missing=warn", **ssh[0])
     assert process.returncode == 0 and process.stdout.count("created: 1") == 2, process.stdout + process.stderr
     assert not ssh[1].exists() and scene.compare().sealed == 2
 
@@ -493,10 +496,10 @@ def test_every_key_is_pushed_while_somebody_else_pushes(in_git, tmp_path):
     [
         ("deleted", 1, "host_vars"),
         ("deleted", 6, "host_vars"),
-        ("deleted", 1, "single_file"),
+        ("deleted", 1, "group_vars"),
         ("rewritten", 1, "host_vars"),
         ("rewritten", 6, "host_vars"),
-        ("rewritten", 1, "single_file"),
+        ("rewritten", 1, "group_vars"),
     ],
 )
 def test_keys_are_in_a_branch_that_was_deleted_or_rewritten_during_the_run(in_git, how, keys, layout):
@@ -506,12 +509,12 @@ def test_keys_are_in_a_branch_that_was_deleted_or_rewritten_during_the_run(in_gi
         with place.changing() as directory:
             (directory / name).write_text("")
     place.lose(keys, how)
-    said, result = in_git.run(MEMBERS[:6], concurrency=2, layout=layout)
+    said, result = in_git.run(MEMBERS[:6], concurrency=2, vault_layout=layout)
     assert (place.repository / "lost").exists() and result["counts"] == {"created": 6}, said
     assert len({one["path"] for one in result["members"]}) == (6 if layout == "host_vars" else 1)
     assert all(one["path"].startswith(place.name) for one in result["members"]), said
-    assert layout == "single_file" or in_git.compare().complete
-    said, again = in_git.run(MEMBERS[:6], layout=layout, verify_keys=True)
+    assert layout == "group_vars" or in_git.compare().complete
+    said, again = in_git.run(MEMBERS[:6], vault_layout=layout, verify_keys=True)
     assert again["counts"] == {"unchanged": 6} and not again["changed"], said
 
 
@@ -576,7 +579,7 @@ def test_a_server_with_rules_takes_what_the_role_pushes(in_git):
     hook = in_git.place.repository / "hooks" / "pre-receive"
     hook.write_text(RULES)
     hook.chmod(0o755)
-    variables = {"b2_members_group_name": "hosting", "b2_members_list": FEW, "b2_members_lock_timeout": 0}
+    variables = {"b2_members_group_name": "hosting", "b2_members_list": FEW, "b2_members_vault_lock_timeout": 0}
     variables.update({f"b2_members_{name}": value for name, value in in_git.place.options.items()})
     variables.update(b2_members_vault_git_message="OPS-7 {keys} keys", b2_members_vault_git_lock_branch="ops/locks")
     (in_git.project.directory / "customers.json").write_text(json.dumps(variables))

@@ -69,7 +69,7 @@ class Jobs:
 
         command: a shell command instead of ``ansible-runner run``. environment: of the job. variables: of the role.
         """
-        given = {"group_name": "hosting", "list": emails, "vault_dir": "host_vars", "on_missing_key": "warn", **variables}
+        given = {"group_name": "hosting", "list": emails, "vault_dir": "host_vars", "on_key_missing": "warn", **variables}
         self.write("env/extravars", {f"b2_members_{name}": value for name, value in given.items()})
         self.write("env/envvars", dict(environment))
         events = self.launch(command or shlex.join(["ansible-runner", "run", str(self.private), "-p", "provision.yml", "-vvvv", *arguments]))

@@ -66,12 +66,12 @@ def provision(project: Project, key_id: str, key: str, **options: str) -> None:
     assert result.get("counts") == {"created": 1, "unchanged": 1}, process.stdout + process.stderr
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_what_is_sealed_is_what_was_handed_out_byte_for_byte(tmp_path, layout):
     with serving(tmp_path, "hosting") as server:
         project = Project(tmp_path, server.url)
         adopted = server.add_member("hosting", ADOPTED, "us-east")
-        provision(project, adopted["applicationKeyId"], adopted["applicationKey"], layout=layout)
+        provision(project, adopted["applicationKeyId"], adopted["applicationKey"], vault_layout=layout)
         entries = {entry["email"].lower(): entry for entry in server.ledger()}
         expected = {}
         for email, region in ((MADE.lower(), "eu-central"), (ADOPTED, "us-east")):

@@ -368,7 +368,7 @@ class Transport:
         if unsent:
             return NetworkError(f"{host} cannot be reached ({reason}).", sent=False, remedy="Check the network, the realm and the proxy settings.")
         if isinstance(exc, requests.exceptions.Timeout):
-            return NetworkError(f"{host} did not answer within {self._timeout:g} seconds.", sent=True, remedy="Run again, or raise timeout.")
+            return NetworkError(f"{host} did not answer within {self._timeout:g} seconds.", sent=True, remedy="Run again, or raise api_timeout.")
         if isinstance(exc, requests.exceptions.InvalidURL):
             # Of the service or of a proxy, and seen before a connection is made.
             return NetworkError(

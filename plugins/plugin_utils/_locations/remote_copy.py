@@ -362,7 +362,7 @@ class Elsewhere:
             if time.monotonic() >= deadline:
                 raise StoreError(
                     f"Another run is at Group {group} in {self.copy}: {claim.other or 'it did not leave its name'}.",
-                    remedy="Wait for it to end, then run again, or raise lock_timeout. If it was killed on another machine, its lease is taken over "
+                    remedy="Wait for it to end, then run again, or raise vault_lock_timeout. If it was killed on another machine, its lease is taken over "
                     f"after {STALE_SECONDS / 60:.0f} minutes.",
                 )
             wait(_POLL_SECONDS)

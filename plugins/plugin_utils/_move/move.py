@@ -24,10 +24,10 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_mode im
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import STATE_NAME, name_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.journal_copy import hand_over
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.key_files import Entry, KeyFiles, KeyFilesOf, Variables, each
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import SingleFileStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import HOST_VARS, SINGLE_FILE, _groups_in, open_store
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import GROUP_VARS, HOST_VARS, _groups_in, open_store
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir, switches_off
@@ -41,13 +41,13 @@ _ASTRAY = (
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """What is asked for. group_id: only the keys of that Group. lock_timeout: in seconds. write: false to look only. modes: of what is made."""
+    """What is asked for. group_id: only the keys of that Group. vault_lock_timeout: in seconds. write: false to look only. modes: of what is made."""
 
     layout: str
     source: str
     target: str
     group_id: t.Optional[str] = None
-    lock_timeout: float = 60.0
+    vault_lock_timeout: float = 60.0
     write: bool = True
     modes: Modes = PRIVATE
 
@@ -97,11 +97,11 @@ def move_keys(move: Move, sealer: Sealer) -> Moved:
     """
     result = Moved()
     VaultDir(move.target, sealer, modes=move.modes).prove(write=move.write)
-    if move.layout == SINGLE_FILE:
+    if move.layout == GROUP_VARS:
         _move_files(move, sealer, result)
     else:
         for group_id in sorted({*_groups_in(move.source), *_groups_with_state(move)}) if move.group_id is None else [move.group_id]:
-            origin = SingleFileStore(move.source, sealer, group_id)
+            origin = GroupVarsStore(move.source, sealer, group_id)
             with _named(result, origin.file("")):
                 _move_group(move, group_id, origin, HostVarsStore(move.target, sealer, modes=move.modes), sealer, result)
     return result
@@ -118,7 +118,7 @@ def _move_files(move: Move, sealer: Sealer, result: Moved) -> None:
         done += due
         for group_id in due:
             with _named(result, move.source):
-                target = SingleFileStore(move.target, sealer, group_id, modes=move.modes)
+                target = GroupVarsStore(move.target, sealer, group_id, modes=move.modes)
                 _move_group(move, group_id, KeyFilesOf(files, group_id), target, sealer, result, files.unfit)
     with _named(result, move.source):
         _name_astray(move, KeyFilesOf(files, ""), sealer, result)
@@ -149,7 +149,7 @@ def _move_group(
             with explained("cannot be locked", move.source):
                 places = {_place(one.path): one for one in (source, target.directory)}
             # In the same order for everybody, so that two moves in opposite directions do not wait for each other.
-            held = {place: stack.enter_context(one.locked(group_id, move.lock_timeout, time.sleep)) for place, one in sorted(places.items())}
+            held = {place: stack.enter_context(one.locked(group_id, move.vault_lock_timeout, time.sleep)) for place, one in sorted(places.items())}
             states = [held[place] for place in places]
             origin.tidy()
         # What is wrong with the new place as a whole is said once.
@@ -227,7 +227,7 @@ def _name_astray(move: Move, origin: _Origin, sealer: Sealer, result: Moved) -> 
         if left is not None and left.key_id in ("", known.key_id):
             continue
         found = True
-        entry = Entry(email, origin.file(email), _ASTRAY.format(HOST_VARS if move.layout == SINGLE_FILE else SINGLE_FILE))
+        entry = Entry(email, origin.file(email), _ASTRAY.format(HOST_VARS if move.layout == GROUP_VARS else GROUP_VARS))
         if entry not in result.left:
             result.left.append(entry)
     return found
@@ -241,7 +241,7 @@ def _stored_there(move: Move, sealer: Sealer, emails: t.Collection[str]) -> dict
     for group_id in _groups_in(move.target):
         # One that cannot be read is named where it is its turn.
         with contextlib.suppress(StoreError):
-            found.update(SingleFileStore(move.target, sealer, group_id).stored())
+            found.update(GroupVarsStore(move.target, sealer, group_id).stored())
     return found
 
 
@@ -276,7 +276,7 @@ def _there(store: Store, email: str) -> t.Optional[NewMember]:
 
 def _seal_all(target: Store, news: t.Mapping[str, NewMember]) -> dict[str, str]:
     """Seal many keys; return by address why some could not be."""
-    if isinstance(target, SingleFileStore):
+    if isinstance(target, GroupVarsStore):
         failed = {email: str(error) for email, error in target.seal_all(news.values()).items()}
         with contextlib.suppress(StoreError):
             target.tidy()

@@ -21,7 +21,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_fi
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
 # What a member is whose key is gone from its place and is nowhere else.
-_KEYLESS = {Outcome.CREATED: Outcome.KEY_LOST, Outcome.UNCHANGED: Outcome.MISSING_KEY}
+_KEYLESS = {Outcome.CREATED: Outcome.KEY_LOST, Outcome.UNCHANGED: Outcome.KEY_MISSING}
 _UNCERTAIN = "It is not certain whose key it is."
 
 

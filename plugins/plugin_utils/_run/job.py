@@ -69,13 +69,13 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is asked for. ``lock_timeout`` in seconds."""
+    """What is asked for. ``vault_lock_timeout`` in seconds."""
 
     group_id: str
     wanted: t.Sequence[Wanted]
     policy: Policy = Policy()
     concurrency: int = 8
-    lock_timeout: float = 60.0
+    vault_lock_timeout: float = 60.0
     check_mode: bool = False
 
 

@@ -139,7 +139,7 @@ def provision(
     with contextlib.ExitStack() as stack:
         store.prove([one.email for one in job.wanted], write=write)
         state = stack.enter_context(
-            store.directory.locked(job.group_id, job.lock_timeout, stop.wait) if write else store.directory.state(job.group_id)
+            store.directory.locked(job.group_id, job.vault_lock_timeout, stop.wait) if write else store.directory.state(job.group_id)
         )
         journal = Journal(state, store.directory.state_path(job.group_id), writable=write, place=store.directory.place, modes=store.directory.modes)
         stack.callback(journal.finish)
@@ -252,7 +252,7 @@ def make_plan(
     """
     settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
     lost = {one.email: one for one in settled if one.outcome is Outcome.KEY_LOST}
-    parked = {one.email: one.path for one in settled if one.outcome is Outcome.MISSING_KEY}
+    parked = {one.email: one.path for one in settled if one.outcome is Outcome.KEY_MISSING}
     present = [one for one in job.wanted if one.email in members]
     whole = {email for email, found in stored.items() if found.key_id}
     stored_opens = opens({one.email: key_of(one.email) for one in present if job.policy.verify_keys and one.email in whole})
@@ -377,5 +377,5 @@ def _close_settled(plan: Plan, journal: Journal) -> None:
     still_possible = {entry.email for entry in journal.entries(plan.group_id) if not entry.account_id and is_recent(entry)} - there
     about_to_be_created = {step.wanted.email for step in plan.changes}
     for one in plan.settled:
-        if one.outcome not in (Outcome.KEY_LOST, Outcome.MISSING_KEY) and one.email not in about_to_be_created | still_possible:
+        if one.outcome not in (Outcome.KEY_LOST, Outcome.KEY_MISSING) and one.email not in about_to_be_created | still_possible:
             journal.close(plan.group_id, one.email)

@@ -15,12 +15,12 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.input imp
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Plan, Report, Result
 
 #: Outcomes that make a task fail, whatever its options say.
-_FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outcome.DEAD_KEY, Outcome.NOT_ATTEMPTED})
+_FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outcome.KEY_DEAD, Outcome.NOT_ATTEMPTED})
 
 
-def summary(plan: Plan, report: Report, on_missing_key: str) -> dict[str, t.Any]:
+def summary(plan: Plan, report: Report, on_key_missing: str) -> dict[str, t.Any]:
     """Return the result of a task that took care of the members of one Group."""
-    result = _summary(report, on_missing_key)
+    result = _summary(report, on_key_missing)
     made = {one.email for one in report.results if one.made or one.ejected}
     if made:
         result["diff"] = diff([step for step in plan.steps if step.wanted.email in made])
@@ -28,7 +28,7 @@ def summary(plan: Plan, report: Report, on_missing_key: str) -> dict[str, t.Any]
 
 
 def summary_of_groups(
-    groups: t.Sequence[WantedGroup], done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]], on_missing_key: str
+    groups: t.Sequence[WantedGroup], done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]], on_key_missing: str
 ) -> dict[str, t.Any]:
     """Return the result of a task that took care of several Groups: what summary says, put together, and each Group's share in short."""
     total: dict[str, t.Any] = {"changed": False, "members": [], "counts": {}, "settled": [], "groups": []}
@@ -36,10 +36,10 @@ def summary_of_groups(
     problems = []
     for group, one in zip(groups, done, strict=True):
         if isinstance(one, B2Error):
-            share = _summary(Report(tuple(Result(each.email, Outcome.NOT_ATTEMPTED, one.happened) for each in group.members), ()), on_missing_key)
+            share = _summary(Report(tuple(Result(each.email, Outcome.NOT_ATTEMPTED, one.happened) for each in group.members), ()), on_key_missing)
             share.update({name: one.facts[name] for name in ("changed", "warnings") if name in one.facts}, msg=one.explain(UNCHANGED))
         else:
-            share = summary(*one, on_missing_key)
+            share = summary(*one, on_key_missing)
         names = {name: value for name, value in (("group_id", group.group_id), ("group_name", group.group_name)) if value}
         total["changed"] = total["changed"] or share["changed"]
         for part in ("members", "settled"):
@@ -99,12 +99,12 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: b
     return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
 
 
-def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:
+def _summary(report: Report, on_key_missing: str) -> dict[str, t.Any]:
     counts: dict[str, int] = {}
     for one in report.results:
         counts[one.outcome.value] = counts.get(one.outcome.value, 0) + 1
     named = {one.email for one in report.results}
-    lines = [f"{one.email}: {one.outcome.value}. {one.message}".strip() for one in report.results if _fails(one, on_missing_key)]
+    lines = [f"{one.email}: {one.outcome.value}. {one.message}".strip() for one in report.results if _fails(one, on_key_missing)]
     lines += [
         f"{one.email}: {one.outcome.value}. {lost_message(one.email, one.account_id, proven=one.proven)}"
         for one in report.settled
@@ -117,7 +117,7 @@ def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:
         "settled": [one.as_dict() for one in report.settled],
         "msg": f"{'Would be: ' if report.check_mode else ''}{', '.join(f'{count} {name}' for name, count in counts.items())}",
     }
-    warnings = [*report.notes, *(f"{one.email}: {one.outcome.value}. {one.message}" for one in report.results if _warns(one, on_missing_key))]
+    warnings = [*report.notes, *(f"{one.email}: {one.outcome.value}. {one.message}" for one in report.results if _warns(one, on_key_missing))]
     if warnings:
         result["warnings"] = warnings
     if lines:
@@ -126,13 +126,13 @@ def _summary(report: Report, on_missing_key: str) -> dict[str, t.Any]:
     return result
 
 
-def _fails(one: Result, on_missing_key: str) -> bool:
-    if one.outcome is Outcome.MISSING_KEY or (one.outcome is Outcome.KEY_LOST and one.known):
-        return on_missing_key == "fail"
+def _fails(one: Result, on_key_missing: str) -> bool:
+    if one.outcome is Outcome.KEY_MISSING or (one.outcome is Outcome.KEY_LOST and one.known):
+        return on_key_missing == "fail"
     return one.outcome in _FAILURES
 
 
-def _warns(one: Result, on_missing_key: str) -> bool:
+def _warns(one: Result, on_key_missing: str) -> bool:
     if one.outcome in (Outcome.CREATED, Outcome.UNCHANGED):
         return bool(one.message) and not one.adopted
-    return one.outcome in (Outcome.MISSING_KEY, Outcome.KEY_LOST) and not _fails(one, on_missing_key)
+    return one.outcome in (Outcome.KEY_MISSING, Outcome.KEY_LOST) and not _fails(one, on_key_missing)

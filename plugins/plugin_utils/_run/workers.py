@@ -138,7 +138,7 @@ class Workers:
         message = ""
         parked = [path for path, variables in self._fallback.found() if variables.get("b2_account_id") == member.account_id]
         if parked:
-            return Result(email, Outcome.MISSING_KEY, f"Its key is in {parked[0]}; the next run moves it home.", member)
+            return Result(email, Outcome.KEY_MISSING, f"Its key is in {parked[0]}; the next run moves it home.", member)
         if ours:
             message = self._note(self._journal.presumed, email, member.account_id)
         else:
@@ -207,7 +207,7 @@ class Workers:
         try:
             path = self._store.seal(NewMember(member, step.wanted.key_id, step.wanted.key))
         except StoreError as exc:
-            return Result(step.wanted.email, Outcome.MISSING_KEY, str(exc), member)
+            return Result(step.wanted.email, Outcome.KEY_MISSING, str(exc), member)
         self._journal.close(self._plan.group_id, step.wanted.email)
         return Result(step.wanted.email, step.outcome, "The given key was adopted: it opens this account and is stored.", member, path, adopted=True)
 
@@ -309,7 +309,7 @@ class Workers:
         message = f"{odd} {message}".strip()
         if outcome is Outcome.CREATED:
             return self._bring_home(email, new, proof.member or new.member, path, home, message)
-        if outcome is Outcome.DEAD_KEY:
+        if outcome is Outcome.KEY_DEAD:
             self._close(email, new.member.account_id, path, home)
             return Result(email, outcome, message, new.member, path, made=True)
         message += f" That key is kept in {path}."

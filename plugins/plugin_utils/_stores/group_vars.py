@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The layout ``single_file``: ``<vault_dir>/b2_group_<group id>/b2_vault.yml`` with all keys of a Group, by address.
+"""The layout ``group_vars``: ``<vault_dir>/b2_group_<group id>/b2_vault.yml`` with all keys of a Group, by address.
 
 Ansible loads it by itself for the hosts of an inventory group of that name. Keys that arrive together share one write.
 """
@@ -62,7 +62,7 @@ class _Request:
     error: t.Optional[StoreError] = None
 
 
-class SingleFileStore:
+class GroupVarsStore:
     """One vault file for all members of a Group. Safe to use from many threads."""
 
     def __init__(self, path: str, sealer: Sealer, group_id: str, place: Place = HERE, modes: Modes = PRIVATE) -> None:
@@ -103,7 +103,7 @@ class SingleFileStore:
         keys = self._refreshed().keys.keys
         elsewhere = [email for email in wanted if email not in keys and self._has_file_of_its_own(email)]
         if elsewhere:
-            raise kept_elsewhere(elsewhere, self.directory.path, "host_vars", "single_file")
+            raise kept_elsewhere(elsewhere, self.directory.path, "host_vars", "group_vars")
 
     def _has_file_of_its_own(self, email: str) -> bool:
         folder = os.path.join(self.directory.path, email)

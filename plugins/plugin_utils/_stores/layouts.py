@@ -13,7 +13,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import group_of, is_group_directory
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import SingleFileStore, kept_elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore, kept_elsewhere
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
@@ -21,7 +21,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store 
 HOST_VARS = "host_vars"
 
 
-SINGLE_FILE = "single_file"
+GROUP_VARS = "group_vars"
 
 
 def open_stores(layout: str, path: str, sealer: Sealer, place: Place = HERE, modes: Modes = PRIVATE) -> t.Callable[[str], Store]:
@@ -29,17 +29,17 @@ def open_stores(layout: str, path: str, sealer: Sealer, place: Place = HERE, mod
 
     Each, when it is proven, raises StoreError where the key of a wanted member is kept in this directory in the other layout.
     """
-    if layout == SINGLE_FILE:
-        return lambda group_id: SingleFileStore(path, sealer, group_id, place, modes)
-    singles: dict[str, SingleFileStore] = {}
+    if layout == GROUP_VARS:
+        return lambda group_id: GroupVarsStore(path, sealer, group_id, place, modes)
+    singles: dict[str, GroupVarsStore] = {}
 
     def prove_not_elsewhere(missing: t.Collection[str]) -> None:
         for group_id in _groups_in(path) if missing else ():
-            single = singles.setdefault(group_id, SingleFileStore(path, sealer, group_id))
+            single = singles.setdefault(group_id, GroupVarsStore(path, sealer, group_id))
             kept = {*single.stored(), *single.astray()}
             elsewhere = [email for email in missing if email in kept]
             if elsewhere:
-                raise kept_elsewhere(elsewhere, single.file(""), SINGLE_FILE, HOST_VARS)
+                raise kept_elsewhere(elsewhere, single.file(""), GROUP_VARS, HOST_VARS)
 
     shared = HostVarsStore(path, sealer, prove_not_elsewhere, place, modes)
     return lambda group_id: shared

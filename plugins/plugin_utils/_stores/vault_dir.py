@@ -145,7 +145,7 @@ class VaultDir:
                 if time.monotonic() >= deadline:
                     raise StoreError(
                         f"Another run holds the {holder.what} of {self.path} for Group {group_id}: {holder.run}.",
-                        remedy=f"Wait for it to end, then run again, or raise lock_timeout.{holder.remedy}",
+                        remedy=f"Wait for it to end, then run again, or raise vault_lock_timeout.{holder.remedy}",
                     )
                 wait(_LOCK_POLL_SECONDS)
             os.ftruncate(lock, 0)

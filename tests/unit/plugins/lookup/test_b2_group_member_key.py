@@ -52,7 +52,7 @@ def look_up(monkeypatch):
     """Runs the plugin with a run's vault secrets; returns its result."""
 
     def run(*terms, secrets=None, **given):
-        options = {"layout": "host_vars", "group_id": None, **given}
+        options = {"vault_layout": "host_vars", "group_id": None, **given}
         monkeypatch.setattr(lookup.LookupModule, "set_options", lambda self, **_given: None)
         monkeypatch.setattr(lookup.LookupModule, "get_option", lambda self, name: options[name])
         loader = types.SimpleNamespace(get_basedir=os.getcwd, _vault=types.SimpleNamespace(secrets=SECRETS if secrets is None else secrets))
@@ -88,10 +88,10 @@ def test_one_address_decrypts_one_file(sealed, look_up, decrypted):
 
 @pytest.mark.parametrize("group_id, files", [("100001", 1), ("", 2)], ids=["one Group", "all Groups"])
 def test_many_addresses_decrypt_the_file_of_a_group_once(sealed, look_up, decrypted, group_id, files):
-    path = sealed("single_file", *(new_member(number) for number in range(5)), new_member(5, "100002"))
+    path = sealed("group_vars", *(new_member(number) for number in range(5)), new_member(5, "100002"))
     before = snapshot(path)
     decrypted.clear()
-    keys = look_up(*(f"m{number}@x.example" for number in range(5)), vault_dir=path, layout="single_file", group_id=group_id)
+    keys = look_up(*(f"m{number}@x.example" for number in range(5)), vault_dir=path, vault_layout="group_vars", group_id=group_id)
     assert [key["application_key"] for key in keys] == [f"K004{number}" for number in range(5)]
     assert [list(key) for key in keys] == [FIELDS] * 5
     assert len(decrypted) == files
@@ -99,21 +99,21 @@ def test_many_addresses_decrypt_the_file_of_a_group_once(sealed, look_up, decryp
 
 
 def test_a_key_of_another_group_is_not_returned(sealed, look_up):
-    path = sealed("single_file", new_member(1), new_member(2, "100002"))
+    path = sealed("group_vars", new_member(1), new_member(2, "100002"))
     with pytest.raises(AnsibleLookupError, match=r"There is no key of m2@x.example in .*b2_group_100001"):
-        look_up("m2@x.example", vault_dir=path, layout="single_file", group_id="100001")
+        look_up("m2@x.example", vault_dir=path, vault_layout="group_vars", group_id="100001")
 
 
 def test_an_address_with_keys_in_two_groups_wants_a_group(sealed, look_up):
-    path = sealed("single_file", new_member(1), new_member(1, "100002"))
+    path = sealed("group_vars", new_member(1), new_member(1, "100002"))
     with pytest.raises(AnsibleLookupError, match=r"in several vault files.*group_id") as caught:
-        look_up("m1@x.example", vault_dir=path, layout="single_file")
+        look_up("m1@x.example", vault_dir=path, vault_layout="group_vars")
     assert "K0041" not in str(caught.value)
 
 
 def test_the_other_layout_is_proposed(sealed, look_up):
     with pytest.raises(AnsibleLookupError, match="may be host_vars"):
-        look_up("m1@x.example", vault_dir=sealed("host_vars", new_member(1)), layout="single_file")
+        look_up("m1@x.example", vault_dir=sealed("host_vars", new_member(1)), vault_layout="group_vars")
 
 
 def test_a_value_that_may_be_a_template_is_not_evaluated(sealed, look_up):

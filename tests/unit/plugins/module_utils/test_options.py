@@ -131,10 +131,10 @@ def test_a_missing_credential_is_named_with_where_it_can_come_from(missing):
 @pytest.mark.parametrize(
     "bad",
     [
-        {"timeout": 0},
-        {"timeout": -1},
-        {"timeout": 1e9},
-        {"timeout": float("nan")},
+        {"api_timeout": 0},
+        {"api_timeout": -1},
+        {"api_timeout": 1e9},
+        {"api_timeout": float("nan")},
         {"max_retries": -1},
         {"max_retries": 1000},
         {"realm": "http://example.com"},

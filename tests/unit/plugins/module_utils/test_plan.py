@@ -53,25 +53,25 @@ PRESENT = [
     ({"region": "us-west"}, THERE, KeyState(stored=OURS), Outcome.UNCHANGED),
     ({"region": "us-east"}, THERE, KeyState(stored=OURS), Outcome.CONFLICT),
     ({"region": "us-east"}, THERE, KeyState(lost=True, proven=True, recreate=True), Outcome.CONFLICT),
-    ({}, THERE, KeyState(), Outcome.MISSING_KEY),
-    ({}, THERE, KeyState(recreate=True), Outcome.MISSING_KEY),
+    ({}, THERE, KeyState(), Outcome.KEY_MISSING),
+    ({}, THERE, KeyState(recreate=True), Outcome.KEY_MISSING),
     ({}, THERE, KeyState(lost=True), Outcome.KEY_LOST),
     ({}, THERE, KeyState(lost=True, proven=True), Outcome.KEY_LOST),
     ({}, THERE, KeyState(lost=True, recreate=True), Outcome.KEY_LOST),
     ({}, THERE, KeyState(lost=True, proven=True, recreate=True), Outcome.CREATED),
-    ({}, THERE, KeyState(lost=True, proven=True, recreate=True, parked="/else/where"), Outcome.MISSING_KEY),
+    ({}, THERE, KeyState(lost=True, proven=True, recreate=True, parked="/else/where"), Outcome.KEY_MISSING),
     ({}, THERE, KeyState(stored=FOREIGN), Outcome.CONFLICT),
     ({}, THERE, KeyState(stored=FOREIGN, lost=True, proven=True, recreate=True), Outcome.CONFLICT),
-    ({}, THERE, KeyState(stored=HALF), Outcome.MISSING_KEY),
+    ({}, THERE, KeyState(stored=HALF), Outcome.KEY_MISSING),
     ({}, THERE, KeyState(stored=HALF, lost=True, proven=True, recreate=True), Outcome.KEY_LOST),
     ({}, THERE, KeyState(stored=OURS, lost=True, proven=True, recreate=True), Outcome.UNCHANGED),
     ({}, THERE, KeyState(stored=OURS, stored_opens="5f2a1c0b3d4e"), Outcome.UNCHANGED),
-    ({}, THERE, KeyState(stored=OURS, stored_opens=""), Outcome.DEAD_KEY),
+    ({}, THERE, KeyState(stored=OURS, stored_opens=""), Outcome.KEY_DEAD),
     ({}, THERE, KeyState(stored=OURS, stored_opens="ffffffffffff"), Outcome.CONFLICT),
     (HAS_KEY, THERE, KeyState(given_opens="5f2a1c0b3d4e"), Outcome.UNCHANGED),
     (HAS_KEY, THERE, KeyState(given_opens="ffffffffffff"), Outcome.CONFLICT),
-    (HAS_KEY, THERE, KeyState(given_opens=""), Outcome.MISSING_KEY),
-    (HAS_KEY, THERE, KeyState(), Outcome.MISSING_KEY),
+    (HAS_KEY, THERE, KeyState(given_opens=""), Outcome.KEY_MISSING),
+    (HAS_KEY, THERE, KeyState(), Outcome.KEY_MISSING),
 ]
 
 
@@ -82,7 +82,7 @@ def test_present(wanted, member, keys, outcome):
     assert step.adopts is (keys is not None and keys.given_opens == "5f2a1c0b3d4e" and member is THERE)
     assert step.replaces is (THERE if outcome is Outcome.CREATED and member else None)
     # Whoever reads of trouble reads what it is about.
-    if outcome in (Outcome.MISSING_KEY, Outcome.KEY_LOST, Outcome.CONFLICT, Outcome.DEAD_KEY):
+    if outcome in (Outcome.KEY_MISSING, Outcome.KEY_LOST, Outcome.CONFLICT, Outcome.KEY_DEAD):
         assert len(step.message) > 20
         assert "K004" not in step.message
     assert "K004" not in repr(step)
@@ -148,7 +148,7 @@ def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region
         (Event.LOST, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, False, True),
         (Event.PENDING, "", THERE, FOREIGN, Outcome.KEY_LOST, False, False),
         (Event.PENDING, "", THERE, HALF, Outcome.KEY_LOST, False, False),
-        (Event.PARKED, "5f2a1c0b3d4e", THERE, None, Outcome.MISSING_KEY, True, False),
+        (Event.PARKED, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_MISSING, True, False),
         (Event.PARKED, "5f2a1c0b3d4e", THERE, OURS, Outcome.CREATED, False, False),
         (Event.PARKED, "ffffffffffff", THERE, None, Outcome.ABSENT, False, False),
     ],
@@ -156,7 +156,7 @@ def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region
 def test_what_an_earlier_run_left_open_is_settled(event, account_id, member, stored, outcome, known, proven):
     settled = settle(Open("alice@x.example", "100001", event, account_id, "/else/where"), member, stored)
     assert (settled.outcome, settled.known, settled.proven) == (outcome, known, proven)
-    assert settled.path == ("/else/where" if outcome is Outcome.MISSING_KEY else "")
+    assert settled.path == ("/else/where" if outcome is Outcome.KEY_MISSING else "")
     if outcome is not Outcome.ABSENT:
         assert settled.as_dict() == {"email": "alice@x.example", "outcome": outcome.value, "account_id": THERE.account_id}
 
@@ -178,10 +178,10 @@ def test_an_audit_names_what_each_side_lacks():
     }
     found = audit([THERE, *others], stored, {"alice@x.example": Proof(THERE.account_id), "cleo@x.example": Proof("")}, {}, {})
     assert {kind: [one["email"] for one in entries] for kind, entries in found.items()} == {
-        "missing_key": ["bob@x.example"],
+        "key_missing": ["bob@x.example"],
         "key_without_member": ["gone@x.example"],
         "conflict": ["dora@x.example"],
-        "dead_key": ["cleo@x.example"],
+        "key_dead": ["cleo@x.example"],
         "not_attempted": [],
     }
 
@@ -192,7 +192,7 @@ def test_a_key_that_could_not_be_tried_is_named_and_the_others_are_judged():
     found = audit(
         members, stored, {"alice@x.example": Proof(problem="A cap of the member's account is used up."), "bob@x.example": Proof("")}, {}, {}
     )
-    (untried,), (dead,) = found["not_attempted"], found["dead_key"]
+    (untried,), (dead,) = found["not_attempted"], found["key_dead"]
     assert (untried["email"], dead["email"]) == ("alice@x.example", "bob@x.example")
     assert "A cap of the member's account" in untried["message"]
     assert "every key" not in dead["message"]
@@ -204,7 +204,7 @@ def test_when_every_key_is_refused_the_service_is_suspected_first(refused, told)
     stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p"), "cleo@x.example": Stored("cccccccccccc", "k", "p")}
     opened = {email: Proof("" if email in refused else THERE.account_id) for email in ("alice@x.example", "bob@x.example")}
     opened["cleo@x.example"] = Proof(problem="A cap of the member's account is used up.")
-    dead = audit([THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")], stored, opened, {}, {})["dead_key"]
+    dead = audit([THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")], stored, opened, {}, {})["key_dead"]
     assert len(dead) == len(refused)
     assert all(entry["message"].startswith("Backblaze refused every key") is told for entry in dead)
 
@@ -220,8 +220,8 @@ CREATED = [
     (NEW, Proof(None, None, "no answer"), Outcome.CREATED),
     (NEW, Proof(None, THERE, "no answer"), Outcome.CREATED),
     (NEW, Proof(None, OTHER, "no answer"), Outcome.KEY_LOST),
-    (NEW, Proof(""), Outcome.DEAD_KEY),
-    (NEW, Proof("", THERE), Outcome.DEAD_KEY),
+    (NEW, Proof(""), Outcome.KEY_DEAD),
+    (NEW, Proof("", THERE), Outcome.KEY_DEAD),
     (NEW, Proof("ffffffffffff"), Outcome.CONFLICT),
     (NEW, Proof("ffffffffffff", THERE), Outcome.KEY_LOST),
     (NEW, Proof("ffffffffffff", OTHER), Outcome.CREATED),
@@ -297,5 +297,5 @@ def test_an_audit_tells_what_is_under_way_and_what_is_in_the_fallback_directory(
     members = [THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")]
     found = audit(members, {}, {}, {"alice@x.example": "A run is under way."}, {"bbbbbbbbbbbb": "/fallback/b.yml"})
     assert [(one["email"], one["message"]) for one in found["not_attempted"]] == [("alice@x.example", "A run is under way.")]
-    assert [one["email"] for one in found["missing_key"]] == ["bob@x.example", "cleo@x.example"]
-    assert "/fallback/b.yml" in found["missing_key"][0]["message"] and "/fallback" not in found["missing_key"][1]["message"]
+    assert [one["email"] for one in found["key_missing"]] == ["bob@x.example", "cleo@x.example"]
+    assert "/fallback/b.yml" in found["key_missing"][0]["message"] and "/fallback" not in found["key_missing"][1]["message"]

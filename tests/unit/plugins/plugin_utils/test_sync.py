@@ -45,7 +45,7 @@ def done(monkeypatch, tmp_path):
     return steps
 
 
-@pytest.mark.parametrize("layout, folder", [("host_vars", ALICE), ("single_file", group_directory(GROUP))])
+@pytest.mark.parametrize("layout, folder", [("host_vars", ALICE), ("group_vars", group_directory(GROUP))])
 def test_a_key_that_is_sealed_is_on_disk(tmp_path, secrets, new_member, done, layout, folder):
     store = open_store(layout, str(tmp_path / "keys"), Sealer(secrets), GROUP)
     store.prove([ALICE], write=True)

@@ -81,7 +81,7 @@ def authorize(server, **given):
     """Authorize with these options, as every plugin does; return what the server was asked for that."""
     realm = f"https://{HERE}:{server.server_port}"
     validated = ArgumentSpecValidator(CONNECTION_SPEC).validate(
-        {"application_key_id": "0a1b2c3d4e5f", "application_key": "K004secret", "realm": realm, "timeout": 5, "max_retries": 0, **given}
+        {"application_key_id": "0a1b2c3d4e5f", "application_key": "K004secret", "realm": realm, "api_timeout": 5, "max_retries": 0, **given}
     )
     assert validated.error_messages == []
     client = connect(validated.validated_parameters)
@@ -146,6 +146,6 @@ def test_connecting_takes_no_longer_than_a_quarter_of_a_minute(server, monkeypat
 
     monkeypatch.setattr(urllib3.util.connection, "create_connection", nobody)
     with pytest.raises(NetworkError, match="cannot be reached") as failed:
-        authorize(server, timeout=timeout)
+        authorize(server, api_timeout=timeout)
     assert patience == [connecting]
     assert not failed.value.sent

@@ -27,7 +27,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.tar
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import HOST_VARS, SINGLE_FILE, open_store, open_stores
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import GROUP_VARS, HOST_VARS, open_store, open_stores
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 # Loaded before a child process becomes a user who cannot read where this Python is.
@@ -129,7 +129,7 @@ def test_a_move_does_not_look_into_it(beside_a_closed_one, sealer):
     path = str(beside_a_closed_one)
 
     def move():
-        moved = move_keys(Move("single_file", path, path, lock_timeout=0.0), sealer)
+        moved = move_keys(Move("group_vars", path, path, vault_lock_timeout=0.0), sealer)
         return [entry.email for entry in moved.moved], [entry.message for entry in moved.left]
 
     assert as_user(FIRST, move) == str(([ALICE], []))
@@ -177,7 +177,7 @@ def found_in(path):
     return files, folders, {one.st_gid for one in found}
 
 
-@pytest.mark.parametrize("layout", [HOST_VARS, SINGLE_FILE])
+@pytest.mark.parametrize("layout", [HOST_VARS, GROUP_VARS])
 @pytest.mark.parametrize("top", ["", "new/host_vars"])
 def test_two_users_of_a_group_take_turns(vault_dir, sealer, new_member, layout, top):
     path = str(vault_dir / top)
@@ -191,7 +191,7 @@ def test_two_users_of_a_group_take_turns(vault_dir, sealer, new_member, layout, 
     assert found_in(vault_dir) == ({0o660}, {0o2770}, {TEAM})
 
 
-@pytest.mark.parametrize("layout", [HOST_VARS, SINGLE_FILE])
+@pytest.mark.parametrize("layout", [HOST_VARS, GROUP_VARS])
 def test_two_users_of_a_group_take_turns_on_a_host(vault_dir, sealer, new_member, layout, monkeypatch):
     monkeypatch.setattr(remote_copy, "_GATHER_SECONDS", 0.001)
     path = str(vault_dir / "new")
@@ -224,8 +224,8 @@ def test_two_users_of_a_group_take_turns_on_a_host(vault_dir, sealer, new_member
 def test_a_move_gives_the_mode_as_well(vault_dir, sealer, new_member):
     path = str(vault_dir)
     as_user(FIRST, lambda: HostVarsStore(path, sealer).seal(new_member()))
-    as_user(FIRST, lambda: move_keys(Move(SINGLE_FILE, path, f"{path}/moved", lock_timeout=0.0, modes=SHARED), sealer).moved)
-    assert as_user(SECOND, lambda: list(open_store(SINGLE_FILE, f"{path}/moved", sealer, GROUP).stored())) == str([ALICE])
+    as_user(FIRST, lambda: move_keys(Move(GROUP_VARS, path, f"{path}/moved", vault_lock_timeout=0.0, modes=SHARED), sealer).moved)
+    assert as_user(SECOND, lambda: list(open_store(GROUP_VARS, f"{path}/moved", sealer, GROUP).stored())) == str([ALICE])
     assert found_in(vault_dir) == ({0o660}, {0o2770}, {TEAM})
 
 
@@ -242,7 +242,7 @@ def test_a_file_that_is_replaced_keeps_its_mode_unless_one_is_given(vault_dir, s
     file = vault_dir / f"b2_group_{GROUP}" / "b2_vault.yml"
 
     def run(email, modes):
-        open_stores(SINGLE_FILE, path, sealer, HERE, modes)(GROUP).seal(new_member(email, f"K004{email}"))
+        open_stores(GROUP_VARS, path, sealer, HERE, modes)(GROUP).seal(new_member(email, f"K004{email}"))
         return oct(stat.S_IMODE(os.stat(file).st_mode))
 
     assert as_user(FIRST, lambda: run(ALICE, PRIVATE)) == "0o600"

@@ -25,13 +25,14 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations import lease, remote_copy
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations import lease as lease_module
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import target as target_location
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Claim, Lease, new_lease, read_lease
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, Contents, Elsewhere, Written, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import SingleFileStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
@@ -69,7 +70,7 @@ class Run:
         self.stopped = []
         self.place = Elsewhere(str(directory / f"copy{os.urandom(4).hex()}"), Target("srv1", str(there), self.wire), self.stopped.append)
         path = self.place.copy
-        self.store = HostVarsStore(path, sealer, place=self.place) if layout == "host_vars" else SingleFileStore(path, sealer, GROUP, self.place)
+        self.store = HostVarsStore(path, sealer, place=self.place) if layout == "host_vars" else GroupVarsStore(path, sealer, GROUP, self.place)
 
     def held(self, patience=0.0, group=GROUP):
         return self.store.directory.locked(group, patience, time.sleep)
@@ -94,13 +95,13 @@ def run(tmp_path, there, secrets):
     return lambda **options: Run(tmp_path, there, Sealer(secrets), **options)
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_a_key_that_is_sealed_is_there_and_the_next_run_finds_it(run, there, secrets, new_member, layout):
     first = run(layout=layout)
     with first.held():
         first.store.seal(new_member())
         sealer = Sealer(secrets)
-        local = HostVarsStore(str(there), sealer) if layout == "host_vars" else SingleFileStore(str(there), sealer, GROUP)
+        local = HostVarsStore(str(there), sealer) if layout == "host_vars" else GroupVarsStore(str(there), sealer, GROUP)
         assert local.key("alice@x.example") == (new_member().key_id, new_member().key)
         first.store.remember()
     second = run(layout=layout)
@@ -152,7 +153,7 @@ def test_what_was_not_taken_goes_with_what_comes_next(run, there, new_member):
         assert (there / "alice@x.example" / "b2_vault.yml").exists()
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_what_was_taken_without_an_answer_is_ours(run, there, new_member, secrets, layout):
     """The same file is written once more with more in it, and replaces what it is of either."""
     one = run(layout=layout)
@@ -169,12 +170,12 @@ def test_what_was_taken_without_an_answer_is_ours(run, there, new_member, secret
         one.store.seal(new_member())
         one.store.seal(new_member("bob@x.example"))
     sealer = Sealer(secrets)
-    local = HostVarsStore(str(there), sealer) if layout == "host_vars" else SingleFileStore(str(there), sealer, GROUP)
+    local = HostVarsStore(str(there), sealer) if layout == "host_vars" else GroupVarsStore(str(there), sealer, GROUP)
     assert local.key("alice@x.example") and local.key("bob@x.example")
     assert "ben@x.example" in (there / ".b2_members" / GROUP / "journal.jsonl").read_text()
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_what_was_refused_for_one_group_is_not_written_for_the_next(run, there, new_member, secrets, layout):
     one = run(layout=layout)
     file = there / ("alice@x.example" if layout == "host_vars" else f"b2_group_{GROUP}") / "b2_vault.yml"
@@ -216,7 +217,7 @@ def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there,
 
 
 def test_keys_of_a_group_that_were_not_taken_are_left_to_who_holds_it(run, there, new_member, secrets):
-    one, other = run(layout="single_file"), run(layout="single_file")
+    one, other = run(layout="group_vars"), run(layout="group_vars")
     file = there / f"b2_group_{GROUP}" / "b2_vault.yml"
     with one.held():
         one.store.seal(new_member())
@@ -302,7 +303,7 @@ def test_a_directory_that_is_gone_is_not_made_anew(run, there, new_member):
 # What somebody else does to keys that were published
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_keys_that_are_gone_are_published_again(run, there, new_member, layout):
     one = run(layout=layout)
     with one.held():
@@ -543,7 +544,7 @@ def test_who_was_taken_over_keeps_its_keys_safe_and_makes_no_more(run, there, ne
 
 
 def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
-    monkeypatch.setattr(lease, "REFRESH_SECONDS", 0.02)
+    monkeypatch.setattr(lease_module, "REFRESH_SECONDS", 0.02)
     first, other = run(), run()
     with first.held():
         _wait_for(lambda: first.wire.asked.count("refresh") > 2)
@@ -598,14 +599,14 @@ def test_a_small_answer_does_not_fill_the_memory(monkeypatch):
 
 
 def test_the_heartbeat_outlives_whatever_happens(monkeypatch):
-    monkeypatch.setattr(lease, "REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(lease_module, "REFRESH_SECONDS", 0.001)
     beats = []
 
     def refresh():
         beats.append(1)
         raise RuntimeError
 
-    with lease.Heartbeat(refresh):
+    with lease_module.Heartbeat(refresh):
         _wait_for(lambda: len(beats) > 2)
 
 
@@ -628,11 +629,11 @@ def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypa
     assert not dataclasses.replace(lease, pid=2**22 + 1, process="").dead
     assert not dataclasses.replace(lease, pid=2**22 + 1, process="boot pid:[1] 5").dead
     with monkeypatch.context() as hidden:
-        hidden.setattr(lease, "_machine", lambda: "")
+        hidden.setattr(lease_module, "_machine", lambda: "")
         assert not dataclasses.replace(lease, pid=2**22 + 1, process=" 5").dead and not new_lease().process
     # Where nothing can be seen of processes, one that can be asked for is there.
     with monkeypatch.context() as hidden:
-        hidden.setattr(lease, "_started", lambda pid: os.stat(f"/nonexistent/{pid}"))
+        hidden.setattr(lease_module, "_started", lambda pid: os.stat(f"/nonexistent/{pid}"))
         assert not lease.dead and dataclasses.replace(lease, pid=2**22 + 1).dead and not dataclasses.replace(lease, pid=2**80).dead
     for text in ("", "{}", "[]", "null", '{"id": 1}', '{"id": 1, "pid": 1e999, "host": "", "since": "", "process": ""}'):
         assert isinstance(read_lease(text), Lease) and not read_lease(text).dead

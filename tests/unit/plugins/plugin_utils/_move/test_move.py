@@ -20,7 +20,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._move import m
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_move
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import SingleFileStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, key_variables
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import open_store, open_stores
@@ -61,7 +61,7 @@ def members(new_member):
 @pytest.fixture
 def move(source, target, sealer):
     def move(layout, *, here=source, there=target, **options):
-        return move_keys(Move(layout, here, there, lock_timeout=0.0, **options), sealer)
+        return move_keys(Move(layout, here, there, vault_lock_timeout=0.0, **options), sealer)
 
     return move
 
@@ -72,13 +72,13 @@ def keys(sealer):
 
     def keys(path):
         own = {email: HostVarsStore(path, sealer).read(email) for email in HostVarsStore(path, sealer).stored()}
-        shared = [SingleFileStore(path, sealer, group).variables() for group in (GROUP, OTHER)]
+        shared = [GroupVarsStore(path, sealer, group).variables() for group in (GROUP, OTHER)]
         return own, {**shared[0], **shared[1]}
 
     return keys
 
 
-@pytest.mark.parametrize("layout", ["host_vars", "single_file"])
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
 def test_a_key_that_is_set_aside_is_nobodys_until_it_was_tried(source, target, sealer, new_member, move, layout):
     """Neither as what a killed run left nor as a stored key, and it does not stand in the way of a move."""
     store = open_store(layout, source, sealer, GROUP)
@@ -93,7 +93,7 @@ def test_a_key_that_is_set_aside_is_nobodys_until_it_was_tried(source, target, s
     [(found, variables)] = list(store.beside.of(ALICE).items())
     assert (found, variables["b2_application_key"], variables["b2_email"]) == (path, "K004aside", ALICE)
     assert store.beside.of(BOB) == {}
-    moved = move("single_file" if layout == "host_vars" else "host_vars", there=target)
+    moved = move("group_vars" if layout == "host_vars" else "host_vars", there=target)
     assert (emails(moved.moved), moved.left) == ([BOB], [])
     assert os.path.exists(path)
     store.beside.discard(path)
@@ -111,11 +111,11 @@ def test_a_move_switches_off_no_file_of_variables(source, target, sealer, new_me
     with open(beside, "wb"):
         pass
     for write in (False, True):
-        moved = move("single_file", write=write)
+        moved = move("group_vars", write=write)
         assert not moved.moved and [one.email for one in moved.left] == [ALICE, BOB]
         assert all(f"switch off the variables in b2_group_{GROUP}.yml beside it" in one.message for one in moved.left)
     os.unlink(beside)
-    assert len(move("single_file").moved) == 2
+    assert len(move("group_vars").moved) == 2
     # And back: here it is in the way of one member only.
     with open(os.path.join(source, f"{BOB}.yaml"), "wb"):
         pass
@@ -147,20 +147,20 @@ def seal(path, sealer, text):
 
 def test_each_layout_has_its_store(source, sealer):
     assert isinstance(open_store("host_vars", source, sealer, GROUP), HostVarsStore)
-    assert isinstance(open_store("single_file", source, sealer, GROUP), SingleFileStore)
+    assert isinstance(open_store("group_vars", source, sealer, GROUP), GroupVarsStore)
     store_of = open_stores("host_vars", source, sealer)
     assert store_of(GROUP) is store_of(OTHER)
-    store_of = open_stores("single_file", source, sealer)
+    store_of = open_stores("group_vars", source, sealer)
     assert store_of(GROUP).file("") != store_of(OTHER).file("")
 
 
 @pytest.mark.parametrize("write", [True, False])
 def test_keys_in_the_other_layout_are_not_taken_for_missing(source, sealer, new_member, write):
-    single = SingleFileStore(source, sealer, GROUP)
+    single = GroupVarsStore(source, sealer, GROUP)
     single.seal(new_member())
     store = open_store("host_vars", source, sealer, OTHER)
     store.prove([BOB], write=write)
-    with pytest.raises(StoreError, match=r"layout single_file.*b2_vault_layout") as failed:
+    with pytest.raises(StoreError, match=r"layout group_vars.*b2_vault_layout") as failed:
         store.prove([BOB, ALICE], write=write)
     assert ALICE in str(failed.value)
     store.seal(new_member())
@@ -170,7 +170,7 @@ def test_keys_in_the_other_layout_are_not_taken_for_missing(source, sealer, new_
     store = open_store("host_vars", source, sealer, GROUP)
     store.prove([ALICE], write=write)
     os.unlink(store.file(ALICE))
-    with pytest.raises(StoreError, match="layout single_file"):
+    with pytest.raises(StoreError, match="layout group_vars"):
         open_store("host_vars", source, sealer, GROUP).prove([ALICE], write=write)
 
 
@@ -183,18 +183,18 @@ def test_keys_move_there_and_back_with_every_byte_of_their_variables(move, keys,
     everything = {one.member.email: key_variables(one) for one in members}
     before = tree(source)
 
-    there = move("single_file", there=target, write=False)
+    there = move("group_vars", there=target, write=False)
     assert sorted(emails(there.moved)) == sorted(everything) and not there.left
     assert tree(source) == before and (not elsewhere or not os.path.exists(target))
 
-    there = move("single_file", there=target)
+    there = move("group_vars", there=target)
     assert sorted(emails(there.moved)) == sorted(everything) and not there.left
-    assert {entry.path for entry in there.moved} == {SingleFileStore(target, sealer, group).file("") for group in (GROUP, OTHER)}
+    assert {entry.path for entry in there.moved} == {GroupVarsStore(target, sealer, group).file("") for group in (GROUP, OTHER)}
     assert keys(target) == ({}, everything)
     assert set(tree(target)) == {f"b2_group_{GROUP}/b2_vault.yml", f"b2_group_{OTHER}/b2_vault.yml"}
     assert not elsewhere or os.listdir(source) == [".b2_members"]
     done = tree(target)
-    assert not move("single_file", there=target).moved and tree(target) == done
+    assert not move("group_vars", there=target).moved and tree(target) == done
 
     back = move("host_vars", here=target, there=source)
     assert sorted(emails(back.moved)) == sorted(everything) and not back.left
@@ -210,9 +210,9 @@ def test_one_group_moves_alone(move, keys, source, target, sealer, members):
         HostVarsStore(source, sealer).seal(one)
     ours = {one.member.email for one in members if one.member.group_id == GROUP}
     theirs = {one.member.email for one in members} - ours
-    assert set(emails(move("single_file", group_id=GROUP).moved)) == ours
+    assert set(emails(move("group_vars", group_id=GROUP).moved)) == ours
     assert set(keys(source)[0]) == theirs and set(keys(target)[1]) == ours
-    move("single_file")
+    move("group_vars")
     assert set(emails(move("host_vars", here=target, there=source, group_id=OTHER).moved)) == theirs
     assert set(keys(source)[0]) == theirs and set(keys(target)[1]) == ours
     assert not move("host_vars", here=target, there=source, group_id="unknown").moved
@@ -224,13 +224,13 @@ def stores(source, target, sealer):
 
     def make(layout):
         if layout == "host_vars":
-            return SingleFileStore(source, sealer, GROUP), HostVarsStore(target, sealer)
-        return HostVarsStore(source, sealer), SingleFileStore(target, sealer, GROUP)
+            return GroupVarsStore(source, sealer, GROUP), HostVarsStore(target, sealer)
+        return HostVarsStore(source, sealer), GroupVarsStore(target, sealer, GROUP)
 
     return make
 
 
-@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+@pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 def test_another_key_in_the_new_place_leaves_both_alone(move, keys, source, target, stores, new_member, layout):
     here, there = stores(layout)
     os.mkdir(target)
@@ -247,7 +247,7 @@ def test_another_key_in_the_new_place_leaves_both_alone(move, keys, source, targ
     assert BOB in {**keys(target)[0], **keys(target)[1]} and BOB not in {**keys(source)[0], **keys(source)[1]}
 
 
-@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+@pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 def test_a_part_of_a_key_moves_and_gives_way_to_a_whole_one(move, keys, source, target, stores, new_member, layout):
     here, there = stores(layout)
     os.mkdir(target)
@@ -277,7 +277,7 @@ def test_what_would_be_lost_with_a_file_is_named(move, source, sealer, new_membe
     seal(store.file("bare@x.example"), sealer, yaml.safe_dump(key_variables(new_member("bare@x.example"))))
     before = tree(source)
     for write in (False, True):
-        result = move("single_file", write=write)
+        result = move("group_vars", write=write)
         assert emails(result.moved) == ["bare@x.example"]
         assert {entry.email.partition("@")[0]: entry.message for entry in result.left}.keys() == {*texts, "foreign"}
     said = {entry.email.partition("@")[0]: entry.message for entry in result.left}
@@ -287,7 +287,7 @@ def test_what_would_be_lost_with_a_file_is_named(move, source, sealer, new_membe
 
 
 def test_what_would_be_lost_with_an_entry_is_named_and_all_else_in_the_file_survives(move, keys, source, target, sealer):
-    single = SingleFileStore(source, sealer, GROUP)
+    single = GroupVarsStore(source, sealer, GROUP)
     entry = "{b2_application_key: k, b2_application_key_id: i, b2_email: %s%s}"
     rest = f"# mine\nb2_member_keys:\n  more@x.example: {entry % ('more@x.example', ', port: 22')}\nport: 22 # of ssh\n"
     text = rest.replace("port: 22 # of ssh", f"  {ALICE}: {entry % (ALICE, '')}\nport: 22 # of ssh")
@@ -300,8 +300,8 @@ def test_what_would_be_lost_with_an_entry_is_named_and_all_else_in_the_file_surv
 
 
 def test_a_file_that_cannot_be_opened_does_not_keep_the_other_groups(move, source, sealer, new_member):
-    SingleFileStore(source, sealer, GROUP).seal(new_member())
-    bad = SingleFileStore(source, sealer, OTHER).file("")
+    GroupVarsStore(source, sealer, GROUP).seal(new_member())
+    bad = GroupVarsStore(source, sealer, OTHER).file("")
     seal(bad, sealer, "b2_member_keys: 1\n")
     result = move("host_vars")
     assert emails(result.moved) == [ALICE]
@@ -315,16 +315,16 @@ def kill_before_rename(store, email):
 
 @pytest.mark.parametrize("write", [True, False])
 def test_a_key_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, keys, source, sealer, new_member, write):
-    single = SingleFileStore(source, sealer, GROUP)
+    single = GroupVarsStore(source, sealer, GROUP)
     single.seal(new_member(BOB))
     kill_before_rename(single, BOB)
-    SingleFileStore(source, sealer, GROUP).seal(new_member())
-    SingleFileStore(source, sealer, OTHER).seal(new_member("carol@x.example", group_id=OTHER))
+    GroupVarsStore(source, sealer, GROUP).seal(new_member())
+    GroupVarsStore(source, sealer, OTHER).seal(new_member("carol@x.example", group_id=OTHER))
     result = move("host_vars", write=write)
-    assert emails(result.moved) == ["carol@x.example"] and emails(result.left) == [BOB] and "layout single_file" in result.left[0].message
+    assert emails(result.moved) == ["carol@x.example"] and emails(result.left) == [BOB] and "layout group_vars" in result.left[0].message
     assert set(keys(source)[1]) == ({ALICE} if write else {ALICE, "carol@x.example"})
     # The remedy.
-    assert open_store("single_file", source, sealer, GROUP).recover(BOB, new_member(BOB).member.account_id, write=True)
+    assert open_store("group_vars", source, sealer, GROUP).recover(BOB, new_member(BOB).member.account_id, write=True)
     assert {ALICE, BOB} <= set(emails(move("host_vars").moved))
 
 
@@ -334,11 +334,11 @@ def test_a_file_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, ke
     for one in (new_member(), new_member(BOB), new_member("carol@x.example", group_id=OTHER)):
         store.seal(one)
     kill_before_rename(store, BOB)
-    result = move("single_file", group_id=group_id)
+    result = move("group_vars", group_id=group_id)
     assert emails(result.moved) == ([] if group_id else ["carol@x.example"])
     assert emails(result.left) == [BOB] and "layout host_vars" in result.left[0].message and ALICE in keys(source)[0]
     assert open_store("host_vars", source, sealer, GROUP).recover(BOB, new_member(BOB).member.account_id, write=True)
-    result = move("single_file", group_id=group_id)
+    result = move("group_vars", group_id=group_id)
     assert set(emails(result.moved)) == {ALICE, BOB} and not result.left
 
 
@@ -351,13 +351,13 @@ def test_what_a_killed_run_left_of_an_unknown_group_keeps_everything(move, sourc
     torn = os.path.join(os.path.dirname(store.file(BOB)), TEMPORARY)
     with open(torn, "wb"):
         pass
-    result = move("single_file", group_id=group_id)
+    result = move("group_vars", group_id=group_id)
     assert not result.moved and not result.changed and emails(result.left) == [BOB] and "move that away" in result.left[0].message
     os.unlink(torn)
-    assert ALICE in emails(move("single_file", group_id=group_id).moved)
+    assert ALICE in emails(move("group_vars", group_id=group_id).moved)
 
 
-@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+@pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 @pytest.mark.parametrize("torn", [True, False])
 def test_what_a_killed_run_left_of_a_key_in_the_new_place_is_in_nobodys_way(move, source, target, sealer, stores, new_member, layout, torn):
     here, there = stores(layout)
@@ -367,7 +367,7 @@ def test_what_a_killed_run_left_of_a_key_in_the_new_place_is_in_nobodys_way(move
     kill_before_rename(here, BOB)
     if torn:
         os.truncate(os.path.join(os.path.dirname(here.file(BOB)), TEMPORARY), 0)
-    (HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)).seal(new_member())
+    (HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)).seal(new_member())
     result = move(layout)
     assert emails(result.moved) == [ALICE] and not result.left
 
@@ -384,7 +384,7 @@ def test_a_key_that_came_while_others_were_moved_is_moved_too(move, keys, source
         return locked(*arguments)
 
     monkeypatch.setattr(move_module.VaultDir, "locked", seal_and_lock)
-    assert set(emails(move("single_file").moved)) == {ALICE, BOB, "carol@x.example"} == set(keys(target)[1])
+    assert set(emails(move("group_vars").moved)) == {ALICE, BOB, "carol@x.example"} == set(keys(target)[1])
 
 
 def test_a_file_is_opened_again_only_where_it_changed(move, source, sealer, new_member, monkeypatch):
@@ -395,7 +395,7 @@ def test_a_file_is_opened_again_only_where_it_changed(move, source, sealer, new_
     opened = []
     real = Sealer.open
     monkeypatch.setattr(Sealer, "open", lambda self, sealed, path, **options: opened.append(path) or real(self, sealed, path, **options))
-    move("single_file", write=False)
+    move("group_vars", write=False)
     assert opened.count(store.file(BOB)) == 1
 
 
@@ -411,23 +411,23 @@ def test_a_value_is_the_text_that_is_written(move, keys, source, sealer, new_mem
     for number, more in enumerate(("{a: b}: c", "[1]: 2", "mine: [1, {a: b}]", "mine: &x [*x]", "b2_member: !vault x", f"mine: {'[' * 2000}")):
         email = f"m{number}@x.example"
         seal(store.file(email), sealer, text.replace(ALICE, email) + more + "\n")
-    result = move("single_file", there=source)
+    result = move("group_vars", there=source)
     assert emails(result.moved) == [ALICE] and len(result.left) == 6
     assert keys_of_single(source, sealer) == {ALICE: wanted}
-    single = SingleFileStore(source, sealer, GROUP)
+    single = GroupVarsStore(source, sealer, GROUP)
     entry = "".join(f"    {line}\n" for line in text.splitlines())
     seal(single.file(""), sealer, f"b2_member_keys:\n  {ALICE}:\n{entry}")
     assert keys_of_single(source, sealer) == {ALICE: wanted}
 
 
 def keys_of_single(path, sealer):
-    return SingleFileStore(path, sealer, GROUP).variables()
+    return GroupVarsStore(path, sealer, GROUP).variables()
 
 
 def test_one_directory_under_two_names_is_locked_once(source, keys, sealer, new_member, tmp_path, move):
     HostVarsStore(source, sealer).seal(new_member())
     os.symlink(tmp_path, tmp_path / "another")
-    result = move("single_file", there=str(tmp_path / "another" / "source"))
+    result = move("group_vars", there=str(tmp_path / "another" / "source"))
     assert emails(result.moved) == [ALICE] and not result.left
     assert set(keys(source)[1]) == {ALICE}
 
@@ -440,14 +440,14 @@ def test_where_there_is_no_room_is_said_in_check_mode_too(move, source, sealer, 
         raise StoreError("There is no room.")
 
     monkeypatch.setattr(move_module.VaultDir, "prove_room", no_room)
-    result = move("single_file", write=write)
+    result = move("group_vars", write=write)
     assert not result.moved and not result.changed and "no room" in result.left[0].message
 
 
 @pytest.mark.parametrize("fault", ["read", "remove"])
-@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+@pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 def test_keys_that_are_in_both_places_are_all_named(move, keys, source, sealer, new_member, monkeypatch, layout, fault):
-    here = HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)
+    here = HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)
     here.seal(new_member())
     here.seal(new_member(BOB))
     sealed = []
@@ -466,7 +466,7 @@ def test_keys_that_are_in_both_places_are_all_named(move, keys, source, sealer, 
         if fault == "read":
             patch.setattr(move_module, "_there", failing(move_module._there))
         else:
-            owner = move_module.KeyFilesOf if layout == "single_file" else SingleFileStore
+            owner = move_module.KeyFilesOf if layout == "group_vars" else GroupVarsStore
             patch.setattr(owner, "remove", failing(owner.remove))
         result = move(layout)
     assert summary_of_move(result)["changed"] and not result.moved
@@ -479,22 +479,22 @@ def test_a_group_that_another_run_works_on_is_named(move, source, sealer, new_me
     store.seal(new_member())
     store.seal(new_member(BOB, group_id=OTHER))
     with store.directory.locked(GROUP, 0.0, lambda seconds: None):
-        result = move("single_file")
+        result = move("group_vars")
         assert emails(result.moved) == [BOB]
         assert "holds the lock" in result.left[0].message and GROUP in result.left[0].message
-    assert emails(move("single_file").moved) == [ALICE]
+    assert emails(move("group_vars").moved) == [ALICE]
 
 
-@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+@pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 def test_a_key_that_changed_meanwhile_is_left_alone(move, keys, source, sealer, new_member, monkeypatch, layout):
-    here = HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)
+    here = HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)
     here.seal(new_member())
     here.seal(new_member(BOB))
     seal_all = move_module._seal_all
 
     def seal_all_and_let_somebody_in(*arguments):
         failed = seal_all(*arguments)
-        (HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)).seal(
+        (HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)).seal(
             new_member(region="changed"), again=True
         )
         return failed
@@ -509,7 +509,7 @@ def test_a_key_that_changed_meanwhile_is_left_alone(move, keys, source, sealer, 
 def test_what_does_not_come_back_from_its_new_place_stays_in_its_old_one(move, keys, source, sealer, new_member, monkeypatch):
     HostVarsStore(source, sealer).seal(new_member())
     monkeypatch.setattr(move_module, "_seal_all", lambda target, news: {})
-    result = move("single_file")
+    result = move("group_vars")
     assert emails(result.left) == [ALICE] and "did not come back" in result.left[0].message
     assert set(keys(source)[0]) == {ALICE}
 
@@ -519,7 +519,7 @@ def test_a_place_that_cannot_be_costs_nothing(move, keys, source, target, sealer
     with open(target, "w"):
         pass
     with pytest.raises(StoreError):
-        move("single_file")
+        move("group_vars")
     assert set(keys(source)[0]) == {ALICE}
 
 
@@ -547,9 +547,9 @@ LOST = ("lost", "lost@x.example", "aaaaaaaaaaaa")
 def test_what_a_journal_knows_about_lost_keys_goes_along_and_is_known_in_one_place_only(move, source, target, sealer, new_member):
     HostVarsStore(source, sealer).seal(new_member())
     note(source, sealer, GROUP, LOST, ("ejecting", "out@x.example", "bbbbbbbbbbbb"), ("pending", "open@x.example"))
-    move("single_file", write=False)
+    move("group_vars", write=False)
     assert len(entries_in(source, sealer)) == 3
-    move("single_file")
+    move("group_vars")
     there = entries_in(target, sealer)
     assert set(there) == {"lost@x.example", "out@x.example"} and set(entries_in(source, sealer)) == {"open@x.example"}
     assert there["lost@x.example"].account_id == "aaaaaaaaaaaa" and there["out@x.example"].event is Event.EJECTING
@@ -561,15 +561,15 @@ def test_no_account_is_taken_for_lost_whose_key_may_be_in_the_old_place(move, so
     seal(store.file(BOB), sealer, key_text(new_member(BOB)) + b"port: 22\n")
     seal(store.file("bad@x.example"), sealer, b"text")
     note(source, sealer, GROUP, *(("lost", email, "aaaaaaaaaaaa") for email in (ALICE, BOB, "bad@x.example")), ("pending", "new@x.example"))
-    assert emails(move("single_file").moved) == [ALICE]
+    assert emails(move("group_vars").moved) == [ALICE]
     assert not entries_in(target, sealer) and len(entries_in(source, sealer)) == 4
 
 
-@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+@pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 def test_what_a_journal_knows_goes_along_though_no_key_does(move, source, target, sealer, new_member, layout):
-    here = HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, GROUP)
+    here = HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)
     here.seal(new_member())
-    there = SingleFileStore(target, sealer, GROUP) if layout == "single_file" else HostVarsStore(target, sealer)
+    there = GroupVarsStore(target, sealer, GROUP) if layout == "group_vars" else HostVarsStore(target, sealer)
     os.mkdir(target)
     there.seal(new_member(key="K004another"))
     for group_id in (GROUP, OTHER):
@@ -585,12 +585,12 @@ def test_what_the_new_journal_knows_otherwise_stays_in_both(move, source, target
     os.mkdir(target)
     note(source, sealer, GROUP, LOST, ("lost", "same@x.example", "cccccccccccc"))
     note(target, sealer, GROUP, ("lost", "lost@x.example", "bbbbbbbbbbbb"), ("lost", "same@x.example", "cccccccccccc"))
-    move("single_file")
+    move("group_vars")
     assert entries_in(target, sealer)["lost@x.example"].account_id == "bbbbbbbbbbbb"
     assert set(entries_in(source, sealer)) == {"lost@x.example"}
 
 
-@pytest.mark.parametrize("layout", ["single_file", "host_vars"])
+@pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 def test_a_move_that_is_killed_anywhere_is_finished_by_the_next_one(move, keys, tmp_path, sealer, members, layout):
     """Once for each step that changes a name in a directory: the process is killed before it."""
     members = members[:3]
@@ -600,7 +600,7 @@ def test_a_move_that_is_killed_anywhere_is_finished_by_the_next_one(move, keys, 
         source, target = str(tmp_path / f"source{step}"), str(tmp_path / f"target{step}")
         os.mkdir(source)
         for one in members:
-            (HostVarsStore(source, sealer) if layout == "single_file" else SingleFileStore(source, sealer, one.member.group_id)).seal(one)
+            (HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, one.member.group_id)).seal(one)
         note(source, sealer, GROUP, LOST)
         child = os.fork()
         if not child:
@@ -644,7 +644,7 @@ def die_before_step(count):
 
 
 def test_a_large_group_moves_with_few_decryptions_more_than_keys(move, source, sealer, members, decrypted):
-    SingleFileStore(source, sealer, GROUP).seal_all(members)
+    GroupVarsStore(source, sealer, GROUP).seal_all(members)
     decrypted.clear()
     move("host_vars")
     # Two probes, the one file, and each key once to see that it came.

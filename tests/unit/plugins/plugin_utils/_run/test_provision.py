@@ -37,7 +37,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal i
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import keys_open, mark_told, provision, provision_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import SingleFileStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member, read_key_text
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import open_store
@@ -80,7 +80,7 @@ def run(standin, make_client, store, fallback, monkeypatch):
         client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
         try:
             wanted = [Wanted(email, region) for email in emails]
-            job = Job(standin.groups["hosting"], wanted, policy, concurrency, lock_timeout=0.0, check_mode=check_mode)
+            job = Job(standin.groups["hosting"], wanted, policy, concurrency, vault_lock_timeout=0.0, check_mode=check_mode)
             done = provision(client, job, store, fallback, stop or Stop(), progress)
             if told:
                 mark_told([(job, store)], [done])
@@ -94,7 +94,7 @@ def run(standin, make_client, store, fallback, monkeypatch):
 def provision_all(client, ids, stores, fallback):
     """Provision two members of each Group in one go; return what came of each Group."""
     jobs = [
-        (Job(group_id, [Wanted(f"{name}{group_id}@x.example") for name in "ab"], lock_timeout=0.0), store)
+        (Job(group_id, [Wanted(f"{name}{group_id}@x.example") for name in "ab"], vault_lock_timeout=0.0), store)
         for group_id, store in zip(ids, stores, strict=True)
     ]
     done = provision_groups(client, jobs, fallback, Stop())
@@ -410,7 +410,7 @@ def test_a_key_that_lies_in_another_fallback_place_is_not_lost(standin, store, f
     elsewhere = FallbackStore(str(tmp_path / "elsewhere"), Sealer(secrets))
     for check_mode in (True, False, True, False):
         report = run(EMAILS[:1], policy=REPLACE, fallback=elsewhere, check_mode=check_mode)
-        assert outcomes(report) == {EMAILS[0]: "missing_key"}
+        assert outcomes(report) == {EMAILS[0]: "key_missing"}
         assert parked.path in report.results[0].message
     assert members_named(standin, EMAILS[0]) == [parked.member.account_id]
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "unchanged"}
@@ -495,7 +495,7 @@ def test_when_every_key_is_refused_the_service_is_suspected_first(standin, run):
         [{"operation": "b2_authorize_account", "after": 1, "times": None, "action": {"kind": "error", "status": 401, "code": "unauthorized"}}]
     )
     report = run(policy=Policy(verify_keys=True))
-    assert outcomes(report) == dict.fromkeys(EMAILS, "dead_key")
+    assert outcomes(report) == dict.fromkeys(EMAILS, "key_dead")
     assert all(result.message.startswith("Backblaze refused every key") for result in report.results)
 
 
@@ -693,7 +693,7 @@ def test_a_member_whose_directory_is_not_made_is_no_reason_to_refuse(standin, st
     with open(f"{store.directory.path}/{EMAILS[0]}.yml", "wb"):
         pass
     for check_mode in (True, False):
-        assert outcomes(run(EMAILS[:2], check_mode=check_mode)) == {EMAILS[0]: "missing_key", EMAILS[1]: "created"}
+        assert outcomes(run(EMAILS[:2], check_mode=check_mode)) == {EMAILS[0]: "key_missing", EMAILS[1]: "created"}
     with open(f"{store.directory.path}/{EMAILS[2]}.yml", "wb"):
         pass
     for check_mode in (True, False):
@@ -949,7 +949,7 @@ def test_new_keys_are_tried_where_stored_ones_are(standin, store, run):
     """A secret of another account, under the right id: nothing in the answer shows it."""
     standin.faults([{"operation": CREATE, "email": EMAILS[0], "action": {"kind": "foreign", "parts": ["applicationKey"]}}])
     report = run(EMAILS[:2], policy=Policy(verify_keys=True))
-    assert outcomes(report) == {EMAILS[0]: "dead_key", EMAILS[1]: "created"}
+    assert outcomes(report) == {EMAILS[0]: "key_dead", EMAILS[1]: "created"}
     assert standin.state()["calls"]["b2_authorize_account"] == 1 + 3 + 1
 
 
@@ -987,7 +987,7 @@ def test_a_forged_journal_has_no_account_ejected(standin, store, run):
 def test_an_account_that_is_not_ours_is_never_replaced(standin, run):
     there = standin.add_member("hosting", EMAILS[0])
     report = run(policy=REPLACE)
-    assert outcomes(report)[EMAILS[0]] == "missing_key"
+    assert outcomes(report)[EMAILS[0]] == "key_missing"
     assert [member["account_id"] for member in standin.control("members") if member["email"] == EMAILS[0]] == [there["accountId"]]
 
 
@@ -1056,7 +1056,7 @@ def test_whatever_the_service_does_each_member_has_an_outcome_and_no_key_that_ar
         if entry["delivered"]:
             assert stored[entry["email"]] == entry["key"]
         elif stored[entry["email"]] is None:
-            assert outcomes(second)[entry["email"]] in ("key_lost", "missing_key")
+            assert outcomes(second)[entry["email"]] in ("key_lost", "key_missing")
     # Where nothing stood in the way any more, every member that was not there is now.
     assert {account["email"] for account in standin.state()["accounts"]} == set(EMAILS)
 
@@ -1098,7 +1098,7 @@ def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missi
     @contextlib.contextmanager
     def late(self, *args):
         monkeypatch.setattr(VaultDir, "locked", locked)
-        assert len(move_keys(Move("single_file", vault_dir, vault_dir), sealer).moved) == 1
+        assert len(move_keys(Move("group_vars", vault_dir, vault_dir), sealer).moved) == 1
         with locked(self, *args) as state:
             yield state
 
@@ -1131,7 +1131,7 @@ class There(Elsewhere):
         return super().confirm()
 
 
-@pytest.fixture(params=["host_vars", "single_file"])
+@pytest.fixture(params=["host_vars", "group_vars"])
 def place_of(request, tmp_path, secrets, monkeypatch):
     """Give a store of the keys on a host, whose first run is meddled with."""
     monkeypatch.setattr(remote_copy, "_GATHER_SECONDS", 0.001)
@@ -1140,7 +1140,7 @@ def place_of(request, tmp_path, secrets, monkeypatch):
         place = There(str(tmp_path / f"copy{os.urandom(4).hex()}"), tmp_path / "there", **meddling)
         if request.param == "host_vars":
             return HostVarsStore(place.copy, Sealer(secrets), place=place)
-        return SingleFileStore(place.copy, Sealer(secrets), GROUP, place)
+        return GroupVarsStore(place.copy, Sealer(secrets), GROUP, place)
 
     return make
 
@@ -1210,11 +1210,11 @@ def test_only_the_key_that_is_not_in_a_changed_file_is_gone(standin, run, tmp_pa
     monkeypatch.setattr(remote_copy, "_GATHER_SECONDS", 0.001)
 
     def take_out(there):
-        theirs = SingleFileStore(str(there), Sealer(secrets), GROUP)
+        theirs = GroupVarsStore(str(there), Sealer(secrets), GROUP)
         assert theirs.remove({EMAILS[1]: theirs.variables()[EMAILS[1]]}) == {EMAILS[1]}
 
     place = There(str(tmp_path / "copy"), tmp_path / "there", take_out)
-    store = SingleFileStore(place.copy, Sealer(secrets), GROUP, place)
+    store = GroupVarsStore(place.copy, Sealer(secrets), GROUP, place)
     report = run(store=store)
     assert outcomes(report) == dict.fromkeys(EMAILS, "created")
     ((path, variables),) = fallback.found()
@@ -1270,7 +1270,7 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
     store = place_of()
     place, confirmed = store.directory.place, []
-    stores = [store, store if isinstance(store, HostVarsStore) else SingleFileStore(place.copy, Sealer(secrets), ids[1], place)]
+    stores = [store, store if isinstance(store, HostVarsStore) else GroupVarsStore(place.copy, Sealer(secrets), ids[1], place)]
 
     def meddle(there):
         confirmed.append(there)
@@ -1298,10 +1298,10 @@ def test_keys_of_earlier_runs_that_were_removed_are_named(standin, make_client, 
     if new:
         ids.append(standin.add_group("other")["id"])
         host_vars = isinstance(store, HostVarsStore)
-        stores.append(store if host_vars else SingleFileStore(place.copy, Sealer(secrets), ids[1], place))
+        stores.append(store if host_vars else GroupVarsStore(place.copy, Sealer(secrets), ids[1], place))
     emails = EMAILS, ["b@x.example"]
     jobs = [
-        (Job(group_id, [Wanted(email) for email in wanted], lock_timeout=0.0), one)
+        (Job(group_id, [Wanted(email) for email in wanted], vault_lock_timeout=0.0), one)
         for group_id, wanted, one in zip(ids, emails, stores, strict=False)
     ]
     client = make_client(standin)
@@ -1325,7 +1325,7 @@ def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make
     nowhere = FallbackStore(str(tmp_path / "file" / "fallback"), Sealer(secrets))
     store, confirmed = place_of(), []
     place = store.directory.place
-    other = store if isinstance(store, HostVarsStore) else SingleFileStore(place.copy, Sealer(secrets), ids[1], place)
+    other = store if isinstance(store, HostVarsStore) else GroupVarsStore(place.copy, Sealer(secrets), ids[1], place)
 
     def meddle(there):
         confirmed.append(there)
@@ -1335,7 +1335,7 @@ def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make
     place.meddle = meddle
     emails = EMAILS[:1], ["b@x.example"]
     jobs = [
-        (Job(group_id, [Wanted(email) for email in wanted], lock_timeout=0.0), one)
+        (Job(group_id, [Wanted(email) for email in wanted], vault_lock_timeout=0.0), one)
         for group_id, wanted, one in zip(ids, emails, (store, other), strict=True)
     ]
     client = make_client(standin)
@@ -1358,14 +1358,14 @@ def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(standin, m
         if isinstance(store, HostVarsStore):
             return [store, store]
         place = store.directory.place
-        return [store, SingleFileStore(place.copy, Sealer(secrets), ids[1], place)]
+        return [store, GroupVarsStore(place.copy, Sealer(secrets), ids[1], place)]
 
     ours, theirs, confirmed, added = stores(), stores(), [], []
 
     def meddle(there):
         confirmed.append(there)
         if len(confirmed) == 2:
-            job = Job(ids[0], [Wanted("c@x.example")], lock_timeout=0.0)
+            job = Job(ids[0], [Wanted("c@x.example")], vault_lock_timeout=0.0)
             added.append(provision(client, job, theirs[0], fallback, Stop())[1])
 
     ours[0].directory.place.meddle = meddle

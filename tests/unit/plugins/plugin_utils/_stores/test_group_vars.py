@@ -20,7 +20,7 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.community.backblaze.plugins.module_utils import _files
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores import group_vars
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import SingleFileStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_variables
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
@@ -36,7 +36,7 @@ TEMPORARY = ".b2_vault.yml.0123456789ab.tmp"
 @pytest.fixture
 def make_store(tmp_path, secrets):
     """A factory of stores of one file, each with a memory of its own."""
-    return lambda group=GROUP: SingleFileStore(str(tmp_path / "vault"), Sealer(secrets), group)
+    return lambda group=GROUP: GroupVarsStore(str(tmp_path / "vault"), Sealer(secrets), group)
 
 
 @pytest.fixture
@@ -239,14 +239,14 @@ def test_a_file_keeps_its_own_secret_unless_another_is_asked_for(store, new_memb
     prod = ("prod", VaultSecret(b"of production"))
     write(store.file(ALICE), Sealer([prod]).seal(b"mine: 1\n"))
     both = [*secrets, prod]
-    SingleFileStore(store.directory.path, Sealer(both), GROUP).seal(new_member())
+    GroupVarsStore(store.directory.path, Sealer(both), GROUP).seal(new_member())
     assert read(store.file(ALICE)).startswith(b"$ANSIBLE_VAULT;1.2;AES256;prod\n")
     assert ALICE.encode() in VaultLib([prod]).decrypt(read(store.file(ALICE)))
-    SingleFileStore(store.directory.path, Sealer(both, "default"), GROUP).seal(new_member(BOB))
+    GroupVarsStore(store.directory.path, Sealer(both, "default"), GROUP).seal(new_member(BOB))
     assert BOB.encode() in VaultLib(secrets).decrypt(read(store.file(ALICE)))
     # A file with a name that the run does not know, but with a password that it does.
     write(store.file(ALICE), Sealer([("theirs", VaultSecret(b"of production"))]).seal(b"mine: 1\n"))
-    SingleFileStore(store.directory.path, Sealer(both), GROUP).seal(new_member())
+    GroupVarsStore(store.directory.path, Sealer(both), GROUP).seal(new_member())
     assert read(store.file(ALICE)).startswith(b"$ANSIBLE_VAULT;1.2;AES256;theirs\n")
     assert VaultLib([prod]).decrypt(read(store.file(ALICE)))
 
@@ -308,7 +308,7 @@ def test_a_file_that_cannot_be_stops_everything(store, secrets, content, message
 
 def test_a_file_under_another_password_stops_everything(store, new_member):
     prove(store)
-    SingleFileStore(store.directory.path, Sealer([("default", VaultSecret(b"another"))]), GROUP).seal(new_member())
+    GroupVarsStore(store.directory.path, Sealer([("default", VaultSecret(b"another"))]), GROUP).seal(new_member())
     with pytest.raises(StoreError, match="does not decrypt"):
         store.stored()
 
@@ -573,7 +573,7 @@ def test_what_is_torn_foreign_or_of_another_account_is_left_alone(store, make_st
     prove(store)
     leave(store, make_store, new_member, ALICE)
     write(beside(store, ".b2_vault.yml.a.tmp"), read(beside(store, TEMPORARY))[:500])
-    SingleFileStore(store.directory.path, Sealer([("default", VaultSecret(b"another"))]), GROUP).seal(new_member(BOB))
+    GroupVarsStore(store.directory.path, Sealer([("default", VaultSecret(b"another"))]), GROUP).seal(new_member(BOB))
     os.rename(store.file(ALICE), beside(store, ".b2_vault.yml.b.tmp"))
     for email, account in ((BOB, ACCOUNT), (ALICE, "ffffffffffff")):
         # It is named, for it may be the key.

@@ -443,7 +443,7 @@ def test_a_second_process_is_told_who_holds_the_lock(store):
     with store.directory.locked(GROUP, 0.0, lambda seconds: None):
         words, _status = in_child(second)
     assert f"process {os.getpid()} on {os.uname().nodename}" in words
-    assert "lock_timeout" in words
+    assert "vault_lock_timeout" in words
     assert in_child(second)[0] == "had the lock"
 
 
