@@ -92,15 +92,15 @@ def make_directory(path: str, modes: Modes = PRIVATE) -> None:
 
 def prove_place(path: str, name: str) -> None:
     """Show that a directory is one, or can be made, and that a file in it is one, or can be made; else StoreError."""
-    for place, fits, what in ((path, stat.S_ISDIR, "a directory"), (os.path.join(path, name), stat.S_ISREG, "a plain file")):
+    for location, fits, what in ((path, stat.S_ISDIR, "a directory"), (os.path.join(path, name), stat.S_ISREG, "a plain file")):
         try:
-            found = os.lstat(place).st_mode
+            found = os.lstat(location).st_mode
         except FileNotFoundError:
             return
         if not fits(found):
-            raise StoreError(f"{place} is not {what}{' but a symlink' if stat.S_ISLNK(found) else ''}.", remedy="Move it away.")
-        if stat.S_ISDIR(found) and not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-            raise StoreError(f"{place} cannot be written by this user.", remedy="Mend its permissions.")
+            raise StoreError(f"{location} is not {what}{' but a symlink' if stat.S_ISLNK(found) else ''}.", remedy="Move it away.")
+        if stat.S_ISDIR(found) and not os.access(location, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreError(f"{location} cannot be written by this user.", remedy="Mend its permissions.")
 
 
 def replace(

@@ -73,7 +73,7 @@ _LIST_SPEC: dict[str, t.Any] = {
 }
 
 #: Where the directory of the keys is.
-PLACE_SPEC: dict[str, t.Any] = {
+LOCATION_SPEC: dict[str, t.Any] = {
     "vault_location": {"type": "str", "default": "controller", "choices": ["controller", "target", "git"]},
     "vault_git_repo": {"type": "str"},
     "vault_git_branch": {"type": "str"},
@@ -84,7 +84,7 @@ PLACE_SPEC: dict[str, t.Any] = {
 #: Where keys are stored, for what seals them (documented in the pages of the two modules that take these).
 VAULT_SPEC: dict[str, t.Any] = {
     "vault_dir": {"type": "path"},
-    **PLACE_SPEC,
+    **LOCATION_SPEC,
     "vault_id": {"type": "str"},
     "vault_layout": {"type": "str", "default": "host_vars", "choices": ["host_vars", "group_vars"]},
     "vault_fallback_dir": {"type": "path"},
@@ -135,7 +135,7 @@ MEMBER_INFO_SPEC: dict[str, t.Any] = {
     "region": {"type": "str"},
     "account_id": {"type": "str"},
     "vault_dir": {"type": "path"},
-    **PLACE_SPEC,
+    **LOCATION_SPEC,
     "vault_layout": VAULT_SPEC["vault_layout"],
     "vault_fallback_dir": VAULT_SPEC["vault_fallback_dir"],
     "verify_keys": {"type": "bool", "default": True},
@@ -153,23 +153,23 @@ VAULT_LAYOUT_SPEC: dict[str, t.Any] = {
     "vault_lock_timeout": VAULT_SPEC["vault_lock_timeout"],
 }
 
-_PLACE_RULES: dict[str, t.Any] = {"required_if": [("vault_location", "git", ("vault_git_repo",))]}
+_LOCATION_RULES: dict[str, t.Any] = {"required_if": [("vault_location", "git", ("vault_git_repo",))]}
 
 #: At most one way to name the Group.
-MEMBER_INFO_RULES: dict[str, t.Any] = {"mutually_exclusive": [("group_id", "group_name")], **_PLACE_RULES}
+MEMBER_INFO_RULES: dict[str, t.Any] = {"mutually_exclusive": [("group_id", "group_name")], **_LOCATION_RULES}
 
 #: Exactly one way to name the Group, and one to name the member.
 MEMBER_RULES: dict[str, t.Any] = {
     "mutually_exclusive": [("group_id", "group_name"), ("email", "account_id")],
     "required_one_of": [("group_id", "group_name"), ("email", "account_id")],
-    **_PLACE_RULES,
+    **_LOCATION_RULES,
 }
 
 #: Exactly one way to name the Group and one to give its members, or a list of Groups that each have both.
 MEMBERS_RULES: dict[str, t.Any] = {
     "mutually_exclusive": [("group_id", "group_name", "groups"), ("members", "members_file", "groups")],
     "required_one_of": [("group_id", "group_name", "groups"), ("members", "members_file", "groups")],
-    **_PLACE_RULES,
+    **_LOCATION_RULES,
 }
 
 _LONGEST_TIMEOUT = 3600
@@ -248,11 +248,11 @@ def credentials(options: t.Mapping[str, t.Any], environment: t.Mapping[str, str]
     """
     around = {name: next(filter(None, map(environment.get, variables)), None) for name, variables in ENVIRONMENT.items()}
     places: list[dict[str, str]] = []
-    for place in (options, around):
-        given = {name: str(place[name]) for name in ENVIRONMENT if place.get(name) is not None}
+    for location in (options, around):
+        given = {name: str(location[name]) for name in ENVIRONMENT if location.get(name) is not None}
         places.append(given)
         # The environment may name a file that somebody else was to read, beside all that is needed.
-        needed = place is options or not {"application_key_id", "application_key"} <= set().union(*places)
+        needed = location is options or not {"application_key_id", "application_key"} <= set().union(*places)
         if "credentials_file" in given and needed:
             places.append(read_credentials(os.path.expanduser(given["credentials_file"]), CREDENTIALS))
     return dict(collections.ChainMap(*places, CREDENTIALS))

@@ -15,7 +15,7 @@ from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, PLACE_SPEC, refuse_text_for_lists
+from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, LOCATION_SPEC, refuse_text_for_lists
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import modes_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import plain
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
@@ -41,7 +41,7 @@ def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[st
     """Run the plain module, unless an option says that the user has forgotten vault_dir: then a key could end on the screen."""
     # Its result is always delivered, for a key may be in it and nowhere else.
     signals.begin()
-    given = sorted(name for name in ("vault_layout", *PLACE_SPEC) if action._task.args.get(name) is not None)
+    given = sorted(name for name in ("vault_layout", *LOCATION_SPEC) if action._task.args.get(name) is not None)
     if not given:
         return run_module()
     error = OptionError(f"{given[0]} is given, but vault_dir is not.", remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.")
@@ -75,7 +75,7 @@ def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any)
     options = t.cast("dict[str, t.Any]", plain(validated.validated_parameters))
     if not options["vault_dir"]:
         raise OptionError("vault_dir is empty.", remedy="Name the directory for the keys, or leave the option out.")
-    for_git = [name for name in PLACE_SPEC if name.startswith("vault_git_") and options.get(name)]
+    for_git = [name for name in LOCATION_SPEC if name.startswith("vault_git_") and options.get(name)]
     if options.get("vault_location") != "git" and for_git:
         raise OptionError(f"{', '.join(for_git)} can be used with vault_location: git only.")
     if options.get("vault_location") == "git" and options.get("vault_mode") is not None:

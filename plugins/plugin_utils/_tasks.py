@@ -24,9 +24,9 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import S
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE
 from ansible_collections.community.backblaze.plugins.plugin_utils._action import _names
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import secrets_of
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import controller_path, elsewhere, made_at
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import controller_path, made_at, remote_copy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import OTHER_LOCATIONS, is_job, prove_durable
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup, policy_of, read_members
@@ -77,19 +77,19 @@ def show_progress(done: int, total: int, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def vault_place(
+def vault_location(
     action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], lost: t.Callable[[str], None] = lambda reason: None
-) -> t.Iterator[tuple[str, Place]]:
+) -> t.Iterator[tuple[str, Location]]:
     """Give the path of the vault directory on the controller, which may be that of a copy, and its place.
 
     lost: is told why, if another run takes over what this one is at. Raises StoreError where the place would not outlive this job.
     """
     if options["vault_location"] == "controller":
-        yield controller_path(action, options["vault_dir"]), HERE
+        yield controller_path(action, options["vault_dir"]), CONTROLLER
         return
-    with elsewhere(action, options, task_vars, lost) as place:
-        _names[place.copy] = place.name
-        yield place.copy, place
+    with remote_copy(action, options, task_vars, lost) as location:
+        _names[location.copy] = location.name
+        yield location.copy, location
 
 
 def vault_directory(action: ActionBase, path: str) -> str:
@@ -141,22 +141,22 @@ def _provisioned(
     """Run the provisioner; return for each Group what came of it, see provision_groups, what is to be said of the place, and its path."""
     stop = Stop()
     signals.heed(stop)
-    with vault_place(action, options, task_vars, stop.ask) as (path, place):
-        return *_provisioned_in(action, options, path, place, groups, concurrency, stop), place.notes, path
+    with vault_location(action, options, task_vars, stop.ask) as (path, location):
+        return *_provisioned_in(action, options, path, location, groups, concurrency, stop), location.notes, path
 
 
 def _provisioned_in(
-    action: ActionBase, options: dict[str, t.Any], path: str, place: Place, groups: t.Sequence[WantedGroup], concurrency: int, stop: Stop
+    action: ActionBase, options: dict[str, t.Any], path: str, location: Location, groups: t.Sequence[WantedGroup], concurrency: int, stop: Stop
 ) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]]]:
     policy = policy_of(options, [one.email for group in groups for one in group.members])
     for warning in sorted({unknown_region(one.region) for group in groups for one in group.members} - {""}):
         display.warning(warning)
     sealer = Sealer(vault_secrets(action), options["vault_id"])
-    if place is HERE:
+    if location is CONTROLLER:
         prove_durable(f"vault_dir {path}", options["vault_dir_is_durable"], OTHER_LOCATIONS)
         _warn_of_new_directory(action, "vault_dir", options["vault_dir"])
     # The copy of what is elsewhere is nobody else's to see.
-    store_of = open_stores(options["vault_layout"], path, sealer, place, options["vault_mode"] if place is HERE else PRIVATE)
+    store_of = open_stores(options["vault_layout"], path, sealer, location, options["vault_mode"] if location is CONTROLLER else PRIVATE)
     fallback = _fallback(action, options, sealer)
     client = connect(options, connections=concurrency, wait=stop.wait)
     if stop.asked:
@@ -217,20 +217,20 @@ def audit_members(action: ActionBase, options: dict[str, t.Any], task_vars: t.Ma
     """List members and compare their Groups with a vault directory; return the task's result."""
     stop = Stop()
     signals.heed(stop)
-    with vault_place(action, options, task_vars) as (path, place):
-        place.fetch()
+    with vault_location(action, options, task_vars) as (path, location):
+        location.fetch()
         if stop.asked:
             raise StoppedError
-        if place is HERE:
+        if location is CONTROLLER:
             vault_directory(action, options["vault_dir"])
-        elif not place.exists:
+        elif not location.exists:
             raise OptionError(f"vault_dir {path} is not there.")
-        return _audited(action, options, path, place, stop)
+        return _audited(action, options, path, location, stop)
 
 
-def _audited(action: ActionBase, options: dict[str, t.Any], path: str, place: Place, stop: Stop) -> dict[str, t.Any]:
+def _audited(action: ActionBase, options: dict[str, t.Any], path: str, location: Location, stop: Stop) -> dict[str, t.Any]:
     sealer = Sealer(vault_secrets(action))
-    store_of = open_stores(options["vault_layout"], path, sealer, place)
+    store_of = open_stores(options["vault_layout"], path, sealer, location)
     client = connect(options, connections=_AUDIT_WORKERS, wait=stop.wait)
     group_ids = client.resolve_groups(options["group_id"], options["group_name"])
     members = client.members_of(group_ids)
@@ -240,7 +240,7 @@ def _audited(action: ActionBase, options: dict[str, t.Any], path: str, place: Pl
     stores = {group_id: store_of(group_id) for group_id in group_ids}
     keyed: dict[str, Store] = {}
     for store in dict.fromkeys(stores.values()):
-        store.prove_not_elsewhere([email for email in there if not unsafe_name(email)])
+        store.prove_not_in_other_layout([email for email in there if not unsafe_name(email)])
         for email, found in store.stored().items():
             # Who has left one Group for another may have a key in both: that of the present one counts.
             left = email in ours and (email not in there or there[email].group_id != found.group_id)

@@ -434,7 +434,7 @@ FOREIGN = [
         ["applicationKeyId"],
         ["groupMember"],
     )
-] + [Fault(f"another account's answer {place} it", {"kind": "foreign", "place": place}) for place in ("before", "after")]
+] + [Fault(f"another account's answer {location} it", {"kind": "foreign", "place": location}) for location in ("before", "after")]
 
 FIELDS: dict[str, tuple[str, ...]] = {
     AUTHORIZE: ("accountId", "authorizationToken", "apiInfo", "apiInfo.groupsApi", "apiInfo.groupsApi.groupsApiUrl"),

@@ -118,8 +118,8 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
         assert all(everybodys.get(key) == email for email, key in in_place.items()), f"seed {seed}: {count!r}"
         # What stands beside a place is another account's, or the place has it too; or it came with a wrong id, without which it opens nothing.
         own = {one["key"]: one["email"] for one in campaign.server.ledger() if one["operation"] == CREATE}
-        beside = own.keys() & set(campaign.keys_beside()) - set(in_place.values())
-        assert {own[key] for key in beside} <= set(count.lost), f"seed {seed}: {count!r}"
+        unproven = own.keys() & set(campaign.keys_beside()) - set(in_place.values())
+        assert {own[key] for key in unproven} <= set(count.lost), f"seed {seed}: {count!r}"
     foreign = {*campaign.keys_beside(), *in_place.values()} - own.keys()
     assert foreign and not campaign.exposed()
     sealed = len(own.keys() & set(in_place.values()))

@@ -99,9 +99,9 @@ class Hunt:
             time.sleep(0.005)
 
     def _look_at_temporary_files(self) -> None:
-        for place in (self.temporary, self.project.directory / "tmp"):
+        for location in (self.temporary, self.project.directory / "tmp"):
             # Directories and files may be gone any moment; os.walk takes that as it is.
-            for path in (pathlib.Path(folder, name) for folder, _folders, names in os.walk(place) for name in names):
+            for path in (pathlib.Path(folder, name) for folder, _folders, names in os.walk(location) for name in names):
                 with contextlib.suppress(OSError):
                     found = path.lstat()
                     version = str(path), found.st_ino, found.st_size, found.st_mtime_ns
@@ -374,8 +374,8 @@ def test_the_password_of_a_repository_stands_nowhere_in_clear(hunt):
     assert not leaks, "\n".join(leaks)
 
 
-@pytest.mark.parametrize("place", ["file", "output", "base64", "url", "json", "command line", "temporary file", "temporary file that is removed"])
-def test_the_hunt_finds_what_was_planted(hunt, place):
+@pytest.mark.parametrize("location", ["file", "output", "base64", "url", "json", "command line", "temporary file", "temporary file that is removed"])
+def test_the_hunt_finds_what_was_planted(hunt, location):
     """A hunt that finds nothing has to be able to find."""
     secret = hunt.server.add_member("hosting", "planted@customers.example.com")["applicationKey"]
     while not {"/", "+"} & set(secret):
@@ -387,19 +387,19 @@ def test_the_hunt_finds_what_was_planted(hunt, place):
         "url": urllib.parse.quote(secret, safe=""),
         "json": json.dumps(secret).replace("/", "\\/"),
     }
-    if place == "output":
+    if location == "output":
         hunt.run("echo", "printenv", "PLANTED", PLANTED=secret)
-    elif place == "command line":
+    elif location == "command line":
         subprocess.run(["sh", "-c", "sleep 1; :", secret], check=True)
-    elif place.startswith("temporary file"):
+    elif location.startswith("temporary file"):
         # Where any program puts such a file that was not told where.
         left = "import os, tempfile, time; f = tempfile.NamedTemporaryFile(); f.write(os.environb[b'PLANTED']); f.flush(); time.sleep(0.5)"
-        hunt.run("careless", sys.executable, "-c", left + ("" if place.endswith("removed") else "; os._exit(0)"), PLANTED=secret)
-        assert bool(list(hunt.temporary.iterdir())) is not place.endswith("removed")
+        hunt.run("careless", sys.executable, "-c", left + ("" if location.endswith("removed") else "; os._exit(0)"), PLANTED=secret)
+        assert bool(list(hunt.temporary.iterdir())) is not location.endswith("removed")
     else:
         hidden = hunt.home / ".ansible" / "tmp"
         hidden.mkdir(parents=True)
-        (hidden / "planted").write_text(texts[place])
+        (hidden / "planted").write_text(texts[location])
     assert len(hunt.leaks()) >= 1
 
 

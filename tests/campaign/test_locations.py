@@ -29,15 +29,17 @@ LONG = 4 * PATIENCE
 class Trial:
     """A campaign, and a place for its keys."""
 
-    def __init__(self, campaign, place):
+    def __init__(self, campaign, location):
         self.campaign = campaign
-        self.place = place
+        self.location = location
 
     def play(self, wanted, name="play.yml", **options):
-        return locations.play(self.campaign, wanted, name, hosts=self.place.hosts, **{"concurrency": CONCURRENCY, **self.place.options, **options})
+        return locations.play(
+            self.campaign, wanted, name, hosts=self.location.hosts, **{"concurrency": CONCURRENCY, **self.location.options, **options}
+        )
 
     def start(self, play, *arguments):
-        return self.campaign.start(play, *self.place.arguments, *arguments, **self.place.apart(MARK))
+        return self.campaign.start(play, *self.location.arguments, *arguments, **self.location.apart(MARK))
 
     def finish(self, play):
         run = self.start(play)
@@ -46,7 +48,7 @@ class Trial:
         return result
 
     def count(self, result):
-        with self.place.keys() as directory:
+        with self.location.keys() as directory:
             return self.campaign.count(result, directory, self.campaign.fallback)
 
     def throw_away(self):
@@ -62,7 +64,7 @@ def trials(request, campaigns, tmp_path):
         campaign = campaigns(**settings)
         if request.param == "git":
             return Trial(campaign, locations.GitPlace(tmp_path))
-        host = request.getfixturevalue("host").place(campaign.directory)
+        host = request.getfixturevalue("host").location(campaign.directory)
         return Trial(campaign, host)
 
     return make
@@ -76,7 +78,7 @@ def host(tmp_path):
 
 def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials, chance, seed, long_form):
     trial = trials(latency_ms=10)
-    campaign, place = trial.campaign, trial.place
+    campaign, location = trial.campaign, trial.location
     wanted, kills, lost_before, goal = [], 0, 0, LONG_KILLS if long_form else SHORT_KILLS
     while kills < goal:
         wanted += campaign.addresses(chance.randint(8, 16), len(wanted))
@@ -84,9 +86,9 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
         run = trial.start(play)
         moment = chance.choice(("any", "create", "create", "seal"))
         if moment == "any":
-            time.sleep(chance.uniform(1, 12 if place.kind == "target" else 5))
+            time.sleep(chance.uniform(1, 12 if location.kind == "target" else 5))
         else:
-            progress = campaign.creates if moment == "create" else place.sealed
+            progress = campaign.creates if moment == "create" else location.sealed
             aim = progress() + chance.randint(1, 6)
             run.watch(lambda progress=progress, aim=aim: progress() >= aim)
             time.sleep(chance.uniform(0, 0.3))
@@ -106,45 +108,45 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
         said = " ".join([result["msg"], *result.get("warnings", ())])
         assert all(email in said and accounts[email] in said for email in count.lost), said
         assert not campaign.exposed()
-    print(f"elsewhere: {place.kind}: {kills} kills, each with its machine thrown away: {count}; seed {seed}")
+    print(f"elsewhere: {location.kind}: {kills} kills, each with its machine thrown away: {count}; seed {seed}")
 
 
 def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials):
     """What Ansible shows of each message fills a queue that nobody reads any more; the keys are in memory only then."""
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 600_000})
-    campaign, place = trial.campaign, trial.place
+    campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(40)
     play = trial.play(wanted, timeout=900)
     run = trial.start(play, "-vvv")
     assert run.watch(lambda: campaign.creates() >= CONCURRENCY, pause=0.05), run.output
 
     os.kill(run.process.pid, signal.SIGTERM)
-    place.fail()
+    location.fail()
     campaign.hurry()
     run.end(LONG)
 
-    place.mend()
+    location.mend()
     count = campaign.count({}, campaign.fallback)
     assert count.holds and count.sealed == CONCURRENCY, f"{count!r}; {run.output[-5000:]}"
     assert set(campaign.outcomes(trial.finish(play), wanted)) == {"created", "unchanged"}
-    print(f"elsewhere: {place.kind}: SIGTERM, and the place takes no more: {count}")
+    print(f"elsewhere: {location.kind}: SIGTERM, and the place takes no more: {count}")
 
 
 def test_check_mode_and_the_audit_name_the_run_that_is_under_way(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 1500})
-    campaign, place = trial.campaign, trial.place
+    campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(24)
     first = trial.start(trial.play(wanted, "first.yml", concurrency=4, timeout=900))
     assert first.watch(lambda: campaign.creates() > 4, pause=0.05), first.output
     # Nothing more is created before the test lets it.
     campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": 600_000})
 
-    looked = campaign.start(trial.play(wanted, "look.yml"), *place.arguments, "--check").end(LONG)
+    looked = campaign.start(trial.play(wanted, "look.yml"), *location.arguments, "--check").end(LONG)
     audit = trial.play(["nobody@customers.example.com"], "audit.yml")
     [play] = json.loads(audit.read_text())
     task = play["tasks"][0]
     del task["community.backblaze.b2_group_members"]
-    task["community.backblaze.b2_group_member_info"] = {"group_name": "hosting", **place.options}
+    task["community.backblaze.b2_group_member_info"] = {"group_name": "hosting", **location.options}
     audit.write_text(json.dumps([play]))
     audited = trial.finish(audit)
 
@@ -159,16 +161,16 @@ def test_check_mode_and_the_audit_name_the_run_that_is_under_way(trials):
 
 def test_a_place_that_takes_nothing_for_a_moment_is_waited_out(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": LATENCY_MS})
-    campaign, place = trial.campaign, trial.place
+    campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(24)
     run = trial.start(trial.play(wanted))
     assert run.watch(lambda: campaign.creates() >= 4), run.output
-    place.fail()
+    location.fail()
     time.sleep(4)
     during = campaign.creates()
     time.sleep(1.5)
     assert campaign.creates() == during < len(wanted), "members were created while no key could be stored"
-    place.mend()
+    location.mend()
     result = run.end(LONG)
 
     found = campaign.outcomes(result, wanted)
@@ -179,17 +181,17 @@ def test_a_place_that_takes_nothing_for_a_moment_is_waited_out(trials):
     assert set(campaign.outcomes(result, wanted)) <= {"created", "unchanged"}, result["msg"]
     count = trial.count(result)
     assert count.holds and count.sealed == len(wanted) and not count.lost, repr(count)
-    print(f"elsewhere: {place.kind}: nothing taken for 5 s, {during} made before: {count}")
+    print(f"elsewhere: {location.kind}: nothing taken for 5 s, {during} made before: {count}")
 
 
 def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 1000})
-    campaign, place = trial.campaign, trial.place
+    campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(24)
     play = trial.play(wanted)
     run = trial.start(play)
     assert run.watch(lambda: campaign.creates() >= 4), run.output
-    place.fail()
+    location.fail()
     result = run.end(LONG)
 
     found = campaign.outcomes(result, wanted)
@@ -198,9 +200,9 @@ def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(tr
     assert 1 <= len(away) <= under_way(CONCURRENCY)
     for email, path in away.items():
         warning = next(text for text in result["warnings"] if email in text)
-        assert path in warning and all(part in warning for part in place.name.split(":", 1)), warning
+        assert path in warning and all(part in warning for part in location.name.split(":", 1)), warning
     assert "b2_vault_" not in json.dumps(result), "the path of a copy that is gone is of no use to anybody"
-    place.mend()
+    location.mend()
     held = trial.count(result)
     assert held.holds and not held.lost, repr(held)
 
@@ -211,12 +213,12 @@ def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(tr
     assert set(found) == {"created", "unchanged"} and set(away) <= set(found["unchanged"]), result["msg"]
     count = trial.count(result)
     assert count.holds and count.sealed == len(wanted) and not list(campaign.fallback.iterdir()), repr(count)
-    print(f"elsewhere: {place.kind}: nothing taken to the end: {held.handed_out} made, {len(away)} in the fallback place; after the rerun {count}")
+    print(f"elsewhere: {location.kind}: nothing taken to the end: {held.handed_out} made, {len(away)} in the fallback place; after the rerun {count}")
 
 
 def test_two_runs_at_one_place_wait_or_name_the_holder(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 2500})
-    campaign, place = trial.campaign, trial.place
+    campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(12)
     first = trial.start(trial.play(wanted, "first.yml", concurrency=2))
     assert first.watch(lambda: campaign.creates() > 0), first.output
@@ -224,7 +226,7 @@ def test_two_runs_at_one_place_wait_or_name_the_holder(trials):
     hasty = trial.start(trial.play(campaign.addresses(2, 50), "hasty.yml", vault_lock_timeout=0.5))
     result = hasty.end(LONG)
     assert first.alive, "the first run ended too early to hold anything"
-    assert result["failed"] and place.name in result["msg"] and "members" not in result, result["msg"]
+    assert result["failed"] and location.name in result["msg"] and "members" not in result, result["msg"]
     holder = re.search(r"Another run is at Group .* process (\d+) on ", result["msg"])
     assert holder and int(holder[1]) in running, result["msg"]
     second = trial.start(trial.play(wanted, "second.yml", vault_lock_timeout=LONG))
@@ -237,12 +239,12 @@ def test_two_runs_at_one_place_wait_or_name_the_holder(trials):
     assert campaign.outcomes(result, wanted) == {"unchanged": wanted} and not result["changed"], result
     count = trial.count(result)
     assert count.holds and count.sealed == len(wanted) == campaign.creates(), repr(count)
-    print(f"elsewhere: {place.kind}: one named the holder, one waited: {count}")
+    print(f"elsewhere: {location.kind}: one named the holder, one waited: {count}")
 
 
 def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 2000})
-    campaign, place = trial.campaign, trial.place
+    campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(4)
     play = trial.play(wanted, on_key_missing="warn", vault_lock_timeout=1)
     run = trial.start(play)
@@ -251,12 +253,12 @@ def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     trial.throw_away()
     campaign.hurry()
     # As if it had run in a container of its own: whether it is gone cannot be told from here.
-    place.from_elsewhere(60)
+    location.from_elsewhere(60)
     result = trial.finish(play)
     assert result["failed"] and "Another run is at Group" in result["msg"] and "after 10 minutes" in result["msg"], result["msg"]
-    place.from_elsewhere(601)
+    location.from_elsewhere(601)
     result = trial.finish(play)
-    assert any("was taken over from process" in note and place.name in note for note in result["warnings"]), result
+    assert any("was taken over from process" in note and location.name in note for note in result["warnings"]), result
     count = trial.count(result)
     assert count.holds and count.handed_out == len(wanted), repr(count)
-    print(f"elsewhere: {place.kind}: a lease of 10 minutes ago was taken over: {count}")
+    print(f"elsewhere: {location.kind}: a lease of 10 minutes ago was taken over: {count}")

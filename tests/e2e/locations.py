@@ -77,7 +77,7 @@ class Host:
         path.chmod(0o755)
         return path
 
-    def place(self, directory: pathlib.Path) -> HostPlace:
+    def location(self, directory: pathlib.Path) -> HostPlace:
         """Return this host as a place for the keys of a project."""
         return HostPlace(self, self.inventory(directory / "inventory.json"))
 

@@ -96,8 +96,8 @@ def test_what_is_sealed_is_what_was_handed_out_byte_for_byte(tmp_path, layout):
 
 def keep(project: Project, layout: str, path: pathlib.Path) -> None:
     """Leave what this release sealed for the other releases of `make matrix`."""
-    if place := os.environ.get("STEPS_SEALED"):
-        directory = pathlib.Path(place, layout)
+    if location := os.environ.get("STEPS_SEALED"):
+        directory = pathlib.Path(location, layout)
         directory.mkdir(parents=True)
         shutil.copy(path, directory / "sealed")
         (directory / "password").write_text(project.password)

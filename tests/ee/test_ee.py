@@ -141,13 +141,13 @@ def test_keys_on_a_host_are_reached_by_the_images_own_ssh(jobs, host):
     started = time.monotonic()
     job = jobs("private")
     job.mounts.append(f"--volume={host.directory}:{host.directory}")
-    place = host.place(job.private / "project")
+    location = host.location(job.private / "project")
     inventory = job.private / "project" / "inventory.json"
     hosts = json.loads(inventory.read_text())
     del hosts["all"]["hosts"][locations.HOST]["ansible_connection"]
     inventory.write_text(json.dumps(hosts))
     job.write("env/cmdline", f"{(job.private / 'env/cmdline').read_text()} -i inventory.json")
-    options = {**place.options, "vault_host": locations.HOST, "environment": job.environment}
+    options = {**location.options, "vault_host": locations.HOST, "environment": job.environment}
     for counts in ({"created": 20}, {"unchanged": 20}):
         result = job.run(addresses("host", 20), *job.isolated(), **options)
         assert result.get("counts") == counts, result["msg"]
@@ -161,20 +161,20 @@ def test_keys_in_a_repository_are_pushed_by_the_images_own_git(jobs, host, tmp_p
     started = time.monotonic()
     job = jobs("private")
     job.mounts.append(f"--volume={host.directory}:{host.directory}:ro")
-    place = locations.GitPlace(tmp_path)
+    location = locations.GitPlace(tmp_path)
     login = json.loads(host.inventory(tmp_path / "inventory.json").read_text())["all"]["hosts"][locations.HOST]
     ssh = ["ssh", "-F", "none", "-i", login["ansible_ssh_private_key_file"], *shlex.split(login["ansible_ssh_extra_args"])]
-    address = f"ssh://{login['ansible_user']}@127.0.0.1:{login['ansible_port']}{place.repository}"
+    address = f"ssh://{login['ansible_user']}@127.0.0.1:{login['ansible_port']}{location.repository}"
     environment = {**job.environment, "GIT_SSH_COMMAND": shlex.join(ssh)}
     for counts in ({"created": 20}, {"unchanged": 20}):
         # This server does not take GIT_PROTOCOL, without which an empty repository does not tell its default branch.
-        options = {**place.options, "vault_git_repo": address, "vault_git_branch": "trunk", "environment": environment}
+        options = {**location.options, "vault_git_repo": address, "vault_git_branch": "trunk", "environment": environment}
         result = job.run(addresses("git", 20), *job.isolated(), **options)
         assert result.get("counts") == counts, result["msg"]
-    with place.keys() as keys:
+    with location.keys() as keys:
         found = ledger.compare(job.server.url, str(keys), job.project.password.encode())
     assert found.complete and found.sealed == 20 and not job.leaks(), str(found)
-    print(f"\nee: in a repository: {found}; {len(place.log())} commits; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+    print(f"\nee: in a repository: {found}; {len(location.log())} commits; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
 
 
 @pytest.mark.parametrize("where", ["node", "pod"])

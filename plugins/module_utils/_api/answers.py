@@ -222,8 +222,8 @@ def _keys_in(objects: t.Sequence[dict[str, t.Any]], group_id: str) -> list[NewMe
     for holder in objects:
         key = _secret(holder.get(_KEY_FIELD))
         if key:
-            beside = one(holder.get("groupMember")) or (holder if "accountId" in holder else {})
-            found.append(NewMember(read_member(beside, group_id), as_text(holder.get(_KEY_ID_FIELD)), key))
+            unproven = one(holder.get("groupMember")) or (holder if "accountId" in holder else {})
+            found.append(NewMember(read_member(unproven, group_id), as_text(holder.get(_KEY_ID_FIELD)), key))
     return found
 
 

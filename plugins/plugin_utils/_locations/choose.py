@@ -23,7 +23,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._ansible impor
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import LOCK_BRANCH, Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import without_userinfo
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Depot, Elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Remote, RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import MODULE, Target
 
 _COPY = "vault"
@@ -69,7 +69,7 @@ def _local_path(repository: str) -> str:
 
 
 @contextlib.contextmanager
-def elsewhere(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, lost: t.Callable[[str], None]) -> t.Iterator[Elsewhere]:
+def remote_copy(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, lost: t.Callable[[str], None]) -> t.Iterator[RemoteCopy]:
     """Give the place of a vault directory that is not on the controller, with a copy of it that goes at the end.
 
     lost: see Elsewhere. Raises OptionError where the options cannot be, and StoreError where the place would not outlive this job.
@@ -78,10 +78,10 @@ def elsewhere(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: Tas
     vault_dir = str(plain(action._task.args["vault_dir"]))
     with private_directory() as directory:
         if options["vault_location"] == "git":
-            depot: Depot = _repository(action, options, directory, vault_dir)
+            remote: Remote = _repository(action, options, directory, vault_dir)
         else:
-            depot = _target(action, options, task_vars, vault_dir)
-        yield Elsewhere(os.path.join(directory, _COPY), depot, lost)
+            remote = _target(action, options, task_vars, vault_dir)
+        yield RemoteCopy(os.path.join(directory, _COPY), remote, lost)
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def private_directory() -> t.Iterator[str]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, vault_dir: str) -> Depot:
+def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, vault_dir: str) -> Remote:
     if not vault_dir.startswith("/") or ".." in vault_dir.split("/"):
         raise OptionError(f"vault_dir {vault_dir} is not an absolute path without .., which it has to be with vault_location: target.")
     # "/" twice at the beginning is something else to normpath.
@@ -137,7 +137,7 @@ def _prove_not_here(action: ActionBase, task_vars: TaskVars) -> None:
         )
 
 
-def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: str, vault_dir: str) -> Depot:
+def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: str, vault_dir: str) -> Remote:
     folder = os.path.normpath(vault_dir)
     if vault_dir.startswith("/") or folder.startswith("..") or ".git" in folder.split("/"):
         raise OptionError(f"vault_dir {vault_dir} is not a path within a repository, which it has to be with vault_location: git.")

@@ -14,7 +14,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Lease
 
 
-class Place(t.Protocol):
+class Location(t.Protocol):
     """Safe to use from many threads; every method raises StoreError."""
 
     #: What is to be said of other runs.
@@ -61,7 +61,7 @@ class Place(t.Protocol):
         """Return which run is at a Group, None if none is; neither waits nor changes anything. Called after ``fetch``."""
 
 
-class Here:
+class Controller:
     """The controller's own disk: what is written and synced is in its place, and a lock of the file system keeps others out."""
 
     def __init__(self) -> None:
@@ -102,4 +102,4 @@ class Here:
         """Return None: the directory itself shows that."""
 
 
-HERE = Here()
+CONTROLLER = Controller()

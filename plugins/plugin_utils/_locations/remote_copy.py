@@ -78,7 +78,7 @@ class Written:
     holder: t.Optional[Lease] = None
 
 
-class Depot(t.Protocol):
+class Remote(t.Protocol):
     """Where the files are. One thread at a time uses it; every method raises StoreError where it did not do what it is for."""
 
     #: What stands in results and messages for the directory of the copy.
@@ -108,20 +108,20 @@ class Depot(t.Protocol):
         """Return whose fresh lease a Group has, None for nobody; changes nothing. Called after ``read``."""
 
 
-class Elsewhere:
+class RemoteCopy:
     """The place of a vault directory that a depot holds. Safe to use from many threads.
 
     copy: path of the directory that the copy is in. lost: is told why, if another run has taken over what this one is at.
     """
 
-    def __init__(self, copy: str, depot: Depot, lost: t.Callable[[str], None] = lambda reason: None) -> None:
+    def __init__(self, copy: str, remote: Remote, lost: t.Callable[[str], None] = lambda reason: None) -> None:
         self.copy = copy
         #: What stands in results and messages for the path of the copy.
-        self.name = depot.name
+        self.name = remote.name
         self.exists = False
         self.notes: list[str] = []
         self.removed: frozenset[str] = frozenset()
-        self._depot = depot
+        self._remote = remote
         self._tell = lost
         self._room: tuple[int, t.Optional[int]] = (0, None)
         self._digests: dict[str, str] = {}
@@ -149,7 +149,7 @@ class Elsewhere:
     def fetch(self) -> None:
         """Make the copy what the depot holds, but for what is not in its place yet."""
         with self._talking, explained("cannot be written", self.copy):
-            found = self._depot.read(self._digests)
+            found = self._remote.read(self._digests)
             self._refuse_strange(found)
             os.makedirs(self.copy, mode=0o700, exist_ok=True)
             for path in [path for path in self._digests if path not in found.paths]:
@@ -218,12 +218,12 @@ class Elsewhere:
     def prove_writing(self, probe: bytes) -> None:
         """Ask the depot."""
         with self._talking:
-            self._depot.prove_writing(probe)
+            self._remote.prove_writing(probe)
 
     def later(self, path: str) -> None:
         """Note that a file was written that goes with the next ones."""
         relative = os.path.relpath(path, self.copy)
-        if relative != INDEX or self._depot.takes_index:
+        if relative != INDEX or self._remote.takes_index:
             with self._noting:
                 self._unplaced.add(relative)
 
@@ -245,7 +245,7 @@ class Elsewhere:
         if not published:
             return {}
         with self._talking:
-            found = self._depot.read(self._digests)
+            found = self._remote.read(self._digests)
         self._refuse_strange(found)
         removed = self._fetched - found.paths - self._published
         self.removed = frozenset(os.path.join(self.copy, path) for path in removed)
@@ -314,7 +314,7 @@ class Elsewhere:
             for path, now in digests.items():
                 self._offered.setdefault(path, set()).add(now)
             with self._talking:
-                written = self._depot.write(changes, gone)
+                written = self._remote.write(changes, gone)
             self._take_note(written.holder)
             # Of what it was not asked for a depot has nothing to say.
             refused.update({path: reason for path, reason in written.refused.items() if path in changes})
@@ -353,7 +353,7 @@ class Elsewhere:
         instead_of = ""
         while True:
             with self._talking:
-                claim = self._depot.claim(group, lease, instead_of)
+                claim = self._remote.claim(group, lease, instead_of)
             if claim.ours:
                 break
             if claim.other and claim.other.dead and claim.other.id != instead_of:
@@ -362,8 +362,8 @@ class Elsewhere:
             if time.monotonic() >= deadline:
                 raise StoreError(
                     f"Another run is at Group {group} in {self.copy}: {claim.other or 'it did not leave its name'}.",
-                    remedy="Wait for it to end, then run again, or raise vault_lock_timeout. If it was killed on another machine, its lease is taken over "
-                    f"after {STALE_SECONDS / 60:.0f} minutes.",
+                    remedy="Wait for that run to end, then run again, or raise vault_lock_timeout. If it was killed on another machine, "
+                    f"its lease is taken over after {STALE_SECONDS / 60:.0f} minutes.",
                 )
             wait(_POLL_SECONDS)
         if claim.other and not claim.other.released:
@@ -380,12 +380,12 @@ class Elsewhere:
             self._give_up()
             if not self._lost:
                 with contextlib.suppress(StoreError), self._talking:
-                    self._depot.release()
+                    self._remote.release()
 
     def holder(self, group: str) -> t.Optional[Lease]:
         """Ask the depot which run is at a Group; see Place."""
         with self._talking:
-            lease = self._depot.peek(group)
+            lease = self._remote.peek(group)
         return None if lease and (lease.dead or lease.released) else lease
 
     def _give_up(self) -> None:
@@ -406,7 +406,7 @@ class Elsewhere:
 
     def _refresh(self) -> None:
         with self._talking:
-            holder = self._depot.refresh() if not self._lost else None
+            holder = self._remote.refresh() if not self._lost else None
         self._take_note(holder)
 
     def _take_note(self, holder: t.Optional[Lease]) -> None:

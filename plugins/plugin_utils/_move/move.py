@@ -147,10 +147,12 @@ def _move_group(
         states: list[int] = []
         if move.write:
             with explained("cannot be locked", move.source):
-                places = {_place(one.path): one for one in (source, target.directory)}
+                places = {_location(one.path): one for one in (source, target.directory)}
             # In the same order for everybody, so that two moves in opposite directions do not wait for each other.
-            held = {place: stack.enter_context(one.locked(group_id, move.vault_lock_timeout, time.sleep)) for place, one in sorted(places.items())}
-            states = [held[place] for place in places]
+            held = {
+                location: stack.enter_context(one.locked(group_id, move.vault_lock_timeout, time.sleep)) for location, one in sorted(places.items())
+            }
+            states = [held[location] for location in places]
             origin.tidy()
         # What is wrong with the new place as a whole is said once.
         target.stored(())
@@ -206,7 +208,7 @@ def _move_group(
                 result.left.append(Entry(email, origin.file(email), failed.get(email, f"It is in {target.file(email)} as well: {reason}")))
 
 
-def _place(path: str) -> tuple[int, int]:
+def _location(path: str) -> tuple[int, int]:
     """Return what two spellings of one directory have in common."""
     found = os.lstat(path)
     return found.st_dev, found.st_ino
@@ -296,7 +298,7 @@ def _groups_with_state(move: Move) -> list[str]:
     """Return for which Groups there may be a journal to hand over."""
     path = os.path.join(move.source, STATE_NAME)
     with explained("cannot be read", path), contextlib.suppress(FileNotFoundError):
-        if move.write and _place(move.source) != _place(move.target):
+        if move.write and _location(move.source) != _location(move.target):
             with os.scandir(path) as entries:
                 return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and name_of(entry.name) == entry.name]
     return []

@@ -41,7 +41,7 @@ def confirmed(
     Return the results by address, and what is to be said.
     """
     try:
-        amiss = store.directory.place.confirm()
+        amiss = store.directory.location.confirm()
     except StoreError as exc:
         said = f"The keys of this run could not be confirmed: {store.directory.path} cannot be read ({exc.happened}) Run again when it can."
         return dict(results), (said,)
@@ -62,7 +62,7 @@ def confirmed(
             changed: frozenset[str] = frozenset()
             # If they cannot be taken, what is in them is not known. Those of other Groups have to wait for their turn.
             with contextlib.suppress(StoreError):
-                changed = store.directory.place.take_changed({path for kept in ours for path in kept})
+                changed = store.directory.location.take_changed({path for kept in ours for path in kept})
             for one, told in pool.map(rescue, emails, ours):
                 notes += told
                 if one:
@@ -88,8 +88,8 @@ def _copied(
             kept[home] = as_new_member(variables) if variables else None
         kept.setdefault(home, None)
     with contextlib.suppress(StoreError):
-        beside = {path: as_new_member(variables) for path, variables in store.beside.of(email).items() if path in amiss}
-        kept.update((path, dataclasses.replace(new, doubt=_UNCERTAIN)) for path, new in beside.items())
+        unproven = {path: as_new_member(variables) for path, variables in store.unproven.of(email).items() if path in amiss}
+        kept.update((path, dataclasses.replace(new, doubt=_UNCERTAIN)) for path, new in unproven.items())
     return kept
 
 

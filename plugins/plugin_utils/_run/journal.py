@@ -25,7 +25,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import JOURNAL_NAME
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
 _CLOSED = "closed"
@@ -36,11 +36,11 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 class Journal:
     """The journal in an open directory; the caller holds the lock of the vault directory. Safe to use from many threads."""
 
-    def __init__(self, directory_fd: int, path: str, *, writable: bool = True, place: Place = HERE, modes: Modes = PRIVATE) -> None:
+    def __init__(self, directory_fd: int, path: str, *, writable: bool = True, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
         self._path = os.path.join(path, JOURNAL_NAME)
         self._lock = threading.Lock()
         self._sync = Shared()
-        self._place = place
+        self._location = location
         self._modes = modes
         self._directory_fd = directory_fd
         self._entries = self._load(directory_fd) if directory_fd >= 0 else {}
@@ -111,7 +111,7 @@ class Journal:
             os.close(self._fd)
             self._fd = -1
             self._rewrite()
-            self._place.later(self._path)
+            self._location.later(self._path)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -204,7 +204,7 @@ class Journal:
             except OSError as exc:
                 # The line stays: that an address is open which is not costs the next run a look.
                 raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
-            self._place.publish(self._path)
+            self._location.publish(self._path)
 
     def _prove_in_place(self) -> None:
         """Show that what is written here can be found by the next run: the directory may have been moved or removed under us."""

@@ -45,7 +45,7 @@ def look(store: Store, group_id: str) -> UnderWay:
     journal when the key is stored, so that each new member is in one of the two.
     """
     directory = store.directory
-    directory.place.fetch()
+    directory.location.fetch()
     try:
         before = directory.holder(group_id)
         with directory.state(group_id) as state:

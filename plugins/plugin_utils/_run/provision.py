@@ -36,7 +36,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.confirm i
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Places, Plan, Progress, Report, Result, Stop, foreseen
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal, is_recent
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import UnderWay, look
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.recover import Moves, bring_home, recover, try_doubtful
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.recover import Moves, recover, seal_from_fallback, try_doubtful
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.workers import Workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
@@ -104,8 +104,8 @@ def _with_removed(store: Store, plan: Plan, report: Report) -> tuple[Plan, Repor
 
     They are not written again: somebody may have removed them on purpose.
     """
-    place = store.directory.place
-    paths = [one.path for one in report.results if one.outcome is Outcome.UNCHANGED and one.path in place.removed]
+    location = store.directory.location
+    paths = [one.path for one in report.results if one.outcome is Outcome.UNCHANGED and one.path in location.removed]
     if not paths:
         return plan, report
     others = len(set(paths)) - 1
@@ -141,12 +141,14 @@ def provision(
         state = stack.enter_context(
             store.directory.locked(job.group_id, job.vault_lock_timeout, stop.wait) if write else store.directory.state(job.group_id)
         )
-        journal = Journal(state, store.directory.state_path(job.group_id), writable=write, place=store.directory.place, modes=store.directory.modes)
+        journal = Journal(
+            state, store.directory.state_path(job.group_id), writable=write, location=store.directory.location, modes=store.directory.modes
+        )
         stack.callback(journal.finish)
         entries = journal.entries(job.group_id)
         concerned = {*(one.email for one in job.wanted), *(one.email for one in entries)}
         # Once more under the lock: keys may have been moved to another layout while this run waited for it.
-        store.prove_not_elsewhere(concerned)
+        store.prove_not_in_other_layout(concerned)
         stored = store.stored(None if whole else concerned)
         if write:
             stack.callback(store.remember)
@@ -162,7 +164,7 @@ def provision(
         moves = Moves(store, write)
         try:
             recover(entries, members, moves)
-            bring_home(fallback, members, moves)
+            seal_from_fallback(fallback, members, moves)
             kept = try_doubtful(client, fallback, entries, members, moves)
             stored.update(moves.found)
             plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
@@ -336,7 +338,7 @@ def _journal_of(job: Job, store: Store) -> t.Iterator[Journal]:
     """Open the journal of a Group once more after its run, under the lock. StoreError if another run keeps the lock."""
     directory = store.directory
     with directory.locked(job.group_id, _TELLING_PATIENCE, time.sleep) as state:
-        journal = Journal(state, directory.state_path(job.group_id), place=directory.place, modes=directory.modes)
+        journal = Journal(state, directory.state_path(job.group_id), location=directory.location, modes=directory.modes)
         try:
             yield journal
         finally:

@@ -62,7 +62,7 @@ def recover(entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: M
             )
 
 
-def bring_home(fallback: FallbackStore, members: t.Mapping[str, Member], moves: Moves) -> None:
+def seal_from_fallback(fallback: FallbackStore, members: t.Mapping[str, Member], moves: Moves) -> None:
     """Find keys that an earlier run saved in the fallback place, and move those of members of this Group to their own."""
     accounts = {member.account_id: member for member in members.values()}
     for path, variables in fallback.found():
@@ -99,9 +99,9 @@ def try_doubtful(client: Client, fallback: FallbackStore, entries: t.Sequence[Op
     kept: dict[str, str] = {}
     accounts = {member.account_id: (folded(member.email), member) for member in members.values() if not unsafe_name(folded(member.email))}
     waiting = [
-        (entry.email, path, variables, moves.store.beside.discard)
+        (entry.email, path, variables, moves.store.unproven.discard)
         for entry in entries
-        for path, variables in moves.store.beside.of(entry.email).items()
+        for path, variables in moves.store.unproven.of(entry.email).items()
     ]
     waiting += [(folded(variables["b2_email"]), path, variables, fallback.remove) for path, variables in fallback.found() if UNPROVEN in variables]
     for kept_for, path, variables, remove in waiting:

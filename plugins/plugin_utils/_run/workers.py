@@ -247,7 +247,7 @@ class Workers:
         aside: beside its place, because it is not certain whose it is. From its place Ansible would load it for the member.
         """
         email = new.member.email
-        seal = (lambda one: self._store.beside.put(email, one)) if aside else self._store.seal
+        seal = (lambda one: self._store.unproven.put(email, one)) if aside else self._store.seal
         try:
             return self._patiently(lambda: _sealed(seal, new, tried), f"keys can no longer be stored in {self._store.directory.path}"), True
         except StoreError:
@@ -322,18 +322,18 @@ class Workers:
     def _bring_home(self, email: str, new: NewMember, member: Member, path: str, home: bool, message: str) -> Result:
         """Store a key in its place that was proven to be the member's, with all that is known about its account."""
         known = dataclasses.replace(new, member=dataclasses.replace(member, email=email, group_id=self._plan.group_id), doubt="")
-        place = self._store.file(email)
+        location = self._store.file(email)
         try:
-            if path == place:
+            if path == location:
                 if known.member != new.member:
                     _sealed(lambda one: self._store.seal(one, again=True), known, [])
             else:
                 self._patiently(lambda: _sealed(self._store.seal, known, []), f"keys can no longer be stored in {self._store.directory.path}")
-                (self._store.beside.discard if home else self._fallback.remove)(path)
-                path, home = place, True
+                (self._store.unproven.discard if home else self._fallback.remove)(path)
+                path, home = location, True
         except StoreError as exc:
             message = f"{message} Its key is in {path}, because: {exc.happened}".strip()
-        self._close(email, known.member.account_id, path, path == place)
+        self._close(email, known.member.account_id, path, path == location)
         return Result(email, Outcome.CREATED, message, known.member, path, made=True)
 
     def _patiently(self, write: t.Callable[[], T], reason: str) -> T:

@@ -31,11 +31,11 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import FILE_NAME, group_directory, is_temporary
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import FIELDS, as_new_member, as_stored, key_variables
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_list import KeyList, new_text, read_text
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import Beside
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
 
@@ -65,12 +65,12 @@ class _Request:
 class GroupVarsStore:
     """One vault file for all members of a Group. Safe to use from many threads."""
 
-    def __init__(self, path: str, sealer: Sealer, group_id: str, place: Place = HERE, modes: Modes = PRIVATE) -> None:
-        self.directory = VaultDir(path, sealer, place, modes)
+    def __init__(self, path: str, sealer: Sealer, group_id: str, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
+        self.directory = VaultDir(path, sealer, location, modes)
         self._sealer = sealer
         self._folder = group_directory(group_id)
         self._path = os.path.join(self.directory.path, self._folder, FILE_NAME)
-        self.beside = Beside(self.directory, sealer, FILE_NAME, lambda _email: self._folder)
+        self.unproven = UnprovenKeys(self.directory, sealer, FILE_NAME, lambda _email: self._folder)
         self._known: t.Optional[_Known] = None
         self.directory.rewritten = 0
         # Held by whoever reads or writes the file.
@@ -92,18 +92,18 @@ class GroupVarsStore:
         folder = os.path.dirname(self._path)
         with explained("cannot be used", folder):
             prove_place(folder, FILE_NAME)
-        self.prove_not_elsewhere(wanted)
+        self.prove_not_in_other_layout(wanted)
 
     def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
         """Show that the directory of the Group switches off no file of variables."""
         self.directory.prove_nothing_switched_off([self._folder] if wanted else [])
 
-    def prove_not_elsewhere(self, wanted: t.Collection[str]) -> None:
+    def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
         """Show that no wanted key is kept in the same directory in another layout."""
         keys = self._refreshed().keys.keys
-        elsewhere = [email for email in wanted if email not in keys and self._has_file_of_its_own(email)]
-        if elsewhere:
-            raise kept_elsewhere(elsewhere, self.directory.path, "host_vars", "group_vars")
+        remote_copy = [email for email in wanted if email not in keys and self._has_file_of_its_own(email)]
+        if remote_copy:
+            raise kept_in_other_layout(remote_copy, self.directory.path, "host_vars", "group_vars")
 
     def _has_file_of_its_own(self, email: str) -> bool:
         folder = os.path.join(self.directory.path, email)
@@ -200,7 +200,7 @@ class GroupVarsStore:
         failed: t.Optional[StoreError] = StoreError(f"{self._path} cannot be written (something unexpected came up).")
         try:
             self._commit(batch)
-            self.directory.place.publish(self._path)
+            self.directory.location.publish(self._path)
             failed = None
         except StoreError as exc:
             failed = exc
@@ -319,7 +319,7 @@ class GroupVarsStore:
             ):
                 with contextlib.suppress(OSError), self.directory.root() as root, opened(root, self._folder, DIRECTORY) as directory:
                     os.unlink(name, dir_fd=directory)
-                self.directory.place.later(os.path.join(os.path.dirname(self._path), name))
+                self.directory.location.later(os.path.join(os.path.dirname(self._path), name))
 
     # Small things
 
@@ -347,7 +347,7 @@ class GroupVarsStore:
         return self._path
 
 
-def kept_elsewhere(emails: t.Sequence[str], path: str, there: str, wanted: str) -> StoreError:
+def kept_in_other_layout(emails: t.Sequence[str], path: str, there: str, wanted: str) -> StoreError:
     """Return the error that wanted keys are kept in another layout."""
     more = f" and {len(emails) - 1} more" if emails[1:] else ""
     return StoreError(

@@ -32,11 +32,11 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
     is_member_directory,
     is_temporary,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.index import Index
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member, as_stored, key_text, read_key_text
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import Beside
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
@@ -48,14 +48,14 @@ class HostVarsStore:
         self,
         path: str,
         sealer: Sealer,
-        elsewhere: t.Callable[[t.Collection[str]], None] = lambda missing: None,
-        place: Place = HERE,
+        remote_copy: t.Callable[[t.Collection[str]], None] = lambda missing: None,
+        location: Location = CONTROLLER,
         modes: Modes = PRIVATE,
     ) -> None:
-        self.directory = VaultDir(path, sealer, place, modes)
+        self.directory = VaultDir(path, sealer, location, modes)
         # Raises StoreError where one of these keys is kept in another layout.
-        self._prove_not_elsewhere = elsewhere
-        self.beside = Beside(self.directory, sealer, FILE_NAME, lambda email: email)
+        self._prove_not_in_other_layout = remote_copy
+        self.unproven = UnprovenKeys(self.directory, sealer, FILE_NAME, lambda email: email)
         self._sealer = sealer
         self._index = Index(sealer)
         # By what the path leads to, which may be another directory later on.
@@ -67,15 +67,15 @@ class HostVarsStore:
         with explained("cannot be used", self.directory.path):
             for email in wanted:
                 prove_place(os.path.join(self.directory.path, email), FILE_NAME)
-        self.prove_not_elsewhere(wanted)
+        self.prove_not_in_other_layout(wanted)
 
     def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
         """Show that the directory of no wanted address switches off a file of variables."""
         self.directory.prove_nothing_switched_off(wanted)
 
-    def prove_not_elsewhere(self, wanted: t.Collection[str]) -> None:
+    def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
         """Show that no wanted key is kept in the same directory in another layout."""
-        self._prove_not_elsewhere([email for email in wanted if not os.path.lexists(self.file(email))])
+        self._prove_not_in_other_layout([email for email in wanted if not os.path.lexists(self.file(email))])
 
     # Reading
 
@@ -133,7 +133,7 @@ class HostVarsStore:
         """Write down which files are known, so that the next run need not decrypt them; the caller holds a lock of the directory."""
         with contextlib.suppress(OSError, StoreError), self.directory.root() as root:
             self._index.save(root, self.directory.modes)
-            self.directory.place.later(os.path.join(self.directory.path, STATE_NAME, INDEX_NAME))
+            self.directory.location.later(os.path.join(self.directory.path, STATE_NAME, INDEX_NAME))
 
     def read(self, email: str) -> t.Optional[dict[str, str]]:
         """Return the variables stored for an address, the key among them; None where there is no file."""
@@ -179,7 +179,7 @@ class HostVarsStore:
                     self._index.put(email, sealed, Stored(new.member.account_id, new.key_id, group_id=new.member.group_id))
                 os.fsync(directory)
             self._sync_root(root)
-        self.directory.place.publish(path)
+        self.directory.location.publish(path)
         return path
 
     def _sync_root(self, root: int) -> None:
@@ -211,7 +211,7 @@ class HostVarsStore:
                             self.seal(as_new_member(variables))
                             with contextlib.suppress(OSError):
                                 os.unlink(name, dir_fd=directory)
-                                self.directory.place.later(os.path.join(self.directory.path, email, name))
+                                self.directory.location.later(os.path.join(self.directory.path, email, name))
                         return as_stored(variables, self.file(email))
             except FileNotFoundError:
                 pass

@@ -12,8 +12,8 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._files import explained
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import group_of, is_group_directory
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore, kept_elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore, kept_in_other_layout
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
@@ -24,24 +24,24 @@ HOST_VARS = "host_vars"
 GROUP_VARS = "group_vars"
 
 
-def open_stores(layout: str, path: str, sealer: Sealer, place: Place = HERE, modes: Modes = PRIVATE) -> t.Callable[[str], Store]:
+def open_stores(layout: str, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> t.Callable[[str], Store]:
     """Return what gives the place for the keys of a Group, by its id: the same for all Groups in the layout ``host_vars``.
 
     Each, when it is proven, raises StoreError where the key of a wanted member is kept in this directory in the other layout.
     """
     if layout == GROUP_VARS:
-        return lambda group_id: GroupVarsStore(path, sealer, group_id, place, modes)
+        return lambda group_id: GroupVarsStore(path, sealer, group_id, location, modes)
     singles: dict[str, GroupVarsStore] = {}
 
-    def prove_not_elsewhere(missing: t.Collection[str]) -> None:
+    def prove_not_in_other_layout(missing: t.Collection[str]) -> None:
         for group_id in _groups_in(path) if missing else ():
             single = singles.setdefault(group_id, GroupVarsStore(path, sealer, group_id))
             kept = {*single.stored(), *single.astray()}
-            elsewhere = [email for email in missing if email in kept]
-            if elsewhere:
-                raise kept_elsewhere(elsewhere, single.file(""), GROUP_VARS, HOST_VARS)
+            remote_copy = [email for email in missing if email in kept]
+            if remote_copy:
+                raise kept_in_other_layout(remote_copy, single.file(""), GROUP_VARS, HOST_VARS)
 
-    shared = HostVarsStore(path, sealer, prove_not_elsewhere, place, modes)
+    shared = HostVarsStore(path, sealer, prove_not_in_other_layout, location, modes)
     return lambda group_id: shared
 
 

@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import Beside
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
 
@@ -19,12 +19,12 @@ class Store(t.Protocol):
 
     directory: VaultDir
     #: Where keys go of which it is not certain whose they are.
-    beside: Beside
+    unproven: UnprovenKeys
 
     def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
         """Show that the place of every wanted address is fit for a key; write: false in check mode, where nothing is made on disk."""
 
-    def prove_not_elsewhere(self, wanted: t.Collection[str]) -> None:
+    def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
         """Show that no wanted key is kept in the same directory in another layout, where this store would not find it; prove does so as well."""
 
     def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:

@@ -19,7 +19,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
 
-class Beside:
+class UnprovenKeys:
     """One vault file a key, with a name of its own. Nothing takes a key from there but what has tried it. Safe to use from many threads.
 
     name: of the key file beside which they are. folder_of: returns the directory of that file for an address, within the vault directory.
@@ -44,7 +44,7 @@ class Beside:
                 put(directory, name, self._sealer.seal(key_text(new)), modes=self._directory.modes)
                 os.fsync(directory)
             os.fsync(root)
-        self._directory.place.publish(path)
+        self._directory.location.publish(path)
         return path
 
     def of(self, email: str) -> dict[str, dict[str, str]]:
@@ -67,4 +67,4 @@ class Beside:
         """Remove a file whose key is in its place now; one that stays does no harm."""
         with contextlib.suppress(OSError):
             os.unlink(path)
-            self._directory.place.later(path)
+            self._directory.location.later(path)

@@ -23,7 +23,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import _LOCK_NAME, STATE_NAME, name_of, temporary_name
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import STALE_SECONDS, claim_here, lease_in
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE, Place
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 # A sealed key is 2 KiB; with its directory, a temporary twin and the journal it takes no more than this.
@@ -36,13 +36,13 @@ _LOOK_SECONDS = 0.5
 class VaultDir:
     """The directory that keys are in, whatever the layout: whether it is fit for them, and who may change it now."""
 
-    def __init__(self, path: str, sealer: Sealer, place: Place = HERE, modes: Modes = PRIVATE) -> None:
+    def __init__(self, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
         # Without a last slash, behind which O_NOFOLLOW would follow.
         self.path = os.path.normpath(path)
         #: Bytes of a file that holds all keys and is written anew with each of them; None where each key has a file of its own.
         self.rewritten: t.Optional[int] = None
         #: Where it is in truth, if what is at this path is a copy.
-        self.place = place
+        self.location = location
         #: Of what is made in it.
         self.modes = modes
         self._sealer = sealer
@@ -57,7 +57,7 @@ class VaultDir:
         write: false in check mode, where nothing is made on disk.
         """
         self._sealer.prove()
-        self.place.fetch()
+        self.location.fetch()
         with explained("cannot be used", self.path):
             if write:
                 make_directory(self.path, self.modes)
@@ -91,7 +91,7 @@ class VaultDir:
     def prove_room(self, keys: int) -> None:
         """Show that there is room for so many new keys, or raise StoreError."""
         with explained("cannot be used", self.path):
-            room, inodes = self.place.room(self.path)
+            room, inodes = self.location.room(self.path)
             files, twin = (keys, 0) if self.rewritten is None else (1, self.rewritten)
             inodes_short = inodes is not None and inodes < files * _INODES_PER_KEY
             if keys and (room < keys * _ROOM_PER_KEY + twin or inodes_short):
@@ -110,7 +110,7 @@ class VaultDir:
                 for left in (name, f"{name}.2"):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(left, dir_fd=root)
-        self.place.prove_writing(probe)
+        self.location.prove_writing(probe)
 
     # One run at a time for each Group
 
@@ -120,8 +120,8 @@ class VaultDir:
 
         patience: seconds to wait for another run. Raises StoreError that names the holder.
         """
-        with self.place.held(name_of(group_id), patience, wait):
-            self.place.fetch()
+        with self.location.held(name_of(group_id), patience, wait):
+            self.location.fetch()
             with self._locked(group_id, patience, wait) as state:
                 yield state
 
@@ -165,7 +165,7 @@ class VaultDir:
         if not _flocked(lock, fcntl.LOCK_EX):
             return _Holder("lock", _run_of(lock))
         # A run on another machine that reaches this directory by ssh. What is in a copy is nobody's but its own.
-        lease = claim_here(state) if self.place is HERE else None
+        lease = claim_here(state) if self.location is CONTROLLER else None
         if lease:
             fcntl.flock(lock, fcntl.LOCK_UN)
             minutes = f"{STALE_SECONDS / 60:.0f} minutes"
@@ -177,8 +177,8 @@ class VaultDir:
 
         Elsewhere it is called after the first fetch. What this user may not read says nothing.
         """
-        if self.place is not HERE:
-            return str(self.place.holder(name_of(group_id)) or "")
+        if self.location is not CONTROLLER:
+            return str(self.location.holder(name_of(group_id)) or "")
         with explained("cannot be read", self.state_path(group_id)), contextlib.ExitStack() as stack:
             try:
                 state = stack.enter_context(self.root())

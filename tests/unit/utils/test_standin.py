@@ -531,13 +531,13 @@ def test_parts_of_an_answer_are_those_of_another_account(standin, caller, shape,
 
 
 @pytest.mark.parametrize("shape", ["object", "array"])
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_two_whole_answers_come_at_once(standin, caller, shape, place):
+@pytest.mark.parametrize("location", ["before", "after"])
+def test_two_whole_answers_come_at_once(standin, caller, shape, location):
     standin.settings(shape=shape)
-    standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "place": place}}])
+    standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "place": location}}])
     answers = caller.create()[1]
     emails = [answer["groupMember"]["email"] for answer in answers]
-    assert emails == (["foreign-1@x.example", ALICE] if place == "before" else [ALICE, "foreign-1@x.example"])
+    assert emails == (["foreign-1@x.example", ALICE] if location == "before" else [ALICE, "foreign-1@x.example"])
     by_email = {entry["email"]: entry for entry in standin.ledger()}
     for answer in answers:
         entry = by_email[answer["groupMember"]["email"]]

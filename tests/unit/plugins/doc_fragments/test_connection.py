@@ -18,7 +18,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
     CREDENTIALS,
     ENVIRONMENT,
     GROUP_SPEC,
-    PLACE_SPEC,
+    LOCATION_SPEC,
     VAULT_SPEC,
 )
 
@@ -40,8 +40,8 @@ def taken(spec):
         (ModuleDocFragment.DOCUMENTATION, CONNECTION_SPEC),
         (ModuleDocFragment.GROUP, GROUP_SPEC),
         # vault_dir is documented by each module, which differ in it.
-        (ModuleDocFragment.VAULT, {name: option for name, option in VAULT_SPEC.items() if name not in {"vault_dir", *PLACE_SPEC}}),
-        (ModuleDocFragment.PLACE, PLACE_SPEC),
+        (ModuleDocFragment.VAULT, {name: option for name, option in VAULT_SPEC.items() if name not in {"vault_dir", *LOCATION_SPEC}}),
+        (ModuleDocFragment.PLACE, LOCATION_SPEC),
     ],
 )
 def test_options_are_documented_as_they_are(text, spec):

@@ -231,8 +231,8 @@ def test_an_accepted_address_is_one_plain_name_inside_its_directory(text):
     except OptionError as exc:
         assert str(exc).isprintable()
         return
-    place = os.path.normpath(os.path.join("/srv/host_vars", email))
-    assert (os.path.dirname(place), os.path.basename(place)) == ("/srv/host_vars", email)
+    location = os.path.normpath(os.path.join("/srv/host_vars", email))
+    assert (os.path.dirname(location), os.path.basename(location)) == ("/srv/host_vars", email)
     assert email.isprintable()
     assert not any(character.isspace() for character in email)
     assert len(os.fsencode(email)) <= 255

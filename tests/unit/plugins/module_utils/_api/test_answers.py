@@ -368,9 +368,9 @@ def test_a_field_that_is_there_twice_can_be_read_in_two_ways(twice):
     for first in (True, False):
         text = json.dumps(OURS)
         field, wrong = f'"{twice}":', f'"{twice}": "{values[twice]}"'
-        place = text.index(field) if first else text.index(field) + len(field) + 1
+        location = text.index(field) if first else text.index(field) + len(field) + 1
         end = text.index('"', text.index(field) + len(field) + 2) + 1
-        body = text[:place] + f"{wrong}, " + text[place:] if first else text[:end] + f", {wrong}" + text[end:]
+        body = text[:location] + f"{wrong}, " + text[location:] if first else text[:end] + f", {wrong}" + text[end:]
         assert json.loads(body)
         found = look(body.encode())
         assert found.doubt

@@ -166,9 +166,9 @@ def test_a_wrong_key_is_tried_once(standin, make_client):
     assert calls(standin) == {"b2_authorize_account": 1}
 
 
-@pytest.mark.parametrize("place", ["code", "message"])
+@pytest.mark.parametrize("location", ["code", "message"])
 @pytest.mark.parametrize("form", ["key", "basic", "token"])
-def test_an_error_that_repeats_the_credential_does_not_show_it(standin, make_client, group_id, form, place):
+def test_an_error_that_repeats_the_credential_does_not_show_it(standin, make_client, group_id, form, location):
     key = "K004OnlyLettersAndDigits"
     client = make_client(standin, key=key if form != "token" else None)
     if form == "token":
@@ -178,13 +178,13 @@ def test_an_error_that_repeats_the_credential_does_not_show_it(standin, make_cli
         "basic": base64.b64encode(f"{standin.settings()['admin_key_id']}:{key}".encode()).decode(),
         "token": client._caller._session.token if client._caller._session else "",
     }[form]
-    bodies = [{"code": secret}, {"code": secret, "message": None}] if place == "code" else [{"code": "access_denied", "message": f"x {secret} y"}]
+    bodies = [{"code": secret}, {"code": secret, "message": None}] if location == "code" else [{"code": "access_denied", "message": f"x {secret} y"}]
     for body in bodies:
         standin.faults([{"operation": "*", "times": None, "action": {"kind": "raw", "status": 401, "body": json.dumps(body)}}])
         with pytest.raises(B2Error) as caught:
             list(client.members(group_id))
         assert secret not in str(caught.value) + repr(caught.value.facts)
-        assert place == "code" or "x [hidden] y" in str(caught.value)
+        assert location == "code" or "x [hidden] y" in str(caught.value)
 
 
 def test_a_credential_too_short_to_be_one_changes_no_verdict(standin, make_client):
@@ -379,15 +379,15 @@ def test_answers_that_come_early_late_or_twice_give_nobody_another_members_key(s
     assert all(failed.account_id == handed_out[email]["account_id"] for email, failed in made.items() if email not in keys)
 
 
-@pytest.mark.parametrize("place", ["instead", "before", "after"])
-def test_no_connection_is_used_again_after_an_answer_that_is_not_exactly_the_members(standin, client, group_id, monkeypatch, place):
+@pytest.mark.parametrize("location", ["instead", "before", "after"])
+def test_no_connection_is_used_again_after_an_answer_that_is_not_exactly_the_members(standin, client, group_id, monkeypatch, location):
     accepted = []
     made = standin_module.Connection.connection_made
     monkeypatch.setattr(standin_module.Connection, "connection_made", lambda self, transport: (accepted.append(1), made(self, transport))[1])
     client.groups()
     client.create_member(group_id, "before@x.example")
     assert len(accepted) == 1
-    standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "place": place}}])
+    standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "place": location}}])
     client.create_member(group_id, ALICE)
     client.groups()
     assert len(accepted) == 2
@@ -401,9 +401,9 @@ def test_an_eject_that_was_executed_and_then_refused_is_ours(standin, client, gr
     assert client.eject_member(group_id, member["accountId"]) is None
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_of_two_whole_answers_the_members_own_is_taken(standin, client, group_id, place):
-    standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "place": place}}])
+@pytest.mark.parametrize("location", ["before", "after"])
+def test_of_two_whole_answers_the_members_own_is_taken(standin, client, group_id, location):
+    standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "place": location}}])
     new = client.create_member(group_id, ALICE)
     keys = {entry["email"]: entry["key"] for entry in standin.ledger()}
     assert (new.key, new.doubt) == (keys.pop(ALICE), "")

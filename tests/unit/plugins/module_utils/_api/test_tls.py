@@ -20,7 +20,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.community.backblaze.plugins.module_utils._errors import NetworkError
 from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
 
-HERE = "127.0.0.1"
+CONTROLLER = "127.0.0.1"
 AUTHORIZED = ["/b2api/v4/b2_authorize_account"]
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -30,7 +30,7 @@ class Realm(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append(self.path)
-        api = {"groupsApi": {"groupsApiUrl": f"https://{HERE}:{self.server.server_port}"}}
+        api = {"groupsApi": {"groupsApiUrl": f"https://{CONTROLLER}:{self.server.server_port}"}}
         body = json.dumps({"accountId": "0a1b2c3d4e5f", "authorizationToken": "token", "apiInfo": api}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -46,7 +46,7 @@ def serving(certificate):
     """A realm behind TLS; what it was asked is in ``asked``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with http.server.ThreadingHTTPServer((HERE, 0), Realm) as server:
+    with http.server.ThreadingHTTPServer((CONTROLLER, 0), Realm) as server:
         server.asked = []
         # The handshake is made in the thread of the connection, where one that fails disturbs nobody.
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
@@ -68,7 +68,7 @@ def bare_environment(monkeypatch):
 
 @pytest.fixture
 def certificate(make_certificate):
-    return make_certificate(HERE)
+    return make_certificate(CONTROLLER)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def server(certificate):
 
 def authorize(server, **given):
     """Authorize with these options, as every plugin does; return what the server was asked for that."""
-    realm = f"https://{HERE}:{server.server_port}"
+    realm = f"https://{CONTROLLER}:{server.server_port}"
     validated = ArgumentSpecValidator(CONNECTION_SPEC).validate(
         {"application_key_id": "0a1b2c3d4e5f", "application_key": "K004secret", "realm": realm, "api_timeout": 5, "max_retries": 0, **given}
     )
@@ -112,7 +112,7 @@ def test_the_authorities_of_ca_path_are_believed(server, certificate):
 def test_no_others_are_believed_then(server, make_certificate, monkeypatch, certificate):
     # Also where the environment names the right one: the option is nearer.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
-    check_refused(server, ca_path=make_certificate(HERE))
+    check_refused(server, ca_path=make_certificate(CONTROLLER))
 
 
 def test_a_certificate_of_another_host_is_refused(make_certificate):
@@ -122,11 +122,11 @@ def test_a_certificate_of_another_host_is_refused(make_certificate):
 
 
 def test_without_validation_any_certificate_does(server, make_certificate, monkeypatch):
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", make_certificate(HERE))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", make_certificate(CONTROLLER))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert authorize(server, validate_certs=False) == AUTHORIZED
-        assert authorize(server, validate_certs=False, ca_path=make_certificate(HERE)) == AUTHORIZED
+        assert authorize(server, validate_certs=False, ca_path=make_certificate(CONTROLLER)) == AUTHORIZED
 
 
 @pytest.mark.parametrize("name", BUNDLES)

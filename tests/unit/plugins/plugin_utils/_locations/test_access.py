@@ -21,8 +21,8 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, modes_of
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
@@ -157,12 +157,12 @@ def provision(store, new):
     email = new.member.email
     store.prove([email], write=True)
     with store.directory.locked(GROUP, 0.0, time.sleep) as state:
-        journal = Journal(state, store.directory.state_path(GROUP), place=store.directory.place, modes=store.directory.modes)
+        journal = Journal(state, store.directory.state_path(GROUP), location=store.directory.location, modes=store.directory.modes)
         stored = store.stored()
         store.directory.prove_writing()
         journal.pending(GROUP, email)
         store.seal(new)
-        store.beside.put(email, new)
+        store.unproven.put(email, new)
         journal.sealed(GROUP, email)
         journal.finish()
         store.remember()
@@ -206,9 +206,9 @@ def test_two_users_of_a_group_take_turns_on_a_host(vault_dir, sealer, new_member
     def run(email):
         # The copy is private, and the user's own.
         copy = tempfile.mkdtemp(dir=vault_dir.parent / "copies")
-        place = Elsewhere(f"{copy}/copy", Target("srv1", path, execute, SHARED))
+        location = RemoteCopy(f"{copy}/copy", Target("srv1", path, execute, SHARED))
         try:
-            stored = provision(open_stores(layout, place.copy, sealer, place)(GROUP), new_member(email, f"K004{email}"))
+            stored = provision(open_stores(layout, location.copy, sealer, location)(GROUP), new_member(email, f"K004{email}"))
             return stored, found_in(copy)[:2] == ({PRIVATE.file}, {PRIVATE.directory})
         finally:
             shutil.rmtree(copy)
@@ -242,7 +242,7 @@ def test_a_file_that_is_replaced_keeps_its_mode_unless_one_is_given(vault_dir, s
     file = vault_dir / f"b2_group_{GROUP}" / "b2_vault.yml"
 
     def run(email, modes):
-        open_stores(GROUP_VARS, path, sealer, HERE, modes)(GROUP).seal(new_member(email, f"K004{email}"))
+        open_stores(GROUP_VARS, path, sealer, CONTROLLER, modes)(GROUP).seal(new_member(email, f"K004{email}"))
         return oct(stat.S_IMODE(os.stat(file).st_mode))
 
     assert as_user(FIRST, lambda: run(ALICE, PRIVATE)) == "0o600"

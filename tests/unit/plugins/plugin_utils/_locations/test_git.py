@@ -14,12 +14,12 @@ import time
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT, PLACE_SPEC
+from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT, LOCATION_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import choose, git_command
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import Git, without_password, without_userinfo
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Claim, new_lease
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, Elsewhere, digest
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, RemoteCopy, digest
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
@@ -45,7 +45,7 @@ def origin(tmp_path):
 
 
 @pytest.fixture
-def depot(tmp_path, origin):
+def remote(tmp_path, origin):
     def make(folder="keys", branch="", url=origin, **options):
         directory = tmp_path / os.urandom(4).hex()
         (directory / "repository").mkdir(parents=True)
@@ -81,49 +81,49 @@ def shown(origin, path):
     return git("show", f"main:{path}", cwd=origin)
 
 
-def put(depot, **files):
+def put(remote, **files):
     """Write files by their short names; return what was refused."""
     paths = {"ada": ADA, "ben": BEN, "journal": JOURNAL}
-    return depot.write({paths[name]: Change(text.encode(), NEW) for name, text in files.items()}, ()).refused
+    return remote.write({paths[name]: Change(text.encode(), NEW) for name, text in files.items()}, ()).refused
 
 
 @pytest.mark.parametrize("folder", ["keys", "a b/'c\"", "a\nD a\n#\\", ""])
-def test_what_is_written_is_what_the_next_one_reads(depot, origin, folder):
-    one = depot(folder)
+def test_what_is_written_is_what_the_next_one_reads(remote, origin, folder):
+    one = remote(folder)
     assert not one.read({}).exists
     assert not put(one, ada="A", journal="J") and not put(one, ben="B")
-    found = depot(folder).read({})
+    found = remote(folder).read({})
     assert found.files == {ADA: b"A", BEN: b"B", JOURNAL: b"J"} and found.exists and not found.odd
     subjects = git("log", "--format=%s", "main", cwd=origin).splitlines()
     assert subjects == ["Seal keys of Backblaze members (1 files)"] * 2
     # What is there already is no commit.
-    again = depot(folder)
+    again = remote(folder)
     again.read({})
     assert not put(again, ben="B") and git("log", "--format=%s", "main", cwd=origin).splitlines() == subjects
 
 
-def test_only_ours_is_read_and_what_is_in_the_way_is_named(depot, pushed):
+def test_only_ours_is_read_and_what_is_in_the_way_is_named(remote, pushed):
     pushed(f"keys/{ADA}", "A")
     pushed("keys/all/vars.yml", "a: b")
     pushed("keys/plain@x", "")
     pushed("keys/link@x", link="plain@x")
     pushed("keys/inner@x/b2_vault.yml", link="../plain@x")
     pushed("keys/dir@x/b2_vault.yml/file", "")
-    found = depot().read({})
+    found = remote().read({})
     assert found.files == {ADA: b"A"}
     assert found.odd == {"plain@x": "file", "link@x": "symlink", "inner@x/b2_vault.yml": "symlink", "dir@x/b2_vault.yml": "directory"}
 
 
 @pytest.mark.parametrize(("folder", "said"), [("keys", "is a symlink"), ("keys/in", "is a symlink"), ("file", "not a directory")])
-def test_a_directory_that_is_none_is_refused(depot, pushed, folder, said):
+def test_a_directory_that_is_none_is_refused(remote, pushed, folder, said):
     pushed("file", "")
     pushed("keys", link="file")
     with pytest.raises(StoreError, match=said):
-        depot(folder).read({})
+        remote(folder).read({})
 
 
-def test_a_push_that_is_refused_is_made_anew_on_what_others_have_pushed(depot, origin, pushed):
-    one = depot()
+def test_a_push_that_is_refused_is_made_anew_on_what_others_have_pushed(remote, origin, pushed):
+    one = remote()
     pushed("readme", "1")
     one.read({})
     pushed("readme", "2")
@@ -132,8 +132,8 @@ def test_a_push_that_is_refused_is_made_anew_on_what_others_have_pushed(depot, o
     assert (shown(origin, "readme"), shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{BEN}")) == ("2", "A", "of somebody else")
 
 
-def test_a_file_that_somebody_else_has_changed_is_not_replaced(depot, origin, pushed):
-    one = depot()
+def test_a_file_that_somebody_else_has_changed_is_not_replaced(remote, origin, pushed):
+    one = remote()
     one.read({})
     assert not put(one, journal="J")
     pushed(f"keys/{ADA}", "of somebody else")
@@ -146,10 +146,10 @@ def test_a_file_that_somebody_else_has_changed_is_not_replaced(depot, origin, pu
 
 
 @pytest.mark.parametrize("branch", ["", "main"])
-def test_a_branch_that_was_deleted_is_made_with_what_is_written(depot, origin, pushed, branch):
+def test_a_branch_that_was_deleted_is_made_with_what_is_written(remote, origin, pushed, branch):
     pushed("readme", "1")
     pushed("readme", "2")
-    one = depot(branch=branch)
+    one = remote(branch=branch)
     one.read({})
     assert not put(one, journal="J", ada="A")
     # Else a server takes the same commits once more, as long as it has them.
@@ -165,10 +165,10 @@ def test_a_branch_that_was_deleted_is_made_with_what_is_written(depot, origin, p
     assert not put(one, ada="A", ben="B") and (shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{BEN}")) == ("A", "B")
 
 
-def test_a_branch_that_was_set_back_takes_what_is_written(depot, origin, pushed):
+def test_a_branch_that_was_set_back_takes_what_is_written(remote, origin, pushed):
     """What was there before is nobody else's change, unless somebody else has changed it."""
     pushed(f"keys/{JOURNAL}", "old")
-    one = depot()
+    one = remote()
     one.read({})
     assert not one.write({JOURNAL: Change(b"J", frozenset([digest(b"old")])), ADA: Change(b"A", NEW)}, ()).refused
     git("update-ref", "refs/heads/main", "main^", cwd=origin)
@@ -177,8 +177,8 @@ def test_a_branch_that_was_set_back_takes_what_is_written(depot, origin, pushed)
     assert set(one.write({JOURNAL: Change(b"JJJ", frozenset([digest(b"JJ")]))}, ()).refused) == {JOURNAL}
 
 
-def test_a_branch_that_is_as_it_was_left_is_read_with_one_look(depot, monkeypatch):
-    one = depot()
+def test_a_branch_that_is_as_it_was_left_is_read_with_one_look(remote, monkeypatch):
+    one = remote()
     one.read({})
     assert not put(one, ada="A", ben="B")
     ask, asked = Git.ask, []
@@ -193,8 +193,8 @@ def test_a_branch_that_is_as_it_was_left_is_read_with_one_look(depot, monkeypatc
     assert [name for name in asked if name in ("ls-remote", "fetch", "push")] == ["ls-remote"]
 
 
-def test_a_repository_that_refuses_says_why(depot, origin):
-    one = depot()
+def test_a_repository_that_refuses_says_why(remote, origin):
+    one = remote()
     one.read({})
     hook = origin / "hooks" / "pre-receive"
     hook.write_text("#!/bin/sh\necho Closed for today.\nexit 1\n")
@@ -216,18 +216,18 @@ done
 """
 
 
-def test_a_server_may_have_rules_for_subjects_and_branches(depot, origin):
+def test_a_server_may_have_rules_for_subjects_and_branches(remote, origin):
     hook = origin / "hooks" / "pre-receive"
     hook.write_text(RULES)
     hook.chmod(0o755)
     message = "OPS-7 {keys} keys, {other}"
     refused = [({}, "no branch"), ({"message": message}, "no branch"), ({"lock_branch": "ops/locks"}, "no ticket")]
     for options, said in refused:
-        one = depot(**options)
+        one = remote(**options)
         one.read({})
         with pytest.raises(StoreError, match=said):
             one.claim("1", new_lease(), "")
-    one = depot(message=message, lock_branch="ops/locks")
+    one = remote(message=message, lock_branch="ops/locks")
     one.read({})
     lease = new_lease()
     assert one.claim("1", lease, "").ours and one.refresh() is None and one.peek("1") == lease
@@ -241,9 +241,9 @@ def test_a_server_may_have_rules_for_subjects_and_branches(depot, origin):
 
 
 @pytest.mark.parametrize("branch", ["locks", "locks/keys", "a"])
-def test_the_branch_of_a_lease_is_not_in_the_way_of_that_of_the_keys(depot, branch):
+def test_the_branch_of_a_lease_is_not_in_the_way_of_that_of_the_keys(remote, branch):
     with pytest.raises(OptionError, match=f"is in the way of branch {branch}"):
-        depot(branch=branch, lock_branch="a/locks" if branch == "a" else "locks").read({})
+        remote(branch=branch, lock_branch="a/locks" if branch == "a" else "locks").read({})
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_the_branch_of_a_lease_is_not_in_the_way_of_that_of_the_keys(depot, bran
     ],
 )
 def test_what_is_no_subject_or_no_name_of_a_branch_is_refused(tmp_path, option, value):
-    given = {name: None for name in PLACE_SPEC if name.startswith("vault_git_")}
+    given = {name: None for name in LOCATION_SPEC if name.startswith("vault_git_")}
     given["vault_git_repo"] = "ssh://x/y"
     assert choose._repository(None, given, str(tmp_path), "keys")
     with pytest.raises(OptionError, match=f"{option} .*is not"):
@@ -264,10 +264,10 @@ def test_what_is_no_subject_or_no_name_of_a_branch_is_refused(tmp_path, option, 
 
 
 @pytest.mark.parametrize(("branch", "lock_branch"), [("locks", "locks"), ("a", "a/locks"), ("locks/1/x", "locks")])
-def test_a_branch_that_is_in_the_way_of_a_lease_is_no_other_run(depot, pushed, origin, branch, lock_branch):
+def test_a_branch_that_is_in_the_way_of_a_lease_is_no_other_run(remote, pushed, origin, branch, lock_branch):
     pushed("readme")
     git("branch", branch, "main", cwd=origin)
-    one = depot(lock_branch=lock_branch)
+    one = remote(lock_branch=lock_branch)
     one.read({})
     said = rf"did not take a push of branch {lock_branch}/1 \(.+\)"
     with pytest.raises(StoreError, match=said) as refused:
@@ -275,18 +275,18 @@ def test_a_branch_that_is_in_the_way_of_a_lease_is_no_other_run(depot, pushed, o
     assert "name another vault_git_lock_branch" in refused.value.remedy
 
 
-def test_a_branch_that_is_no_lease_is_neither_taken_over_nor_deleted(depot, pushed, origin):
+def test_a_branch_that_is_no_lease_is_neither_taken_over_nor_deleted(remote, pushed, origin):
     pushed("readme")
     git("branch", "locks/1", "main", cwd=origin)
-    one = depot(lock_branch="locks")
+    one = remote(lock_branch="locks")
     one.read({})
     with pytest.raises(StoreError, match="the branch locks/1 is no lease"):
         one.claim("1", new_lease(), "")
     assert git("rev-parse", "locks/1", cwd=origin) == git("rev-parse", "main", cwd=origin)
 
 
-def test_a_run_that_was_faster_and_is_over_is_in_nobodys_way(depot, monkeypatch):
-    one, other = depot(), depot()
+def test_a_run_that_was_faster_and_is_over_is_in_nobodys_way(remote, monkeypatch):
+    one, other = remote(), remote()
     for each in (one, other):
         each.read({})
     put = Repository._put
@@ -304,18 +304,18 @@ def test_a_run_that_was_faster_and_is_over_is_in_nobodys_way(depot, monkeypatch)
 
 
 def test_a_path_on_another_machine_is_named_without_its_password(tmp_path):
-    given = {name: None for name in PLACE_SPEC if name.startswith("vault_git_")}
+    given = {name: None for name in LOCATION_SPEC if name.startswith("vault_git_")}
     given["vault_git_repo"] = "file://ada:hunter2@srv1/keys.git"
     with pytest.raises(OptionError, match=r"vault_git_repo file://srv1/keys\.git names a path on another machine"):
         choose._repository(None, given, str(tmp_path), "keys")
 
 
-def test_a_branch_that_only_begins_like_that_of_a_lease_is_fit_for_keys(depot):
-    assert not depot(branch="locks2", lock_branch="locks").read({}).exists
+def test_a_branch_that_only_begins_like_that_of_a_lease_is_fit_for_keys(remote):
+    assert not remote(branch="locks2", lock_branch="locks").read({}).exists
 
 
-def test_a_lease_is_held_by_one(depot, origin):
-    one, other = depot(), depot()
+def test_a_lease_is_held_by_one(remote, origin):
+    one, other = remote(), remote()
     lease = new_lease()
     for each in (one, other):
         each.read({})
@@ -330,35 +330,35 @@ def test_a_lease_is_held_by_one(depot, origin):
 
 
 @pytest.mark.parametrize("rewriting", [True, False])
-def test_three_runs_one_after_another_do_not_wait_where_no_branch_can_be_deleted(depot, origin, tmp_path, rewriting):
+def test_three_runs_one_after_another_do_not_wait_where_no_branch_can_be_deleted(remote, origin, tmp_path, rewriting):
     git("config", "receive.denyDeletes", "true", cwd=origin)
     git("config", "receive.denyNonFastForwards", str(not rewriting).lower(), cwd=origin)
     for number in range(3):
-        place = Elsewhere(str(tmp_path / f"copy{number}"), depot())
-        place.fetch()
-        with place.held("1", 0, time.sleep):
-            place._refresh()
-            other = depot()
+        location = RemoteCopy(str(tmp_path / f"copy{number}"), remote())
+        location.fetch()
+        with location.held("1", 0, time.sleep):
+            location._refresh()
+            other = remote()
             other.read({})
             assert not other.claim("1", new_lease(), "").ours
         assert '"released": true' in git("log", "-1", "--format=%B", LOCK, cwd=origin)
-        assert place.notes == []
+        assert location.notes == []
 
 
-def test_who_is_at_a_group_can_be_asked(depot, origin, tmp_path, secrets, monkeypatch):
-    place = Elsewhere(str(tmp_path / "copy"), depot())
-    place.fetch()
-    directory = VaultDir(place.copy, Sealer(secrets), place)
+def test_who_is_at_a_group_can_be_asked(remote, origin, tmp_path, secrets, monkeypatch):
+    location = RemoteCopy(str(tmp_path / "copy"), remote())
+    location.fetch()
+    directory = VaultDir(location.copy, Sealer(secrets), location)
     assert directory.holder("1") == "" and not git("for-each-ref", cwd=origin)
-    one = depot()
+    one = remote()
     one.read({})
     lease = new_lease()
     assert one.claim("1", lease, "").ours
     before = git("for-each-ref", cwd=origin)
     assert directory.holder("1") == str(lease) and directory.holder("2") == ""
-    with place.held("2", 0, time.sleep):
+    with location.held("2", 0, time.sleep):
         # The lease that it holds itself stays so.
-        assert directory.holder("1") == str(lease) and place._depot.refresh() is None
+        assert directory.holder("1") == str(lease) and location._remote.refresh() is None
     assert git("for-each-ref", cwd=origin) == before
     with monkeypatch.context() as later:
         later.setattr(time, "time", lambda now=time.time: now() + 601)
@@ -369,9 +369,9 @@ def test_who_is_at_a_group_can_be_asked(depot, origin, tmp_path, secrets, monkey
     assert one.claim("1", dataclasses.replace(lease, pid=2**22 + 1), "").ours and directory.holder("1") == ""
 
 
-def test_who_was_taken_over_does_not_take_a_released_lease_for_a_held_one(depot, origin):
+def test_who_was_taken_over_does_not_take_a_released_lease_for_a_held_one(remote, origin):
     git("config", "receive.denyDeletes", "true", cwd=origin)
-    one, other = depot(), depot()
+    one, other = remote(), remote()
     lease = new_lease()
     for each in (one, other):
         each.read({})
@@ -381,8 +381,8 @@ def test_who_was_taken_over_does_not_take_a_released_lease_for_a_held_one(depot,
 
 
 @pytest.mark.parametrize(("seconds", "ours"), [(3600, True), (300, False), (-300, False), (-3600, True)])
-def test_a_lease_that_was_dated_long_ago_or_long_from_now_is_stale(depot, origin, seconds, ours):
-    one, other = depot(), depot()
+def test_a_lease_that_was_dated_long_ago_or_long_from_now_is_stale(remote, origin, seconds, ours):
+    one, other = remote(), remote()
     for each in (one, other):
         each.read({})
     assert one.claim("1", new_lease(), "").ours
@@ -393,8 +393,8 @@ def test_a_lease_that_was_dated_long_ago_or_long_from_now_is_stale(depot, origin
     assert other.claim("1", new_lease(), "").ours == ours
 
 
-def test_who_was_taken_over_hears_of_it_with_the_next_push(depot, origin):
-    one, other = depot(), depot()
+def test_who_was_taken_over_hears_of_it_with_the_next_push(remote, origin):
+    one, other = remote(), remote()
     lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
     one.read({})
     other.read({})
@@ -411,9 +411,9 @@ def test_who_was_taken_over_hears_of_it_with_the_next_push(depot, origin):
 
 
 @pytest.fixture
-def overtaken(depot):
+def overtaken(remote):
     """A depot that has written a journal and then lost its lease, without having heard of it; and whose the lease is now."""
-    one, other = depot(), depot()
+    one, other = remote(), remote()
     lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
     one.read({})
     assert one.claim("1", lease, "").ours and not put(one, journal="J")
@@ -448,9 +448,9 @@ def test_a_lost_lease_is_not_forgotten_where_the_push_after_it_fails(overtaken, 
     assert written.holder == theirs and set(written.refused) == {JOURNAL} and shown(origin, f"keys/{JOURNAL}") == "J"
 
 
-def test_without_pushes_of_all_or_nothing_keys_are_pushed_all_the_same(depot, origin):
+def test_without_pushes_of_all_or_nothing_keys_are_pushed_all_the_same(remote, origin):
     git("config", "receive.advertiseAtomic", "false", cwd=origin)
-    one, other = depot(), depot()
+    one, other = remote(), remote()
     lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
     for each in (one, other):
         each.read({})
@@ -459,9 +459,9 @@ def test_without_pushes_of_all_or_nothing_keys_are_pushed_all_the_same(depot, or
     assert one.write({BEN: Change(b"B", NEW)}, ()).holder == theirs and shown(origin, f"keys/{BEN}") == "B"
 
 
-def test_what_was_pushed_without_an_answer_is_ours(depot, origin, monkeypatch):
+def test_what_was_pushed_without_an_answer_is_ours(remote, origin, monkeypatch):
     """A push that is accepted, and whose answer does not arrive."""
-    one = depot()
+    one = remote()
     one.read({})
     assert one.claim("1", new_lease(), "").ours
     ask = Git.ask
@@ -488,28 +488,28 @@ def test_what_was_pushed_without_an_answer_is_ours(depot, origin, monkeypatch):
     assert "b2-members-lock" not in git("for-each-ref", cwd=origin)
 
 
-def test_nothing_dates_a_lease_or_makes_another_kind_of_repository(depot, origin, monkeypatch):
+def test_nothing_dates_a_lease_or_makes_another_kind_of_repository(remote, origin, monkeypatch):
     for name in ("GIT_COMMITTER_DATE", "GIT_AUTHOR_DATE"):
         monkeypatch.setenv(name, "@1000000000 +0000")
     monkeypatch.setenv("GIT_DEFAULT_HASH", "sha256")
-    one, other = depot(), depot()
+    one, other = remote(), remote()
     lease = new_lease()
     for each in (one, other):
         each.read({})
     assert one.claim("1", lease, "").ours and other.claim("1", new_lease(), "") == Claim(False, lease)
 
 
-def test_a_repository_of_another_kind_is_refused_before_anything_is_done(depot, origin):
+def test_a_repository_of_another_kind_is_refused_before_anything_is_done(remote, origin):
     other = origin.with_name("other.git")
     git("init", "--bare", "--quiet", "--object-format=sha256", str(other), cwd=origin)
-    one = depot(url=other)
+    one = remote(url=other)
     one.read({})
     with pytest.raises(StoreError, match=r"did not take a push .*hash algorithm"):
         one.claim("1", new_lease(), "")
 
 
-def test_a_lease_that_was_removed_is_ours_again(depot, origin):
-    one = depot()
+def test_a_lease_that_was_removed_is_ours_again(remote, origin):
+    one = remote()
     one.read({})
     assert one.claim("1", new_lease(), "").ours
     git("update-ref", "-d", LOCK, cwd=origin)
@@ -517,9 +517,9 @@ def test_a_lease_that_was_removed_is_ours_again(depot, origin):
     assert git("rev-parse", LOCK, cwd=origin) and one.refresh() is None
 
 
-def test_an_empty_repository_gets_the_branch_that_it_is_for(depot, origin, tmp_path):
+def test_an_empty_repository_gets_the_branch_that_it_is_for(remote, origin, tmp_path):
     git("symbolic-ref", "HEAD", "refs/heads/trunk", cwd=origin)
-    one = depot()
+    one = remote()
     one.read({})
     put(one, ada="A")
     assert git("for-each-ref", "--format=%(refname)", cwd=origin).split() == ["refs/heads/trunk"]
@@ -574,9 +574,9 @@ def test_a_url_without_a_password_stays_as_it_is(url):
         "http::https://ada:s3cret@git.example/x",
     ],
 )
-def test_a_password_that_git_cannot_be_given_is_refused_and_not_shown(depot, url):
+def test_a_password_that_git_cannot_be_given_is_refused_and_not_shown(remote, url):
     with pytest.raises(OptionError, match=r"^vault_git_repo ") as refused:
-        depot(url=url)
+        remote(url=url)
     assert "s3" not in refused.value.explain()
 
 
@@ -594,8 +594,8 @@ def test_a_password_is_for_its_server_alone_and_no_other_helper_is_told(tmp_path
     repository = Git(str(tmp_path), "https://ada:s3cret@git.example:8443/x.git")
     assert "password=s3cret" in filled(repository, protocol="https", host="git.example:8443")
     assert not told.exists()
-    for elsewhere in ({"protocol": "http", "host": "git.example:8443"}, {"protocol": "https", "host": "git.example"}):
-        found = filled(repository, **elsewhere)
+    for remote_copy in ({"protocol": "http", "host": "git.example:8443"}, {"protocol": "https", "host": "git.example"}):
+        found = filled(repository, **remote_copy)
         assert "password=bobs" in found and "s3cret" not in found
     for operation in ("approve", "reject"):
         repository("credential", operation, given=b"protocol=https\nhost=git.example:8443\nusername=ada\npassword=s3cret\n")
@@ -616,7 +616,7 @@ def test_a_url_with_a_password_is_not_rewritten(tmp_path, monkeypatch):
         assert repository(*get) == b"https://git.example/x%3Dy.git\n"
 
 
-def test_hooks_do_not_see_what_the_run_was_given(depot, origin, tmp_path, monkeypatch):
+def test_hooks_do_not_see_what_the_run_was_given(remote, origin, tmp_path, monkeypatch):
     """Over a path a hook of the repository is a child of git here."""
     hook = origin / "hooks" / "pre-receive"
     hook.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\n")
@@ -624,7 +624,7 @@ def test_hooks_do_not_see_what_the_run_was_given(depot, origin, tmp_path, monkey
     hidden = [name for names in ENVIRONMENT.values() for name in names] + ["ANSIBLE_VAULT_PASSWORD_FILE"]
     for name in (*hidden, "B2_SOMETHING_ELSE"):
         monkeypatch.setenv(name, "x")
-    one = depot()
+    one = remote()
     one.read({})
     assert not put(one, ada="A")
     seen = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
@@ -641,14 +641,14 @@ def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
         repository("ls-remote", "origin")
 
 
-def test_hooks_and_variables_of_the_user_do_not_reach_it(depot, origin, tmp_path, monkeypatch):
+def test_hooks_and_variables_of_the_user_do_not_reach_it(remote, origin, tmp_path, monkeypatch):
     hook = tmp_path / "templates" / "hooks" / "pre-push"
     hook.parent.mkdir(parents=True)
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)
     for name, value in (("GIT_TEMPLATE_DIR", str(tmp_path / "templates")), ("GIT_DIR", "/nonexistent"), ("GIT_INDEX_FILE", "/nonexistent")):
         monkeypatch.setenv(name, value)
-    one = depot()
+    one = remote()
     one.read({})
     assert not put(one, ada="A") and shown(origin, f"keys/{ADA}") == "A"
 

@@ -29,7 +29,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations imp
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import target as target_location
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Claim, Lease, new_lease, read_lease
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, Contents, Elsewhere, Written, is_kept
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, Contents, RemoteCopy, Written, is_kept
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
@@ -68,15 +68,17 @@ class Run:
     def __init__(self, directory, there, sealer, layout="host_vars"):
         self.wire = Wire()
         self.stopped = []
-        self.place = Elsewhere(str(directory / f"copy{os.urandom(4).hex()}"), Target("srv1", str(there), self.wire), self.stopped.append)
-        path = self.place.copy
-        self.store = HostVarsStore(path, sealer, place=self.place) if layout == "host_vars" else GroupVarsStore(path, sealer, GROUP, self.place)
+        self.location = RemoteCopy(str(directory / f"copy{os.urandom(4).hex()}"), Target("srv1", str(there), self.wire), self.stopped.append)
+        path = self.location.copy
+        self.store = (
+            HostVarsStore(path, sealer, location=self.location) if layout == "host_vars" else GroupVarsStore(path, sealer, GROUP, self.location)
+        )
 
     def held(self, patience=0.0, group=GROUP):
         return self.store.directory.locked(group, patience, time.sleep)
 
     def journal(self, state, group=GROUP):
-        return Journal(state, self.store.directory.state_path(group), place=self.place)
+        return Journal(state, self.store.directory.state_path(group), location=self.location)
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +140,7 @@ def test_a_place_that_takes_nothing_is_a_key_that_is_not_sealed_until_it_does(ru
         one.wire.broken = None
         # The very same key once more, as a worker does.
         path = one.store.seal(new_member())
-        assert path.startswith(one.place.copy) and (there / "alice@x.example" / "b2_vault.yml").exists()
+        assert path.startswith(one.location.copy) and (there / "alice@x.example" / "b2_vault.yml").exists()
         journal.finish()
 
 
@@ -185,7 +187,7 @@ def test_what_was_refused_for_one_group_is_not_written_for_the_next(run, there, 
         file.write_bytes(theirs)
         with pytest.raises(StoreError):
             one.store.seal(new_member())
-    other = HostVarsStore(one.place.copy, Sealer(secrets), place=one.place)
+    other = HostVarsStore(one.location.copy, Sealer(secrets), location=one.location)
     other.prove(["bob@x.example"], write=True)
     with one.held(group="100002"):
         other.seal(new_member("bob@x.example"))
@@ -228,7 +230,7 @@ def test_keys_of_a_group_that_were_not_taken_are_left_to_who_holds_it(run, there
     with other.held():
         theirs = file.read_bytes()
         with one.held(group="100002"):
-            HostVarsStore(one.place.copy, Sealer(secrets), place=one.place).seal(new_member("dora@x.example"))
+            HostVarsStore(one.location.copy, Sealer(secrets), location=one.location).seal(new_member("dora@x.example"))
         assert file.read_bytes() == theirs
         other.store.seal(new_member("emil@x.example"))
     with one.held():
@@ -276,12 +278,12 @@ def test_a_key_beside_its_place_is_brought_home_and_what_it_was_in_goes(run, the
     first = run()
     with first.held():
         first.store.seal(new_member())
-    place = there / "alice@x.example"
-    (place / "b2_vault.yml").rename(place / ".b2_vault.yml.0a1b2c.tmp")
+    location = there / "alice@x.example"
+    (location / "b2_vault.yml").rename(location / ".b2_vault.yml.0a1b2c.tmp")
     second = run()
     with second.held():
         assert second.store.recover("alice@x.example", "5f2a1c0b3d4e", write=True)
-    assert [path.name for path in place.iterdir()] == ["b2_vault.yml"]
+    assert [path.name for path in location.iterdir()] == ["b2_vault.yml"]
 
 
 def test_a_directory_that_is_gone_is_not_made_anew(run, there, new_member):
@@ -291,7 +293,7 @@ def test_a_directory_that_is_gone_is_not_made_anew(run, there, new_member):
         with pytest.raises(StoreError):
             one.store.seal(new_member())
         with pytest.raises(StoreError):
-            one.place._refresh()
+            one.location._refresh()
         there.with_name("away").rename(there)
         one.store.seal(new_member())
     one = run()
@@ -307,19 +309,19 @@ def test_a_directory_that_is_gone_is_not_made_anew(run, there, new_member):
 def test_keys_that_are_gone_are_published_again(run, there, new_member, layout):
     one = run(layout=layout)
     with one.held():
-        assert one.place.confirm() == {} and "read" not in one.wire.asked[2:], "nothing was published, so there is nothing to look for"
+        assert one.location.confirm() == {} and "read" not in one.wire.asked[2:], "nothing was published, so there is nothing to look for"
         path = one.store.seal(new_member())
-        aside = one.store.beside.put("alice@x.example", new_member(key="K004other"))
+        aside = one.store.unproven.put("alice@x.example", new_member(key="K004other"))
         before = len(one.wire.asked)
-        assert one.place.confirm() == {} and one.wire.asked[before:] == ["read"]
-        files = {name: (there / os.path.relpath(name, one.place.copy)) for name in (path, aside)}
+        assert one.location.confirm() == {} and one.wire.asked[before:] == ["read"]
+        files = {name: (there / os.path.relpath(name, one.location.copy)) for name in (path, aside)}
         was = {name: file.read_bytes() for name, file in files.items()}
         for file in files.values():
             file.unlink()
-        assert one.place.confirm() == {} and {name: file.read_bytes() for name, file in files.items()} == was
+        assert one.location.confirm() == {} and {name: file.read_bytes() for name, file in files.items()} == was
         # What was taken away since is not missed.
-        one.store.beside.discard(aside)
-        assert one.place.confirm() == {}
+        one.store.unproven.discard(aside)
+        assert one.location.confirm() == {}
 
 
 def test_a_key_that_cannot_be_published_again_is_named(run, there, new_member):
@@ -331,18 +333,18 @@ def test_a_key_that_cannot_be_published_again_is_named(run, there, new_member):
             (there / f"{name}@x.example" / "b2_vault.yml").unlink()
         (there / "carl@x.example").rmdir()
         (there / "carl@x.example").symlink_to("elsewhere")
-        assert one.place.confirm() == {paths[0]: "somebody else has changed the file", paths[2]: "a symlink is in the way"}
+        assert one.location.confirm() == {paths[0]: "somebody else has changed the file", paths[2]: "a symlink is in the way"}
         assert (there / "alice@x.example" / "b2_vault.yml").read_text() == "of somebody else"
         assert (there / "bob@x.example" / "b2_vault.yml").exists()
         there.rename(there.with_name("away"))
-        amiss = one.place.confirm()
+        amiss = one.location.confirm()
         assert set(amiss) == set(paths) and all(
             reason.startswith("the file was removed and cannot be written again: On srv1: ") for reason in amiss.values()
         )
         there.with_name("away").rename(there)
         one.wire.broken = "no connection"
         with pytest.raises(StoreError, match="no connection"):
-            one.place.confirm()
+            one.location.confirm()
 
 
 def test_a_key_that_is_gone_when_the_next_group_begins_is_kept(run, there, new_member):
@@ -354,7 +356,7 @@ def test_a_key_that_is_gone_when_the_next_group_begins_is_kept(run, there, new_m
     (there / "bob@x.example" / "b2_vault.yml").write_text("of somebody else")
     with one.held(group="100002"):
         assert os.path.exists(path)
-        assert one.place.confirm() == {other: "somebody else has changed the file"}
+        assert one.location.confirm() == {other: "somebody else has changed the file"}
     assert (there / "alice@x.example" / "b2_vault.yml").exists() and one.store.read("bob@x.example")
 
 
@@ -368,7 +370,7 @@ def test_a_second_run_waits_and_then_names_the_holder(run):
         pass
     with second.held():
         pass
-    assert not second.place.notes and not first.stopped
+    assert not second.location.notes and not first.stopped
 
 
 HOLDER = """
@@ -376,14 +378,14 @@ import sys, time
 from ansible.parsing.vault import VaultSecret
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Elsewhere
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import HERE
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 where, there, copy, group, options = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], eval(sys.argv[5])
 target = Target("srv1", there, lambda arguments: b2_vault_files.run({**options, **arguments}))
-place = HERE if where == "here" else Elsewhere(copy, target)
+place = CONTROLLER if where == "here" else RemoteCopy(copy, target)
 directory = VaultDir(there if where == "here" else copy, Sealer([("default", VaultSecret(b"correct horse"))]), place)
 directory.prove(write=True)
 with directory.locked(group, 0, time.sleep):
@@ -420,7 +422,7 @@ def test_a_run_elsewhere_waits_for_the_one_that_has_the_lock(run, there, holding
             pass
     with second.held(patience=20):
         pass
-    assert second.place.notes == []
+    assert second.location.notes == []
     assert (there / ".b2_members" / GROUP / "lock").stat().st_mode & 0o777 == 0o600
 
 
@@ -459,20 +461,20 @@ def test_a_run_here_takes_over_the_lease_of_nobody(run, there, secrets, holding,
         with directory.locked(GROUP, 0, time.sleep):
             # Whose it was finds out, and others still wait.
             if how != "killed":
-                first.place._refresh()
+                first.location._refresh()
                 assert len(first.stopped) == 1 and f"process {os.getpid()} on" in first.stopped[0]
             with pytest.raises(StoreError, match="is at Group"), run().held():
                 pass
         last = run()
         with last.held():
             pass
-        assert last.place.notes == []
+        assert last.location.notes == []
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_who_is_at_a_group_can_be_asked_by_everybody(run, there, secrets, holding, where):
     directory, one = VaultDir(str(there), Sealer(secrets)), run()
-    one.place.fetch()
+    one.location.fetch()
 
     def asked():
         return directory.holder(GROUP), one.store.directory.holder(GROUP)
@@ -494,7 +496,7 @@ def test_who_is_at_a_group_can_be_asked_by_everybody(run, there, secrets, holdin
 @pytest.mark.parametrize("how", ["killed", "stale"])
 def test_nobody_is_at_a_group_whose_holder_is_gone(run, there, secrets, holding, how):
     directory, one = VaultDir(str(there), Sealer(secrets)), run()
-    one.place.fetch()
+    one.location.fetch()
     with contextlib.ExitStack() as stack:
         if how == "killed":
             with holding("elsewhere") as process:
@@ -517,12 +519,12 @@ def test_a_lease_of_nobody_is_taken_over_with_a_note(run, monkeypatch, how):
     if how == "dead":
         # Another process has that number now.
         gone = dataclasses.replace(gone, process=f"{gone.process}1")
-    first.place._depot.claim(GROUP, gone, "")
+    first.location._remote.claim(GROUP, gone, "")
     if how == "stale":
         monkeypatch.setattr(b2_vault_files.time, "time", lambda now=time.time: now() + 601)
     with second.held():
         pass
-    assert len(second.place.notes) == 1 and f"was taken over from process {os.getpid()}" in second.place.notes[0]
+    assert len(second.location.notes) == 1 and f"was taken over from process {os.getpid()}" in second.location.notes[0]
 
 
 def test_who_was_taken_over_keeps_its_keys_safe_and_makes_no_more(run, there, new_member):
@@ -531,7 +533,7 @@ def test_who_was_taken_over_keeps_its_keys_safe_and_makes_no_more(run, there, ne
         journal = first.journal(state)
         journal.pending(GROUP, "ada@x.example")
         other = run()
-        assert other.place._depot.claim(GROUP, dataclasses.replace(new_lease(), pid=4711, host="other"), _id_of(there)).ours
+        assert other.location._remote.claim(GROUP, dataclasses.replace(new_lease(), pid=4711, host="other"), _id_of(there)).ours
         before = (there / ".b2_members" / GROUP / "journal.jsonl").read_bytes()
         with pytest.raises(StoreError, match="another run has taken over, process 4711 on other"):
             journal.pending(GROUP, "ben@x.example")
@@ -548,7 +550,7 @@ def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
     first, other = run(), run()
     with first.held():
         _wait_for(lambda: first.wire.asked.count("refresh") > 2)
-        other.place._depot.claim(GROUP, dataclasses.replace(new_lease(), pid=4711), _id_of(there))
+        other.location._remote.claim(GROUP, dataclasses.replace(new_lease(), pid=4711), _id_of(there))
         _wait_for(lambda: first.stopped)
 
 
@@ -718,10 +720,10 @@ def test_nothing_is_written_where_a_host_wants_it(tmp_path, path, kind):
     outside.mkdir()
     path = path.format(outside=str(outside)[1:])
     lie = {"file": {"files": {path: b"x"}}, "path": {"paths": frozenset([path])}, "odd": {"odd": {path: "symlink"}}}[kind]
-    place = Elsewhere(str(tmp_path / "copy"), Liar(**lie))
-    place._digests[path] = "known"
+    location = RemoteCopy(str(tmp_path / "copy"), Liar(**lie))
+    location._digests[path] = "known"
     with pytest.raises(StoreError, match="is no path that a key can have"):
-        place.fetch()
+        location.fetch()
     assert sorted(tmp_path.iterdir()) == [outside] and not list(outside.iterdir())
 
 
@@ -733,13 +735,13 @@ def test_nothing_is_read_or_removed_where_a_host_wants_it(tmp_path, path):
     secret.write_text("the vault password")
     liar = Liar()
     liar.refuses = path.format(outside=secret.parent)
-    place = Elsewhere(str(tmp_path / "copy"), liar)
-    place.fetch()
-    with place.held(GROUP, 0, time.sleep):
+    location = RemoteCopy(str(tmp_path / "copy"), liar)
+    location.fetch()
+    with location.held(GROUP, 0, time.sleep):
         for email in ("ada@x", "ben@x"):
             (tmp_path / "copy" / email).mkdir()
             (tmp_path / "copy" / email / "b2_vault.yml").write_text("sealed")
-            place.publish(str(tmp_path / "copy" / email / "b2_vault.yml"))
+            location.publish(str(tmp_path / "copy" / email / "b2_vault.yml"))
     assert secret.read_text() == "the vault password" and set(liar.told) == {b"sealed"}
 
 
@@ -752,9 +754,9 @@ NOW = float("nan")
 )
 def test_a_copy_has_the_time_of_its_original_if_that_can_be(tmp_path, said, seconds):
     path = "ada@x/b2_vault.yml"
-    place = Elsewhere(str(tmp_path), Liar(files={path: b"x"}, paths=frozenset([path]), times={path: said}))
+    location = RemoteCopy(str(tmp_path), Liar(files={path: b"x"}, paths=frozenset([path]), times={path: said}))
     before = time.time()
-    place.fetch()
+    location.fetch()
     found = (tmp_path / path).stat().st_mtime
     assert found == seconds or (seconds is NOW and before - 1 <= found <= time.time())
 

@@ -84,21 +84,21 @@ def test_a_key_that_is_set_aside_is_nobodys_until_it_was_tried(source, target, s
     store = open_store(layout, source, sealer, GROUP)
     store.prove([ALICE, BOB], write=True)
     store.seal(new_member(BOB, "K004bob"))
-    path = store.beside.put(ALICE, new_member(ALICE, "K004aside"))
+    path = store.unproven.put(ALICE, new_member(ALICE, "K004aside"))
     assert os.path.basename(path).startswith(".") and os.stat(path).st_mode & 0o777 == 0o600
     with open(path, "rb") as file:
         assert b"K004aside" not in file.read()
     assert store.stored().keys() == {BOB} and store.read(ALICE) is None
     assert store.recover(ALICE, "5f2a1c0b3d4e", write=True) is None
-    [(found, variables)] = list(store.beside.of(ALICE).items())
+    [(found, variables)] = list(store.unproven.of(ALICE).items())
     assert (found, variables["b2_application_key"], variables["b2_email"]) == (path, "K004aside", ALICE)
-    assert store.beside.of(BOB) == {}
+    assert store.unproven.of(BOB) == {}
     moved = move("group_vars" if layout == "host_vars" else "host_vars", there=target)
     assert (emails(moved.moved), moved.left) == ([BOB], [])
     assert os.path.exists(path)
-    store.beside.discard(path)
-    store.beside.discard(path)
-    assert store.beside.of(ALICE) == {} and not os.path.exists(path)
+    store.unproven.discard(path)
+    store.unproven.discard(path)
+    assert store.unproven.of(ALICE) == {} and not os.path.exists(path)
 
 
 def test_a_move_switches_off_no_file_of_variables(source, target, sealer, new_member, move, keys):
@@ -107,14 +107,14 @@ def test_a_move_switches_off_no_file_of_variables(source, target, sealer, new_me
     store.seal(new_member(ALICE))
     store.seal(new_member(BOB, "K004bob"))
     os.makedirs(target)
-    beside = os.path.join(target, f"b2_group_{GROUP}.yml")
-    with open(beside, "wb"):
+    unproven = os.path.join(target, f"b2_group_{GROUP}.yml")
+    with open(unproven, "wb"):
         pass
     for write in (False, True):
         moved = move("group_vars", write=write)
         assert not moved.moved and [one.email for one in moved.left] == [ALICE, BOB]
         assert all(f"switch off the variables in b2_group_{GROUP}.yml beside it" in one.message for one in moved.left)
-    os.unlink(beside)
+    os.unlink(unproven)
     assert len(move("group_vars").moved) == 2
     # And back: here it is in the way of one member only.
     with open(os.path.join(source, f"{BOB}.yaml"), "wb"):
@@ -174,9 +174,9 @@ def test_keys_in_the_other_layout_are_not_taken_for_missing(source, sealer, new_
         open_store("host_vars", source, sealer, GROUP).prove([ALICE], write=write)
 
 
-@pytest.mark.parametrize("elsewhere", [True, False])
-def test_keys_move_there_and_back_with_every_byte_of_their_variables(move, keys, source, target, sealer, members, elsewhere):
-    target = target if elsewhere else source
+@pytest.mark.parametrize("remote_copy", [True, False])
+def test_keys_move_there_and_back_with_every_byte_of_their_variables(move, keys, source, target, sealer, members, remote_copy):
+    target = target if remote_copy else source
     store = HostVarsStore(source, sealer)
     for one in members:
         store.seal(one)
@@ -185,14 +185,14 @@ def test_keys_move_there_and_back_with_every_byte_of_their_variables(move, keys,
 
     there = move("group_vars", there=target, write=False)
     assert sorted(emails(there.moved)) == sorted(everything) and not there.left
-    assert tree(source) == before and (not elsewhere or not os.path.exists(target))
+    assert tree(source) == before and (not remote_copy or not os.path.exists(target))
 
     there = move("group_vars", there=target)
     assert sorted(emails(there.moved)) == sorted(everything) and not there.left
     assert {entry.path for entry in there.moved} == {GroupVarsStore(target, sealer, group).file("") for group in (GROUP, OTHER)}
     assert keys(target) == ({}, everything)
     assert set(tree(target)) == {f"b2_group_{GROUP}/b2_vault.yml", f"b2_group_{OTHER}/b2_vault.yml"}
-    assert not elsewhere or os.listdir(source) == [".b2_members"]
+    assert not remote_copy or os.listdir(source) == [".b2_members"]
     done = tree(target)
     assert not move("group_vars", there=target).moved and tree(target) == done
 

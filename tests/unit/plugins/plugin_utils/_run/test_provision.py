@@ -25,9 +25,10 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Step, Wanted
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations import location, remote_copy
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations import location as location_module
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy as remote_copy_module
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import Repository
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Elsewhere
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import provision as provision_module
@@ -407,9 +408,9 @@ def test_a_key_that_lies_in_another_fallback_place_is_not_lost(standin, store, f
     with monkeypatch.context() as broken:
         broken.setattr(store, "seal", failing)
         (parked,) = run(EMAILS[:1]).results
-    elsewhere = FallbackStore(str(tmp_path / "elsewhere"), Sealer(secrets))
+    other = FallbackStore(str(tmp_path / "elsewhere"), Sealer(secrets))
     for check_mode in (True, False, True, False):
-        report = run(EMAILS[:1], policy=REPLACE, fallback=elsewhere, check_mode=check_mode)
+        report = run(EMAILS[:1], policy=REPLACE, fallback=other, check_mode=check_mode)
         assert outcomes(report) == {EMAILS[0]: "key_missing"}
         assert parked.path in report.results[0].message
     assert members_named(standin, EMAILS[0]) == [parked.member.account_id]
@@ -518,7 +519,7 @@ def test_a_member_that_is_not_listed_yet_is_waited_for(standin, store, run, monk
 
 
 @pytest.fixture(params=["target", "git"])
-def elsewhere(request, tmp_path, secrets):
+def remote_copy(request, tmp_path, secrets):
     """Open the store of a run whose vault directory is elsewhere, and have it look as if it was written long ago."""
     there, origin = tmp_path / "there", tmp_path / "origin.git"
     if request.param == "git":
@@ -529,9 +530,9 @@ def elsewhere(request, tmp_path, secrets):
         (directory / "repository").mkdir(parents=True)
         options = {"bundle": None, "group": None, "lease": None, "instead_of": None, "stale_after": 600.0}
         target = Target("srv1", str(there), lambda arguments: b2_vault_files.run({**options, **arguments}))
-        depot = target if request.param == "target" else Repository(str(directory), str(origin), "", "keys")
-        place = Elsewhere(str(directory / "copy"), depot)
-        return HostVarsStore(place.copy, Sealer(secrets), place=place)
+        remote = target if request.param == "target" else Repository(str(directory), str(origin), "", "keys")
+        location = RemoteCopy(str(directory / "copy"), remote)
+        return HostVarsStore(location.copy, Sealer(secrets), location=location)
 
     def age():
         for path in there.rglob("b2_vault.yml"):
@@ -547,24 +548,24 @@ def elsewhere(request, tmp_path, secrets):
     return opened
 
 
-def test_a_member_that_left_is_waited_for_elsewhere_only_where_its_key_is_new(standin, elsewhere, run, monkeypatch):
+def test_a_member_that_left_is_waited_for_elsewhere_only_where_its_key_is_new(standin, remote_copy, run, monkeypatch):
     # However slow this machine is.
     monkeypatch.setattr(provision_module, "_NEW_SECONDS", 3600)
 
     def lists():
         return standin.state()["calls"]["b2_list_group_members"]
 
-    assert outcomes(run(store=elsewhere())) == dict.fromkeys(EMAILS, "created")
+    assert outcomes(run(store=remote_copy())) == dict.fromkeys(EMAILS, "created")
     before = lists()
-    assert outcomes(run(store=elsewhere())) == dict.fromkeys(EMAILS, "unchanged")
+    assert outcomes(run(store=remote_copy())) == dict.fromkeys(EMAILS, "unchanged")
     whole = lists() - before
     standin.remove_member(EMAILS[0])
     before = lists()
-    assert outcomes(run(store=elsewhere()))[EMAILS[0]] == "conflict"
+    assert outcomes(run(store=remote_copy()))[EMAILS[0]] == "conflict"
     assert lists() - before == whole + 1 + len(provision_module.LISTING_DELAYS), "what was stored just now is waited for"
-    elsewhere.age()
+    remote_copy.age()
     before = lists()
-    assert outcomes(run(store=elsewhere()))[EMAILS[0]] == "conflict"
+    assert outcomes(run(store=remote_copy()))[EMAILS[0]] == "conflict"
     assert lists() - before == whole + 1, "what was stored long ago is not"
 
 
@@ -629,7 +630,7 @@ def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(stan
     keys = keys_of(standin)
     for email, other in ((EMAILS[0], EMAILS[1]), (EMAILS[1], EMAILS[0])):
         member = Member({EMAILS[0]: first, EMAILS[1]: second}[other].account_id, email, GROUP)
-        store.beside.put(email, NewMember(member, *keys[other], doubt="It is odd."))
+        store.unproven.put(email, NewMember(member, *keys[other], doubt="It is odd."))
     for check_mode in (True, False):
         report = run(EMAILS[:2], policy=REPLACE, check_mode=check_mode)
         assert outcomes(report) == dict.fromkeys(EMAILS[:2], "unchanged")
@@ -706,7 +707,7 @@ def test_a_run_that_fails_after_it_moved_a_key_says_so(store, fallback, run, mon
     (result,) = run(EMAILS[:1]).results
     fallback.seal(as_new_member(store.read(EMAILS[0])))
     os.unlink(result.path)
-    monkeypatch.setattr(location.Here, "room", lambda self, path: (0, None))
+    monkeypatch.setattr(location_module.Controller, "room", lambda self, path: (0, None))
     with pytest.raises(StoreError, match="no room") as refused:
         run(EMAILS[:2])
     assert refused.value.facts["changed"] is True and "was moved from" in refused.value.facts["warnings"][0]
@@ -786,7 +787,7 @@ def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, s
         raise StoreError("The disk is full.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(store.beside, "put", failing)
+        broken.setattr(store.unproven, "put", failing)
         standin.faults([{"operation": CREATE, "action": {"kind": "foreign"}}])
         (result,) = run(EMAILS[:1]).results
     assert result.outcome is Outcome.KEY_LOST
@@ -1111,7 +1112,7 @@ def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missi
 # What somebody else does to keys on another machine
 
 
-class There(Elsewhere):
+class There(RemoteCopy):
     """A place on a host, which is a directory here. meddle: what somebody else does before the keys are confirmed, and ``closed`` after it."""
 
     def __init__(self, copy, there, meddle=lambda there: None, closed=()):
@@ -1134,13 +1135,13 @@ class There(Elsewhere):
 @pytest.fixture(params=["host_vars", "group_vars"])
 def place_of(request, tmp_path, secrets, monkeypatch):
     """Give a store of the keys on a host, whose first run is meddled with."""
-    monkeypatch.setattr(remote_copy, "_GATHER_SECONDS", 0.001)
+    monkeypatch.setattr(remote_copy_module, "_GATHER_SECONDS", 0.001)
 
     def make(**meddling):
-        place = There(str(tmp_path / f"copy{os.urandom(4).hex()}"), tmp_path / "there", **meddling)
+        location = There(str(tmp_path / f"copy{os.urandom(4).hex()}"), tmp_path / "there", **meddling)
         if request.param == "host_vars":
-            return HostVarsStore(place.copy, Sealer(secrets), place=place)
-        return GroupVarsStore(place.copy, Sealer(secrets), GROUP, place)
+            return HostVarsStore(location.copy, Sealer(secrets), location=location)
+        return GroupVarsStore(location.copy, Sealer(secrets), GROUP, location)
 
     return make
 
@@ -1201,20 +1202,20 @@ def test_a_key_in_a_file_that_its_owner_has_changed_is_not_gone(standin, run, pl
     assert outcomes(report) == dict.fromkeys(EMAILS, "created") and not report.notes and not list(fallback.found())
     assert {one.message for one in report.results} == {""}
     assert {one.path for one in report.results} == {store.file(email) for email in EMAILS}
-    for path in store.directory.place.there.glob("*/b2_vault.yml"):
+    for path in store.directory.location.there.glob("*/b2_vault.yml"):
         assert b"plan: gold" in Sealer(secrets).open(path.read_bytes(), "")
     assert outcomes(run(store=place_of())) == dict.fromkeys(EMAILS, "unchanged")
 
 
 def test_only_the_key_that_is_not_in_a_changed_file_is_gone(standin, run, tmp_path, secrets, fallback, monkeypatch):
-    monkeypatch.setattr(remote_copy, "_GATHER_SECONDS", 0.001)
+    monkeypatch.setattr(remote_copy_module, "_GATHER_SECONDS", 0.001)
 
     def take_out(there):
         theirs = GroupVarsStore(str(there), Sealer(secrets), GROUP)
         assert theirs.remove({EMAILS[1]: theirs.variables()[EMAILS[1]]}) == {EMAILS[1]}
 
-    place = There(str(tmp_path / "copy"), tmp_path / "there", take_out)
-    store = GroupVarsStore(place.copy, Sealer(secrets), GROUP, place)
+    location = There(str(tmp_path / "copy"), tmp_path / "there", take_out)
+    store = GroupVarsStore(location.copy, Sealer(secrets), GROUP, location)
     report = run(store=store)
     assert outcomes(report) == dict.fromkeys(EMAILS, "created")
     ((path, variables),) = fallback.found()
@@ -1269,18 +1270,18 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client
     """
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
     store = place_of()
-    place, confirmed = store.directory.place, []
-    stores = [store, store if isinstance(store, HostVarsStore) else GroupVarsStore(place.copy, Sealer(secrets), ids[1], place)]
+    location, confirmed = store.directory.location, []
+    stores = [store, store if isinstance(store, HostVarsStore) else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location)]
 
     def meddle(there):
         confirmed.append(there)
         if len(confirmed) == when and amiss == "removed":
             remove_keys(there)
-            place.closing = ("write",)
+            location.closing = ("write",)
         elif len(confirmed) == when:
             replace_keys(there, Sealer(secrets))
 
-    place.meddle = meddle
+    location.meddle = meddle
     done = provision_all(make_client(standin), ids, stores, fallback)
     results = [one for _plan, report in done for one in report.results]
     there = dict(fallback.found())
@@ -1293,12 +1294,12 @@ def test_keys_of_earlier_runs_that_were_removed_are_named(standin, make_client, 
     """They are not written again. If this run stores no key of its own, it does not look at the place for that."""
     run(EMAILS, store=place_of())
     store = place_of(meddle=remove_keys)
-    place = store.directory.place
+    location = store.directory.location
     stores, ids = [store], [standin.groups["hosting"]]
     if new:
         ids.append(standin.add_group("other")["id"])
         host_vars = isinstance(store, HostVarsStore)
-        stores.append(store if host_vars else GroupVarsStore(place.copy, Sealer(secrets), ids[1], place))
+        stores.append(store if host_vars else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location))
     emails = EMAILS, ["b@x.example"]
     jobs = [
         (Job(group_id, [Wanted(email) for email in wanted], vault_lock_timeout=0.0), one)
@@ -1313,9 +1314,9 @@ def test_keys_of_earlier_runs_that_were_removed_are_named(standin, make_client, 
     for note in report.notes:
         others = len({one.path for one in report.results}) - 1
         files = f"{store.file(EMAILS[0])}{f' and {others} more' if others else ''}"
-        assert f"During this run the keys of 5 members were removed from {place.copy}: {files}. " in note
+        assert f"During this run the keys of 5 members were removed from {location.copy}: {files}. " in note
         assert note in summary(*done[0], "fail")["warnings"]
-    assert len(list(place.there.glob("*/b2_vault.yml"))) == new
+    assert len(list(location.there.glob("*/b2_vault.yml"))) == new
 
 
 def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make_client, run, place_of, tmp_path, secrets):
@@ -1324,15 +1325,15 @@ def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make
     (tmp_path / "file").write_text("")
     nowhere = FallbackStore(str(tmp_path / "file" / "fallback"), Sealer(secrets))
     store, confirmed = place_of(), []
-    place = store.directory.place
-    other = store if isinstance(store, HostVarsStore) else GroupVarsStore(place.copy, Sealer(secrets), ids[1], place)
+    location = store.directory.location
+    other = store if isinstance(store, HostVarsStore) else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location)
 
     def meddle(there):
         confirmed.append(there)
         if len(confirmed) == 2:
             replace_keys(there, Sealer(secrets))
 
-    place.meddle = meddle
+    location.meddle = meddle
     emails = EMAILS[:1], ["b@x.example"]
     jobs = [
         (Job(group_id, [Wanted(email) for email in wanted], vault_lock_timeout=0.0), one)
@@ -1343,7 +1344,7 @@ def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make
     mark_told(jobs, done)
     client.close()
     assert [outcomes(report) for _plan, report in done] == [dict.fromkeys(one, "key_lost") for one in emails]
-    remove_keys(place.there)
+    remove_keys(location.there)
     (lost,) = done[0][1].results
     (again,) = run(EMAILS[:1], policy=REPLACE, store=place_of()).results
     assert (again.outcome.value, again.ejected) == ("created", lost.member.account_id)
@@ -1357,8 +1358,8 @@ def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(standin, m
         store = place_of()
         if isinstance(store, HostVarsStore):
             return [store, store]
-        place = store.directory.place
-        return [store, GroupVarsStore(place.copy, Sealer(secrets), ids[1], place)]
+        location = store.directory.location
+        return [store, GroupVarsStore(location.copy, Sealer(secrets), ids[1], location)]
 
     ours, theirs, confirmed, added = stores(), stores(), [], []
 
@@ -1368,14 +1369,14 @@ def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(standin, m
             job = Job(ids[0], [Wanted("c@x.example")], vault_lock_timeout=0.0)
             added.append(provision(client, job, theirs[0], fallback, Stop())[1])
 
-    ours[0].directory.place.meddle = meddle
+    ours[0].directory.location.meddle = meddle
     client = make_client(standin)
     done = provision_all(client, ids, ours, fallback)
     results = [one for _plan, report in done for one in report.results]
     assert outcomes(added[0]) == {"c@x.example": "created"} and not list(fallback.found())
     assert {(one.outcome.value, one.message) for one in results} == {("created", "")}
     local = stores()
-    local[0].directory.place.fetch()
+    local[0].directory.location.fetch()
     sealed = {"c@x.example": local[0].key("c@x.example")[1]}
     for store, (_plan, report) in zip(local, done, strict=True):
         sealed.update((one.email, store.key(one.email)[1]) for one in report.results)

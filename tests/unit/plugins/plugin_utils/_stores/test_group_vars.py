@@ -70,7 +70,7 @@ def prove(store, *emails, write=True):
         store.directory.prove_writing()
 
 
-def beside(store, name):
+def unproven(store, name):
     return os.path.join(os.path.dirname(store.file(ALICE)), name)
 
 
@@ -314,10 +314,10 @@ def test_a_file_under_another_password_stops_everything(store, new_member):
 
 
 def test_symlinks_are_refused_on_every_level(store, new_member, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    remote_copy = tmp_path / "elsewhere"
+    remote_copy.mkdir()
     folder = os.path.dirname(store.file(ALICE))
-    for link, what in ((store.directory.path, elsewhere), (folder, elsewhere), (store.file(ALICE), elsewhere / "file")):
+    for link, what in ((store.directory.path, remote_copy), (folder, remote_copy), (store.file(ALICE), remote_copy / "file")):
         os.symlink(what, link)
         with pytest.raises(StoreError, match="symlink"):
             prove(store)
@@ -326,20 +326,20 @@ def test_symlinks_are_refused_on_every_level(store, new_member, tmp_path):
         os.unlink(link)
         if link != store.file(ALICE):
             os.mkdir(link)
-    assert os.listdir(elsewhere) == []
+    assert os.listdir(remote_copy) == []
 
 
 @pytest.mark.parametrize("what", ["file", "fifo", "directory"])
 def test_what_is_neither_a_directory_nor_a_file_is_refused(store, what):
-    place = store.file(ALICE)
-    os.makedirs(os.path.dirname(place))
+    location = store.file(ALICE)
+    os.makedirs(os.path.dirname(location))
     if what == "fifo":
-        os.mkfifo(place)
+        os.mkfifo(location)
     elif what == "directory":
-        os.mkdir(place)
+        os.mkdir(location)
     else:
-        os.rmdir(os.path.dirname(place))
-        write(os.path.dirname(place), b"")
+        os.rmdir(os.path.dirname(location))
+        write(os.path.dirname(location), b"")
     with pytest.raises(StoreError, match="is not a"):
         prove(store)
 
@@ -536,7 +536,7 @@ def leave(store, make_store, new_member, *emails, name=TEMPORARY):
     kept = read(path) if os.path.exists(path) else None
     for email in emails:
         make_store().seal(new_member(email, f"K004{email}"))
-    os.rename(path, beside(store, name))
+    os.rename(path, unproven(store, name))
     if kept:
         write(path, kept)
 
@@ -548,12 +548,12 @@ def test_keys_that_were_written_but_not_renamed_come_home(store, make_store, new
     assert make_store().astray() == [ALICE, BOB]
     one = make_store()
     assert one.recover(ALICE, ACCOUNT, write=False).account_id == ACCOUNT
-    assert set(one.stored()) == {"old@x.example"} and os.path.exists(beside(store, TEMPORARY))
+    assert set(one.stored()) == {"old@x.example"} and os.path.exists(unproven(store, TEMPORARY))
     found = one.recover(ALICE, ACCOUNT, write=True)
     assert (found.account_id, found.path) == (ACCOUNT, store.file(ALICE))
     assert make_store().key(ALICE)[1] == f"K004{ALICE}"
     # Bob's is in there still.
-    assert os.path.exists(beside(store, TEMPORARY))
+    assert os.path.exists(unproven(store, TEMPORARY))
     assert one.recover("old@x.example", ACCOUNT, write=True) is None
     assert one.recover(BOB, ACCOUNT, write=True)
     assert os.listdir(os.path.dirname(store.file(ALICE))) == ["b2_vault.yml"]
@@ -572,13 +572,13 @@ def test_the_first_file_comes_home_as_well(store, make_store, new_member):
 def test_what_is_torn_foreign_or_of_another_account_is_left_alone(store, make_store, new_member):
     prove(store)
     leave(store, make_store, new_member, ALICE)
-    write(beside(store, ".b2_vault.yml.a.tmp"), read(beside(store, TEMPORARY))[:500])
+    write(unproven(store, ".b2_vault.yml.a.tmp"), read(unproven(store, TEMPORARY))[:500])
     GroupVarsStore(store.directory.path, Sealer([("default", VaultSecret(b"another"))]), GROUP).seal(new_member(BOB))
-    os.rename(store.file(ALICE), beside(store, ".b2_vault.yml.b.tmp"))
+    os.rename(store.file(ALICE), unproven(store, ".b2_vault.yml.b.tmp"))
     for email, account in ((BOB, ACCOUNT), (ALICE, "ffffffffffff")):
         # It is named, for it may be the key.
         left = store.recover(email, account, write=True)
-        assert (left.key_id, left.path) == ("", beside(store, ".b2_vault.yml.a.tmp"))
+        assert (left.key_id, left.path) == ("", unproven(store, ".b2_vault.yml.a.tmp"))
     assert len(os.listdir(os.path.dirname(store.file(ALICE)))) == 3
     assert store.recover(ALICE, ACCOUNT, write=True)
     assert sorted(os.listdir(os.path.dirname(store.file(ALICE)))) == [".b2_vault.yml.a.tmp", ".b2_vault.yml.b.tmp", "b2_vault.yml"]

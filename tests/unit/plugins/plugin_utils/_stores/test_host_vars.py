@@ -127,28 +127,28 @@ def test_the_proof_leaves_nothing_behind_and_in_check_mode_makes_nothing(store):
 
 
 def test_symlinks_are_refused_on_every_level(store, new_member, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    os.symlink(elsewhere, store.directory.path)
+    remote_copy = tmp_path / "elsewhere"
+    remote_copy.mkdir()
+    os.symlink(remote_copy, store.directory.path)
     with pytest.raises(StoreError, match="symlink"):
         prove(store)
     with pytest.raises(StoreError):
         store.seal(new_member())
     os.unlink(store.directory.path)
     os.mkdir(store.directory.path)
-    os.symlink(elsewhere, os.path.join(store.directory.path, ALICE))
+    os.symlink(remote_copy, os.path.join(store.directory.path, ALICE))
     with pytest.raises(StoreError, match="symlink"):
         prove(store)
     with pytest.raises(StoreError, match="symlink"):
         store.seal(new_member())
     os.unlink(os.path.join(store.directory.path, ALICE))
     os.mkdir(os.path.join(store.directory.path, ALICE))
-    os.symlink(elsewhere / "file", os.path.join(store.directory.path, ALICE, "b2_vault.yml"))
+    os.symlink(remote_copy / "file", os.path.join(store.directory.path, ALICE, "b2_vault.yml"))
     with pytest.raises(StoreError, match="symlink"):
         prove(store)
     with pytest.raises(StoreError):
         store.seal(new_member())
-    assert os.listdir(elsewhere) == []
+    assert os.listdir(remote_copy) == []
 
 
 def test_a_symlink_with_a_slash_behind_it_is_one_too(tmp_path, secrets):
@@ -169,13 +169,13 @@ def test_a_symlinked_file_is_not_read(store, new_member, tmp_path):
 @pytest.mark.parametrize("what", ["file", "fifo"])
 def test_what_is_neither_a_directory_nor_a_file_is_refused(store, what):
     os.makedirs(os.path.join(store.directory.path, ALICE))
-    place = os.path.join(store.directory.path, ALICE, "b2_vault.yml")
+    location = os.path.join(store.directory.path, ALICE, "b2_vault.yml")
     if what == "fifo":
-        os.mkfifo(place)
+        os.mkfifo(location)
     else:
         os.rmdir(os.path.join(store.directory.path, ALICE))
-        place = os.path.join(store.directory.path, ALICE)
-        with open(place, "wb"):
+        location = os.path.join(store.directory.path, ALICE)
+        with open(location, "wb"):
             pass
     with pytest.raises(StoreError, match="is not a"):
         prove(store)
