@@ -34,7 +34,11 @@ def workflows_check(session: nox.Session) -> None:
     """Run 'zizmor' and 'check-jsonschema' on what GitHub reads"""
     session.install("check-jsonschema", "zizmor")
     session.run("zizmor", "--offline", "--persona", "pedantic", ".github")
-    for schema, files in (("github-workflows", "workflows/*.yml"), ("dependabot", "dependabot.yml"), ("github-issue-forms", "ISSUE_TEMPLATE/*.yml")):
+    for schema, files in (
+        ("github-workflows", "workflows/*.yml"),
+        ("dependabot", "dependabot.yml"),
+        ("github-issue-forms", "ISSUE_TEMPLATE/*.yml"),
+    ):
         found = sorted(str(path) for path in pathlib.Path(".github").glob(files))
         session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *found)
 

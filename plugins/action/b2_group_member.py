@@ -13,7 +13,11 @@ from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._members import unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
-from ansible_collections.community.backblaze.plugins.plugin_utils._action import options_of, run_action, run_without_vault_dir
+from ansible_collections.community.backblaze.plugins.plugin_utils._action import (
+    options_of,
+    run_action,
+    run_without_vault_dir,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import wanted_members
 from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import seal_members
 
@@ -42,7 +46,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         result, (one,) = seal_members(self, options, task_vars, wanted, concurrency=1)
         # One member, so what became of it stands at the top.
         del result["members"], result["counts"]
-        own = {name: value for name, value in one.as_dict().items() if name in ("outcome", "path", "code", "status", "ejected_account_id")}
+        own = {
+            name: value
+            for name, value in one.as_dict().items()
+            if name in ("outcome", "path", "code", "status", "ejected_account_id")
+        }
         return {**result, **own, "member": one.member.as_dict() if one.member else None}
 
     def _run_module(self, task_vars: t.Any) -> dict[str, t.Any]:

@@ -11,7 +11,11 @@ import typing as t
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_INFO_RULES, MEMBER_INFO_SPEC
-from ansible_collections.community.backblaze.plugins.plugin_utils._action import options_of, run_action, run_without_vault_dir
+from ansible_collections.community.backblaze.plugins.plugin_utils._action import (
+    options_of,
+    run_action,
+    run_without_vault_dir,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import audit_members
 
 
@@ -24,4 +28,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         if self._task.args.get("vault_dir") is None:
             module = "community.backblaze.b2_group_member_info"
             return run_without_vault_dir(self, lambda: self._execute_module(module_name=module, task_vars=task_vars))
-        return run_action(self, lambda: audit_members(self, options_of(self, MEMBER_INFO_SPEC, **MEMBER_INFO_RULES), task_vars))
+        return run_action(
+            self, lambda: audit_members(self, options_of(self, MEMBER_INFO_SPEC, **MEMBER_INFO_RULES), task_vars)
+        )

@@ -14,7 +14,11 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBERS_RULES, MEMBERS_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._action import options_of, run_action
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import wanted_groups, wanted_members
-from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import read_members_file, seal_groups, seal_members
+from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import (
+    read_members_file,
+    seal_groups,
+    seal_members,
+)
 
 MOST_WORKERS = 32
 
@@ -34,5 +38,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         if options["groups"] is not None:
             groups = wanted_groups(options["groups"], lambda path: read_members_file(self, path))
             return seal_groups(self, options, task_vars, groups, options["concurrency"])
-        entries = options["members"] if options["members_file"] is None else read_members_file(self, options["members_file"])
+        entries = (
+            options["members"] if options["members_file"] is None else read_members_file(self, options["members_file"])
+        )
         return seal_members(self, options, task_vars, wanted_members(entries), options["concurrency"])[0]

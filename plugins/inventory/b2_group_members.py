@@ -98,8 +98,18 @@ from ansible.utils.unsafe_proxy import wrap_var
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, may_be_template, unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect, credentials, realm_url
+from ansible_collections.community.backblaze.plugins.module_utils._members import (
+    Member,
+    folded,
+    may_be_template,
+    unsafe_name,
+)
+from ansible_collections.community.backblaze.plugins.module_utils._options import (
+    CONNECTION_SPEC,
+    connect,
+    credentials,
+    realm_url,
+)
 
 try:
     from ansible.template import trust_as_template
@@ -162,7 +172,9 @@ def _trusted(value: t.Any) -> t.Any:
     return value
 
 
-def list_members(client: Client, group_ids: t.Sequence[str], group_names: t.Sequence[str]) -> t.Iterator[dict[str, t.Any]]:
+def list_members(
+    client: Client, group_ids: t.Sequence[str], group_names: t.Sequence[str]
+) -> t.Iterator[dict[str, t.Any]]:
     """Yield the host variables of the members of the named Groups, or of all, each account once."""
     ids = [*group_ids, *(client.group_id(name) for name in group_names)]
     if not ids:
@@ -178,7 +190,11 @@ def prove_named(path: str, config: t.Mapping[str, t.Any]) -> None:
     """
     for name in ("group_ids", "group_names"):
         if name in config and config[name] is None:
-            raise OptionError(f"{path} names no Group in {name}.", changed="", remedy=f"Name some, or leave {name} out to list all Groups.")
+            raise OptionError(
+                f"{path} names no Group in {name}.",
+                changed="",
+                remedy=f"Name some, or leave {name} out to list all Groups.",
+            )
 
 
 def prove_known(path: str, given: t.Iterable[t.Any], definitions: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
@@ -245,7 +261,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         self._cache[cache_key] = members = list(self._arriving(options, group_ids, group_names))
         return members
 
-    def _arriving(self, options: dict[str, t.Any], group_ids: list[str], group_names: list[str]) -> t.Iterator[dict[str, t.Any]]:
+    def _arriving(
+        self, options: dict[str, t.Any], group_ids: list[str], group_names: list[str]
+    ) -> t.Iterator[dict[str, t.Any]]:
         """Yield the members' variables as they arrive."""
         return list_members(connect(options, connections=_GROUPS_AT_ONCE), group_ids, group_names)
 
@@ -278,7 +296,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 
     def _construct(self, hosts: dict[str, dict[str, t.Any]]) -> None:
         """Add the variables and groups that the user composes."""
-        strict, compose, groups, keyed_groups = (self.get_option(name) for name in ("strict", "compose", "groups", "keyed_groups"))
+        strict, compose, groups, keyed_groups = (
+            self.get_option(name) for name in ("strict", "compose", "groups", "keyed_groups")
+        )
         # Templates cost far more than all the rest, so nothing asks for them where there are none.
         if not (compose or groups or keyed_groups):
             return
@@ -298,7 +318,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                     value = self._compose(expression, variables)
                 except AnsibleError as exc:
                     if self.get_option("strict"):
-                        raise OptionError(f"hostnames: {expression!r} cannot be evaluated ({type(exc).__name__}).", changed="") from None
+                        raise OptionError(
+                            f"hostnames: {expression!r} cannot be evaluated ({type(exc).__name__}).", changed=""
+                        ) from None
                     continue
             if value:
                 return str(value)

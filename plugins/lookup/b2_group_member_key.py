@@ -146,7 +146,9 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
     def run(self, terms: t.Sequence[t.Any], variables: t.Any = None, **kwargs: t.Any) -> list[dict[str, str]]:
         """Return the key of each address."""
         self.set_options(var_options=variables, direct=kwargs)
-        vault_dir, layout, group_id = (str(self.get_option(name) or "") for name in ("vault_dir", "vault_layout", "group_id"))
+        vault_dir, layout, group_id = (
+            str(self.get_option(name) or "") for name in ("vault_dir", "vault_layout", "group_id")
+        )
         try:
             if not vault_dir:
                 raise OptionError("vault_dir is empty.", changed="", remedy="Name the vault directory.")
@@ -156,7 +158,9 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
             secrets = secrets_of(self._loader)
             if not secrets:
                 raise OptionError(
-                    "This run has no vault secret, so no key can be read.", changed="", remedy="Give the run the vault password of the vault files."
+                    "This run has no vault secret, so no key can be read.",
+                    changed="",
+                    remedy="Give the run the vault password of the vault files.",
                 )
             # What it would encrypt with does not matter, but has to be one that the run has.
             stores = stores_to_read(layout, path, Sealer(secrets, str(secrets[0][0])), group_id)
@@ -186,7 +190,10 @@ def _variables(email: str, stores: t.Sequence[Store], path: str, layout: str) ->
         if variables is not None:
             found[store.file(email)] = variables
     if len(found) > 1:
-        raise StoreError(f"The key of {email} is in several vault files: {', '.join(found)}.", remedy="Choose one of them by group_id.")
+        raise StoreError(
+            f"The key of {email} is in several vault files: {', '.join(found)}.",
+            remedy="Choose one of them by group_id.",
+        )
     if found:
         [(file, variables)] = list(found.items())
         if not (variables.get("b2_application_key_id") and variables.get("b2_application_key")):

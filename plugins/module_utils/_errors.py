@@ -79,7 +79,10 @@ REMEDIES: dict[str, tuple[str, str]] = {
         "Raise the cap under Caps & Alerts in the Group admin's account, then run again.",
     ),
     "request_timeout": ("The service took too long.", "Run again; what was in the middle is settled by that run."),
-    "too_many_requests": ("The service asked to slow down for longer than this task may wait.", "Run again later, or with lower concurrency."),
+    "too_many_requests": (
+        "The service asked to slow down for longer than this task may wait.",
+        "Run again later, or with lower concurrency.",
+    ),
     "internal_error": ("The service failed inside.", "Run again; what was in the middle is settled by that run."),
     "bad_gateway": ("The service could not be reached behind its gateway.", "Run again later."),
     "service_unavailable": ("The service is not available just now.", "Run again later."),
@@ -126,7 +129,9 @@ def remedy_for(code: str, *, authorize: bool = False, of_member: bool = False) -
         return _REMEDIES_OF_MEMBER[code]
     if authorize and code in WRONG_KEY_CODES:
         return _WRONG_KEY
-    return REMEDIES.get(code, ("Backblaze gave a reason that this collection does not know.", "See the message of the service."))
+    return REMEDIES.get(
+        code, ("Backblaze gave a reason that this collection does not know.", "See the message of the service.")
+    )
 
 
 class B2Error(Exception):
@@ -185,7 +190,9 @@ class ApiError(B2Error):
     ``unclear`` is true where that no may have come after something was done all the same. of_member: see remedy_for.
     """
 
-    def __init__(self, operation: str, status: int, code: str, message: str, *, unclear: bool = False, of_member: bool = False) -> None:
+    def __init__(
+        self, operation: str, status: int, code: str, message: str, *, unclear: bool = False, of_member: bool = False
+    ) -> None:
         meaning, known = remedy_for(code, authorize=operation == "b2_authorize_account", of_member=of_member)
         self.status = status
         self.code = code

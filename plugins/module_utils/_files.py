@@ -64,7 +64,11 @@ def explained(what: str, path: str) -> t.Iterator[None]:
     try:
         yield
     except OSError as exc:
-        reason = "a symlink or a plain file is in the way" if exc.errno in (errno.ELOOP, errno.ENOTDIR) else exc.strerror or type(exc).__name__
+        reason = (
+            "a symlink or a plain file is in the way"
+            if exc.errno in (errno.ELOOP, errno.ENOTDIR)
+            else exc.strerror or type(exc).__name__
+        )
         if isinstance(exc, PermissionError) and isinstance(exc.filename, str) and exc.filename != path:
             reason = f"{exc.filename}: {reason}"
         raise StoreError(f"{path} {what} ({reason}).", remedy="Mend that, then run again.") from exc
@@ -92,13 +96,18 @@ def make_directory(path: str, modes: Modes = PRIVATE) -> None:
 
 def prove_place(path: str, name: str) -> None:
     """Show that a directory is one, or can be made, and that a file in it is one, or can be made; else StoreError."""
-    for location, fits, what in ((path, stat.S_ISDIR, "a directory"), (os.path.join(path, name), stat.S_ISREG, "a plain file")):
+    for location, fits, what in (
+        (path, stat.S_ISDIR, "a directory"),
+        (os.path.join(path, name), stat.S_ISREG, "a plain file"),
+    ):
         try:
             found = os.lstat(location).st_mode
         except FileNotFoundError:
             return
         if not fits(found):
-            raise StoreError(f"{location} is not {what}{' but a symlink' if stat.S_ISLNK(found) else ''}.", remedy="Move it away.")
+            raise StoreError(
+                f"{location} is not {what}{' but a symlink' if stat.S_ISLNK(found) else ''}.", remedy="Move it away."
+            )
         if stat.S_ISDIR(found) and not os.access(location, os.R_OK | os.W_OK | os.X_OK):
             raise StoreError(f"{location} cannot be written by this user.", remedy="Mend its permissions.")
 
@@ -153,7 +162,9 @@ def look(directory: int, name: str) -> tuple[bytes, os.stat_result]:
         return bytes(content), before
 
 
-def put(directory: int, name: str, data: bytes, like: t.Optional[os.stat_result] = None, modes: Modes = PRIVATE) -> os.stat_result:
+def put(
+    directory: int, name: str, data: bytes, like: t.Optional[os.stat_result] = None, modes: Modes = PRIVATE
+) -> os.stat_result:
     """Write a new file whole and on disk; return what it is then.
 
     like: a file whose owner it gets, and its mode if the user has not asked for another one.

@@ -13,7 +13,11 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._api.credentials import read_credentials
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
-from ansible_collections.community.backblaze.plugins.module_utils._api.transport import REQUESTS_IMPORT_ERROR, Transport, check_url
+from ansible_collections.community.backblaze.plugins.module_utils._api.transport import (
+    REQUESTS_IMPORT_ERROR,
+    Transport,
+    check_url,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 
 try:
@@ -214,14 +218,19 @@ def connect(
     Raises OptionError for a value that cannot work.
     """
     if REQUESTS_IMPORT_ERROR:
-        raise OptionError("The Python library requests is not installed for the Python that runs this.", remedy="Install it: pip install requests.")
+        raise OptionError(
+            "The Python library requests is not installed for the Python that runs this.",
+            remedy="Install it: pip install requests.",
+        )
     found = credentials(options, os.environ)
     key_id, key = _checked(found, "application_key_id"), _checked(found, "application_key")
     register_secret(key)
     hide(key)
     timeout, retries = options["api_timeout"], options["max_retries"]
     if not 0 < timeout <= _LONGEST_TIMEOUT:
-        raise OptionError(f"api_timeout is {timeout:g}, but has to be more than 0 and at most {_LONGEST_TIMEOUT} seconds.")
+        raise OptionError(
+            f"api_timeout is {timeout:g}, but has to be more than 0 and at most {_LONGEST_TIMEOUT} seconds."
+        )
     if not 0 <= retries <= _MOST_RETRIES:
         raise OptionError(f"max_retries is {retries}, but has to be 0 to {_MOST_RETRIES}.")
     verify: t.Union[bool, str] = bool(options["validate_certs"])
@@ -246,7 +255,9 @@ def credentials(options: t.Mapping[str, t.Any], environment: t.Mapping[str, str]
 
     Raises OptionError for a file that cannot be.
     """
-    around = {name: next(filter(None, map(environment.get, variables)), None) for name, variables in ENVIRONMENT.items()}
+    around = {
+        name: next(filter(None, map(environment.get, variables)), None) for name, variables in ENVIRONMENT.items()
+    }
     places: list[dict[str, str]] = []
     for location in (options, around):
         given = {name: str(location[name]) for name in ENVIRONMENT if location.get(name) is not None}
@@ -271,8 +282,14 @@ def _checked(found: t.Mapping[str, str], name: str) -> str:
     text = found[name]
     if not text:
         variables = " or ".join((*ENVIRONMENT[name], *ENVIRONMENT["credentials_file"]))
-        raise OptionError(f"{name} is missing.", remedy=f"Set it on the task, in the environment or in a credentials file ({variables}).")
+        raise OptionError(
+            f"{name} is missing.",
+            remedy=f"Set it on the task, in the environment or in a credentials file ({variables}).",
+        )
     # Colons end a user name in HTTP Basic; blanks and controls are what a careless copy adds.
     if not text.isascii() or not text.isprintable() or " " in text or (name == "application_key_id" and ":" in text):
-        raise OptionError(f"{name} holds characters that no Backblaze key has.", remedy="Look for blanks or line ends that were copied along.")
+        raise OptionError(
+            f"{name} holds characters that no Backblaze key has.",
+            remedy="Look for blanks or line ends that were copied along.",
+        )
     return text

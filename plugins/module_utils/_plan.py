@@ -13,7 +13,12 @@ import dataclasses
 import enum
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, KeyLostError, recreate_line
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    ApiError,
+    B2Error,
+    KeyLostError,
+    recreate_line,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof, folded
 
 
@@ -72,7 +77,10 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         ),
         f"Sign in as the member and make a new key; {_TAKE_OUT}; then adopt the new key.",
     ),
-    Outcome.EJECTED: ("It left the Group. The account lives on, with its data and its keys.", "Nothing; it cannot be undone."),
+    Outcome.EJECTED: (
+        "It left the Group. The account lives on, with its data and its keys.",
+        "Nothing; it cannot be undone.",
+    ),
     Outcome.ABSENT: ("It was to leave, and is not in the Group.", "Nothing."),
 }
 
@@ -194,9 +202,16 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
         dead = f"{_ALL_REFUSED if keys.all_refused else ''}The key in {stored.path}"
         return _decide_opened(wanted, member, keys.stored_opens, dead, good, Outcome.KEY_DEAD)
     if wanted.key and keys.given_untried:
-        return Step(wanted, Outcome.NOT_ATTEMPTED, member, f"The given key could not be tried and was not stored. {keys.given_untried}")
+        return Step(
+            wanted,
+            Outcome.NOT_ATTEMPTED,
+            member,
+            f"The given key could not be tried and was not stored. {keys.given_untried}",
+        )
     if wanted.key:
-        adopted = Step(wanted, Outcome.UNCHANGED, member, "The given key opens this account, and would be stored.", adopts=True)
+        adopted = Step(
+            wanted, Outcome.UNCHANGED, member, "The given key opens this account, and would be stored.", adopts=True
+        )
         # Without proof nothing is written: a key that was not tried counts as one that opens nothing.
         return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.KEY_MISSING)
     if keys.parked and not keys.kept:
@@ -205,12 +220,23 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
             "it moves the key to its file."
         )
         return Step(wanted, Outcome.KEY_MISSING, member, message)
-    kept = f" The key that came when it was created is kept in {keys.kept}; it is not shown to be this member's." if keys.kept else ""
+    kept = (
+        f" The key that came when it was created is kept in {keys.kept}; it is not shown to be this member's."
+        if keys.kept
+        else ""
+    )
     # Where a part of the key could be saved, that is not thrown after the rest.
     if keys.lost and keys.proven and keys.recreate and stored is None:
-        return Step(wanted, Outcome.CREATED, message=f"Account {member.account_id}, whose key was lost, would be ejected first.", replaces=member)
+        return Step(
+            wanted,
+            Outcome.CREATED,
+            message=f"Account {member.account_id}, whose key was lost, would be ejected first.",
+            replaces=member,
+        )
     if keys.lost:
-        return Step(wanted, Outcome.KEY_LOST, member, lost_message(wanted.email, member.account_id, proven=keys.proven) + kept)
+        return Step(
+            wanted, Outcome.KEY_LOST, member, lost_message(wanted.email, member.account_id, proven=keys.proven) + kept
+        )
     return Step(
         wanted,
         Outcome.KEY_MISSING,
@@ -221,7 +247,11 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
 
 def not_attempted(step: Step, reason: str) -> Step:
     """Return a step that does nothing for this reason, if there is one and the member's key is not stored."""
-    return Step(step.wanted, Outcome.NOT_ATTEMPTED, step.member, reason) if reason and step.outcome is not Outcome.UNCHANGED else step
+    return (
+        Step(step.wanted, Outcome.NOT_ATTEMPTED, step.member, reason)
+        if reason and step.outcome is not Outcome.UNCHANGED
+        else step
+    )
 
 
 def lost_message(email: str, account_id: str, *, proven: bool) -> str:
@@ -238,9 +268,7 @@ def lost_message(email: str, account_id: str, *, proven: bool) -> str:
     )
 
 
-_ALL_REFUSED = (
-    "Backblaze refused every key that was tried, so the service may be at fault: run again later before you take any key out of the vault. "
-)
+_ALL_REFUSED = "Backblaze refused every key that was tried, so the service may be at fault: run again later before you take any key out of the vault. "
 
 
 _AGAIN = "Run again: the next run tries the key once more."
@@ -254,12 +282,16 @@ def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
     owner = new.member.account_id if opens is None else opens
     whose = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if not owner and not new.doubt:
-        return Outcome.KEY_DEAD, "The new key was tried, and Backblaze refuses it. Sign in as the member, make a new key, and adopt it."
-    if member is not None and owner != member.account_id:
-        remedy = (
-            f"Make a new key as the member and adopt it; or, if nobody uses the account, have it replaced, with this option: {recreate_line(email)}"
+        return (
+            Outcome.KEY_DEAD,
+            "The new key was tried, and Backblaze refuses it. Sign in as the member, make a new key, and adopt it.",
         )
-        return Outcome.KEY_LOST, f"The key in that answer is not the one of account {member.account_id}, which is the member: {whose}. {remedy}"
+    if member is not None and owner != member.account_id:
+        remedy = f"Make a new key as the member and adopt it; or, if nobody uses the account, have it replaced, with this option: {recreate_line(email)}"
+        return (
+            Outcome.KEY_LOST,
+            f"The key in that answer is not the one of account {member.account_id}, which is the member: {whose}. {remedy}",
+        )
     if member is not None or (owner and owner == new.member.account_id and new.named):
         return Outcome.CREATED, proof.problem
     known = proof.problem or "The member is not found in the Group."
@@ -276,16 +308,27 @@ def _decide_missing(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
             "created, because that would replace the key, and the account may well be alive: ejected, or not listed just now. Keep that file.",
         )
     if wanted.key:
-        return Step(wanted, Outcome.CONFLICT, message="A key to adopt is given for it, but it is not in this Group. It was not created.")
+        return Step(
+            wanted,
+            Outcome.CONFLICT,
+            message="A key to adopt is given for it, but it is not in this Group. It was not created.",
+        )
     return Step(wanted, Outcome.CREATED)
 
 
-def _decide_opened(wanted: Wanted, member: Member, opens: t.Optional[str], which: str, good: Step, dead: Outcome) -> Step:
+def _decide_opened(
+    wanted: Wanted, member: Member, opens: t.Optional[str], which: str, good: Step, dead: Outcome
+) -> Step:
     """Decide by what a key opened when it was tried."""
     if opens is None or opens == member.account_id:
         return good
     if opens:
-        return Step(wanted, Outcome.CONFLICT, member, f"{which} opens account {opens}, but the member is account {member.account_id}.")
+        return Step(
+            wanted,
+            Outcome.CONFLICT,
+            member,
+            f"{which} opens account {opens}, but the member is account {member.account_id}.",
+        )
     return Step(wanted, dead, member, f"{which} opens no account: Backblaze refused it.")
 
 
@@ -351,7 +394,9 @@ def settle(entry: Open, member: t.Optional[Member], stored: t.Optional[Stored]) 
     """Say what became of an address that the journal has open."""
     if member is None or entry.account_id not in ("", member.account_id):
         # Another account under the address is none of ours.
-        return Settled(entry.email, Outcome.EJECTED if entry.event is Event.EJECTING else Outcome.ABSENT, entry.account_id)
+        return Settled(
+            entry.email, Outcome.EJECTED if entry.event is Event.EJECTING else Outcome.ABSENT, entry.account_id
+        )
     if stored is not None and stored.key_id and stored.account_id in ("", member.account_id):
         return Settled(entry.email, Outcome.CREATED, member.account_id)
     if entry.event is Event.PARKED:
@@ -379,7 +424,13 @@ def audit(
     """
     there = by_email(members)
     refused = all_refused(opened)
-    found: dict[str, list[dict[str, str]]] = {"key_missing": [], "key_without_member": [], "conflict": [], "key_dead": [], "not_attempted": []}
+    found: dict[str, list[dict[str, str]]] = {
+        "key_missing": [],
+        "key_without_member": [],
+        "conflict": [],
+        "key_dead": [],
+        "not_attempted": [],
+    }
     for email, member in there.items():
         tried = opened.get(email, Proof())
         keys = KeyState(
@@ -416,7 +467,12 @@ def diff(steps: t.Sequence[Step]) -> dict[str, str]:
             before.append(_line(step.wanted.email, leaves.region))
         if step.outcome is Outcome.CREATED:
             after.append(_line(step.wanted.email, step.wanted.region))
-    return {"before": "".join(before), "after": "".join(after), "before_header": "members of the Group", "after_header": "members of the Group"}
+    return {
+        "before": "".join(before),
+        "after": "".join(after),
+        "before_header": "members of the Group",
+        "after_header": "members of the Group",
+    }
 
 
 def _line(email: str, region: t.Optional[str]) -> str:

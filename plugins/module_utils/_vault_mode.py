@@ -54,9 +54,13 @@ def modes_of(value: t.Any) -> Modes:
     octal = _OCTAL.fullmatch(value)
     mode = int(octal.group(1), 8) if octal else _symbolic(value)
     if mode & ~0o666:
-        raise OptionError(f"vault_mode {value!r} has other bits than r and w. Directories get x where files get r.", remedy=_REMEDY)
+        raise OptionError(
+            f"vault_mode {value!r} has other bits than r and w. Directories get x where files get r.", remedy=_REMEDY
+        )
     if mode & 0o600 != 0o600:
-        raise OptionError(f"vault_mode {value!r} takes r or w from the owner, who could not store the next key.", remedy=_REMEDY)
+        raise OptionError(
+            f"vault_mode {value!r} takes r or w from the owner, who could not store the next key.", remedy=_REMEDY
+        )
     return Modes(mode, mode | (mode & 0o444) >> 2, given=True)
 
 
@@ -69,7 +73,10 @@ def _symbolic(value: str) -> int:
             raise OptionError(f"vault_mode {value!r} is invalid.", remedy=_REMEDY)
         who, operator, what = parts.groups()
         if set(what) - set(_WHAT):
-            raise OptionError(f"vault_mode {value!r} has other bits than r and w. Directories get x where files get r.", remedy=_REMEDY)
+            raise OptionError(
+                f"vault_mode {value!r} has other bits than r and w. Directories get x where files get r.",
+                remedy=_REMEDY,
+            )
         mask = bits = 0
         for letter in who:
             mask |= _WHO[letter]

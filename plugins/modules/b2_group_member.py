@@ -189,7 +189,13 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
     OptionError,
     UnprovenKeyError,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, Proof, check_email, check_region, folded
+from ansible_collections.community.backblaze.plugins.module_utils._members import (
+    Member,
+    Proof,
+    check_email,
+    check_region,
+    folded,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC, VAULT_SPEC
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     Outcome,
@@ -219,15 +225,25 @@ def check(params: dict[str, t.Any]) -> None:
     if params["vault_dir"] is not None and params["state"] == "present":
         # The action of the same name takes vault_dir for itself: keys are sealed where the vault secrets are.
         raise OptionError("vault_dir works on the controller only, but this ran as a plain module.")
-    vault_only = [name for name, rule in VAULT_SPEC.items() if params[name] != rule.get("default") and name != "vault_dir"]
+    vault_only = [
+        name for name, rule in VAULT_SPEC.items() if params[name] != rule.get("default") and name != "vault_dir"
+    ]
     if vault_only and not params["vault_dir"]:
-        raise OptionError(f"{', '.join(vault_only)} go with vault_dir only.", remedy="Give vault_dir, so that the key is sealed.")
+        raise OptionError(
+            f"{', '.join(vault_only)} go with vault_dir only.", remedy="Give vault_dir, so that the key is sealed."
+        )
     if params["state"] == "absent" and not params["confirm_eject"]:
-        raise OptionError(f"state is absent without confirm_eject: true. {EJECTING}", remedy="Set confirm_eject: true to eject the member.")
+        raise OptionError(
+            f"state is absent without confirm_eject: true. {EJECTING}",
+            remedy="Set confirm_eject: true to eject the member.",
+        )
     if params["new_email"]:
         check_email(params["new_email"])
         if params["state"] != "absent":
-            raise OptionError("new_email goes with state: absent only.", remedy="The address of a member cannot be changed through the API.")
+            raise OptionError(
+                "new_email goes with state: absent only.",
+                remedy="The address of a member cannot be changed through the API.",
+            )
 
 
 def check_address(email: str, state: str) -> None:
@@ -235,7 +251,9 @@ def check_address(email: str, state: str) -> None:
         check_email(email)
     except OptionError as exc:
         if state == "absent":
-            exc.remedy = "If there is a member with such an address, name it by account_id: b2_group_member_info lists it."
+            exc.remedy = (
+                "If there is a member with such an address, name it by account_id: b2_group_member_info lists it."
+            )
         raise
 
 
@@ -252,7 +270,9 @@ def ensure(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
         else:
             step, key = create(module, client, group_id, step)
     if step.outcome is Outcome.CONFLICT:
-        raise OptionError(f"{wanted.email}: {step.message}", outcome=step.outcome.value, member=t.cast(Member, step.member).as_dict())
+        raise OptionError(
+            f"{wanted.email}: {step.message}", outcome=step.outcome.value, member=t.cast(Member, step.member).as_dict()
+        )
     return {
         "changed": step.changes,
         "outcome": step.outcome.value,

@@ -203,7 +203,10 @@ def check(params: dict[str, t.Any]) -> None:
 
 def find(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
     group_ids = client.resolve_groups(module.params["group_id"], module.params["group_name"])
-    return {"changed": False, "members": [member.as_dict() for member in client.members_of(group_ids) if fits(member, module.params)]}
+    return {
+        "changed": False,
+        "members": [member.as_dict() for member in client.members_of(group_ids) if fits(member, module.params)],
+    }
 
 
 def main() -> None:

@@ -268,12 +268,18 @@ calls:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, MEMBERS_RULES, MEMBERS_SPEC
+from ansible_collections.community.backblaze.plugins.module_utils._options import (
+    CONNECTION_SPEC,
+    MEMBERS_RULES,
+    MEMBERS_SPEC,
+)
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={**CONNECTION_SPEC, **MEMBERS_SPEC}, supports_check_mode=True, **MEMBERS_RULES)
-    module.fail_json(msg="This ran as a plain module, but its work is done by the action of the same name on the controller. Nothing was changed.")
+    module.fail_json(
+        msg="This ran as a plain module, but its work is done by the action of the same name on the controller. Nothing was changed."
+    )
 
 
 if __name__ == "__main__":

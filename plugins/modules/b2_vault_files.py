@@ -286,7 +286,9 @@ def read_tree(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) ->
                 with opened(root, name, DIRECTORY) as folder:
                     read_folder(folder, [name], known, found)
         # A file of variables does not matter if the directory of its name exists: Ansible loads the directory only.
-        elif kind != "absent" and not (name.endswith(VARIABLES) and kinds.get(os.path.splitext(name)[0]) == "directory"):
+        elif kind != "absent" and not (
+            name.endswith(VARIABLES) and kinds.get(os.path.splitext(name)[0]) == "directory"
+        ):
             found["odd"][name] = kind
 
 
@@ -357,7 +359,11 @@ def why_not(root: int, name: str, change: t.Mapping[str, t.Any], group: t.Option
     except Refused as exc:
         return str(exc)
     except OSError as exc:
-        return "a symlink or a plain file is in the way" if exc.errno in (errno.ELOOP, errno.ENOTDIR) else reason_of(exc, name)
+        return (
+            "a symlink or a plain file is in the way"
+            if exc.errno in (errno.ELOOP, errno.ENOTDIR)
+            else reason_of(exc, name)
+        )
     return ""
 
 
@@ -456,7 +462,9 @@ def id_of(lease: t.Optional[str]) -> str:
         return ""
 
 
-def claim(folder: int, lease: str, instead_of: t.Optional[str], stale_after: float, modes: Modes = PRIVATE) -> tuple[bool, t.Optional[str]]:
+def claim(
+    folder: int, lease: str, instead_of: t.Optional[str], stale_after: float, modes: Modes = PRIVATE
+) -> tuple[bool, t.Optional[str]]:
     there, age = held(folder)
     ours = there is not None and id_of(there) == id_of(lease)
     free = there is None or ours or is_stale(age, stale_after) or (bool(instead_of) and id_of(there) == instead_of)
@@ -535,7 +543,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "str", "required": True},
-            "operation": {"type": "str", "required": True, "choices": ["read", "write", "claim", "refresh", "release", "peek"]},
+            "operation": {
+                "type": "str",
+                "required": True,
+                "choices": ["read", "write", "claim", "refresh", "release", "peek"],
+            },
             # Not that it were a secret; the log of the host has no use for it.
             "bundle": {"type": "str", "no_log": True},
             "group": {"type": "str"},

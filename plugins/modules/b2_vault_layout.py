@@ -157,7 +157,9 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
 
 def main() -> None:
     module = AnsibleModule(argument_spec=VAULT_LAYOUT_SPEC, supports_check_mode=True)
-    module.fail_json(msg="This ran as a plain module, but its work is done by the action of the same name on the controller. Nothing was changed.")
+    module.fail_json(
+        msg="This ran as a plain module, but its work is done by the action of the same name on the controller. Nothing was changed."
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, LOCATION_SPEC, refuse_text_for_lists
+from ansible_collections.community.backblaze.plugins.module_utils._options import (
+    CONNECTION_SPEC,
+    LOCATION_SPEC,
+    refuse_text_for_lists,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import modes_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import plain
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
@@ -44,7 +48,10 @@ def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[st
     given = sorted(name for name in ("vault_layout", *LOCATION_SPEC) if action._task.args.get(name) is not None)
     if not given:
         return run_module()
-    error = OptionError(f"{given[0]} is given, but vault_dir is not.", remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.")
+    error = OptionError(
+        f"{given[0]} is given, but vault_dir is not.",
+        remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.",
+    )
     return {"failed": True, "changed": False, "msg": error.explain(UNCHANGED)}
 
 
@@ -79,7 +86,9 @@ def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any)
     if options.get("vault_location") != "git" and for_git:
         raise OptionError(f"{', '.join(for_git)} can be used with vault_location: git only.")
     if options.get("vault_location") == "git" and options.get("vault_mode") is not None:
-        raise OptionError("vault_mode has no meaning with vault_location: git, as Git keeps no modes.", remedy="Leave it out.")
+        raise OptionError(
+            "vault_mode has no meaning with vault_location: git, as Git keeps no modes.", remedy="Leave it out."
+        )
     if "vault_mode" in spec:
         options["vault_mode"] = modes_of(options["vault_mode"])
     return options

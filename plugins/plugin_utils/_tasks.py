@@ -24,16 +24,32 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import S
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE
 from ansible_collections.community.backblaze.plugins.plugin_utils._action import _names
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import secrets_of
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import controller_path, made_at, remote_copy
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import OTHER_LOCATIONS, is_job, prove_durable
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import (
+    controller_path,
+    made_at,
+    remote_copy,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import (
+    OTHER_LOCATIONS,
+    is_job,
+    prove_durable,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup, policy_of, read_members
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Report, Result, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import look
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import keys_open, mark_told, provision_groups
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary, summary_of_groups, summary_of_move
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import (
+    keys_open,
+    mark_told,
+    provision_groups,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import (
+    summary,
+    summary_of_groups,
+    summary_of_move,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import open_stores
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
@@ -78,7 +94,10 @@ def show_progress(done: int, total: int, seconds: float) -> None:
 
 @contextlib.contextmanager
 def vault_location(
-    action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], lost: t.Callable[[str], None] = lambda reason: None
+    action: ActionBase,
+    options: dict[str, t.Any],
+    task_vars: t.Mapping[str, t.Any],
+    lost: t.Callable[[str], None] = lambda reason: None,
 ) -> t.Iterator[tuple[str, Location]]:
     """Give the path of the vault directory on the controller, which may be that of a copy, and its place.
 
@@ -114,7 +133,11 @@ def default_fallback_dir() -> str:
 
 
 def seal_members(
-    action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], wanted: t.Sequence[Wanted], concurrency: int
+    action: ActionBase,
+    options: dict[str, t.Any],
+    task_vars: t.Mapping[str, t.Any],
+    wanted: t.Sequence[Wanted],
+    concurrency: int,
 ) -> tuple[dict[str, t.Any], tuple[Result, ...]]:
     """Run the provisioner for the members of one Group; return the task's result and what it was made from."""
     group = WantedGroup(options["group_id"] or "", options["group_name"] or "", wanted)
@@ -123,11 +146,19 @@ def seal_members(
         raise done
     plan, report = done
     report = dataclasses.replace(report, notes=(*notes, *report.notes))
-    return {**summary(plan, report, options["on_key_missing"]), "vault_dir": path, "calls": client.calls}, report.results
+    return {
+        **summary(plan, report, options["on_key_missing"]),
+        "vault_dir": path,
+        "calls": client.calls,
+    }, report.results
 
 
 def seal_groups(
-    action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int
+    action: ActionBase,
+    options: dict[str, t.Any],
+    task_vars: t.Mapping[str, t.Any],
+    groups: t.Sequence[WantedGroup],
+    concurrency: int,
 ) -> dict[str, t.Any]:
     """Run the provisioner for the members of several Groups; return the task's result."""
     client, done, notes, path = _provisioned(action, options, task_vars, groups, concurrency)
@@ -136,7 +167,11 @@ def seal_groups(
 
 
 def _provisioned(
-    action: ActionBase, options: dict[str, t.Any], task_vars: t.Mapping[str, t.Any], groups: t.Sequence[WantedGroup], concurrency: int
+    action: ActionBase,
+    options: dict[str, t.Any],
+    task_vars: t.Mapping[str, t.Any],
+    groups: t.Sequence[WantedGroup],
+    concurrency: int,
 ) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]], list[str], str]:
     """Run the provisioner; return for each Group what came of it, see provision_groups, what is to be said of the place, and its path."""
     stop = Stop()
@@ -146,7 +181,13 @@ def _provisioned(
 
 
 def _provisioned_in(
-    action: ActionBase, options: dict[str, t.Any], path: str, location: Location, groups: t.Sequence[WantedGroup], concurrency: int, stop: Stop
+    action: ActionBase,
+    options: dict[str, t.Any],
+    path: str,
+    location: Location,
+    groups: t.Sequence[WantedGroup],
+    concurrency: int,
+    stop: Stop,
 ) -> tuple[Client, list[t.Union[tuple[Plan, Report], B2Error]]]:
     policy = policy_of(options, [one.email for group in groups for one in group.members])
     for warning in sorted({unknown_region(one.region) for group in groups for one in group.members} - {""}):
@@ -156,7 +197,9 @@ def _provisioned_in(
         prove_durable(f"vault_dir {path}", options["vault_dir_is_durable"], OTHER_LOCATIONS)
         _warn_of_new_directory(action, "vault_dir", options["vault_dir"])
     # The copy of what is elsewhere is nobody else's to see.
-    store_of = open_stores(options["vault_layout"], path, sealer, location, options["vault_mode"] if location is CONTROLLER else PRIVATE)
+    store_of = open_stores(
+        options["vault_layout"], path, sealer, location, options["vault_mode"] if location is CONTROLLER else PRIVATE
+    )
     fallback = _fallback(action, options, sealer)
     client = connect(options, connections=concurrency, wait=stop.wait)
     if stop.asked:
@@ -170,7 +213,14 @@ def _provisioned_in(
             group_id = client.resolve_group(group.group_id, group.group_name)
             if group_id in jobs:
                 raise OptionError(f"{group} is the same as one before it.", remedy="Put its members into one list.")
-            job = Job(group_id, group.members, policy, concurrency, options["vault_lock_timeout"], bool(action._task.check_mode))
+            job = Job(
+                group_id,
+                group.members,
+                policy,
+                concurrency,
+                options["vault_lock_timeout"],
+                bool(action._task.check_mode),
+            )
             jobs[group_id] = job, store_of(group_id)
         except B2Error as exc:
             failed[number] = exc
@@ -228,7 +278,9 @@ def audit_members(action: ActionBase, options: dict[str, t.Any], task_vars: t.Ma
         return _audited(action, options, path, location, stop)
 
 
-def _audited(action: ActionBase, options: dict[str, t.Any], path: str, location: Location, stop: Stop) -> dict[str, t.Any]:
+def _audited(
+    action: ActionBase, options: dict[str, t.Any], path: str, location: Location, stop: Stop
+) -> dict[str, t.Any]:
     sealer = Sealer(vault_secrets(action))
     store_of = open_stores(options["vault_layout"], path, sealer, location)
     client = connect(options, connections=_AUDIT_WORKERS, wait=stop.wait)

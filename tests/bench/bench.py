@@ -57,7 +57,11 @@ def chosen(environment: t.Mapping[str, str]) -> Choice:
         wanted = {int(number) for number in re.findall(r"\d+", environment.get(name, ""))}
         return tuple(number for number in known if number in wanted or not wanted)
 
-    sizes, concurrency, hosts = among("BENCH_SIZES", SIZES), among("BENCH_CONCURRENCY", CONCURRENCY), among("BENCH_SIZES", HOSTS)
+    sizes, concurrency, hosts = (
+        among("BENCH_SIZES", SIZES),
+        among("BENCH_CONCURRENCY", CONCURRENCY),
+        among("BENCH_SIZES", HOSTS),
+    )
     empty = {section for section, cells in (("a", sizes and concurrency), ("e", hosts)) if not cells}
     sections = (set(SECTIONS) & set(environment.get("BENCH_ONLY") or SECTIONS)) - empty
     if not sections:
@@ -131,7 +135,11 @@ def load(choice: Choice, figures: Figures, clock: Clock) -> None:
             for variant in report.VARIANTS:
                 for who, run in (("ours", hosts.ours), ("bare", hosts.bare)):
                     if (who, variant) != ("bare", "cached"):
-                        cells.append(Cell(report.hosts_cell(count, variant, who), partial(run, variant), named=variant == "plain"))
+                        cells.append(
+                            Cell(
+                                report.hosts_cell(count, variant, who), partial(run, variant), named=variant == "plain"
+                            )
+                        )
         interleave(cells, figures, choice.runs, clock.say)
 
 
@@ -168,11 +176,18 @@ def main() -> int:
         show(report.inventory_table(figures, choice.hosts))
     show(report.targets_table(figures, LOOPED))
 
-    written = {"machine": facts, "latency_ms": LATENCY_MS, "tables": [table.as_dict() for table in tables], "figures": figures.report()}
+    written = {
+        "machine": facts,
+        "latency_ms": LATENCY_MS,
+        "tables": [table.as_dict() for table in tables],
+        "figures": figures.report(),
+    }
     (WORK / "bench.json").write_text(json.dumps(written, indent=2) + "\n")
     figures.dump(WORK / "pyperf.json")
     shutil.rmtree(WORK / "work")
-    print(f"\n{clock.seconds / 60:.0f} minutes; figures: {WORK / 'bench.json'}, for python -m pyperf: {WORK / 'pyperf.json'}")
+    print(
+        f"\n{clock.seconds / 60:.0f} minutes; figures: {WORK / 'bench.json'}, for python -m pyperf: {WORK / 'pyperf.json'}"
+    )
     return 0
 
 

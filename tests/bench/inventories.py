@@ -46,7 +46,11 @@ class Hosts:
 
     def bare(self, variant: str) -> Measured:
         """Load it with the bare plugin."""
-        options = {"plugin": "bare", "hosts": str(self.site.directory / "hosts.marshal"), **(CONSTRUCTED if variant == "constructed" else PLAIN)}
+        options = {
+            "plugin": "bare",
+            "hosts": str(self.site.directory / "hosts.marshal"),
+            **(CONSTRUCTED if variant == "constructed" else PLAIN),
+        }
         return self._load(self._write(f"{variant}.bare.yml", options), variant)
 
     def nothing(self) -> Measured:
@@ -72,9 +76,13 @@ class Hosts:
     def _load(self, path: pathlib.Path, variant: str) -> Measured:
         # --graph shows every host, so that they can be counted, and costs no more than --host of one. --list costs three times
         # as much as loading does: it looks for files of variables, and formats them, host by host.
-        measured = self.site.measure("ansible-inventory", "-i", str(path), "--graph", ANSIBLE_INVENTORY_PLUGINS=str(HERE / "inventory_plugins"))
+        measured = self.site.measure(
+            "ansible-inventory", "-i", str(path), "--graph", ANSIBLE_INVENTORY_PLUGINS=str(HERE / "inventory_plugins")
+        )
         shown = sorted(measured.output.splitlines())
         hosts = set(_HOST.findall(measured.output))
         if len(hosts) != self.count or shown != self.expected.setdefault(variant, shown):
-            raise Failed(f"{path.name}: {self.count} hosts were to be shown, the same with every plugin, but there are {len(hosts)}")
+            raise Failed(
+                f"{path.name}: {self.count} hosts were to be shown, the same with every plugin, but there are {len(hosts)}"
+            )
         return measured

@@ -27,7 +27,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 LATENCY_MS = 50
 #: What is in no target is repeated as long as this many seconds allow.
 CELL_SECONDS = 120.0
-_UNITS = {"seconds": "second", "cpu_seconds": "second", "server_seconds": "second", "peak_bytes": "byte", "peak_tree_bytes": "byte"}
+_UNITS = {
+    "seconds": "second",
+    "cpu_seconds": "second",
+    "server_seconds": "second",
+    "peak_bytes": "byte",
+    "peak_tree_bytes": "byte",
+}
 
 
 class Failed(Exception):
@@ -102,7 +108,12 @@ class Figures:
             if name == cell:
                 benchmark = self._benchmark(cell, field)
                 values = benchmark.get_values()
-                spread = {"median": benchmark.median(), "mad": benchmark.median_abs_dev(), "min": min(values), "max": max(values)}
+                spread = {
+                    "median": benchmark.median(),
+                    "mad": benchmark.median_abs_dev(),
+                    "min": min(values),
+                    "max": max(values),
+                }
                 fields[field] = {**spread, "values": list(values)}
         return {"cell": cell, **fields, "calls": dict(self.calls[cell])}
 
@@ -143,7 +154,20 @@ class Site(project.Project):
         """Write a play of these tasks."""
         own = {"ansible_python_interpreter": "{{ ansible_playbook_python }}", **variables}
         path = self.directory / f"{name}.yml"
-        path.write_text(json.dumps([{"name": name, "hosts": "localhost", "connection": "local", "gather_facts": False, "vars": own, "tasks": tasks}]))
+        path.write_text(
+            json.dumps(
+                [
+                    {
+                        "name": name,
+                        "hosts": "localhost",
+                        "connection": "local",
+                        "gather_facts": False,
+                        "vars": own,
+                        "tasks": tasks,
+                    }
+                ]
+            )
+        )
         return path
 
     def measure(self, *command: str, mode: str = "process", **environment: str) -> Measured:
@@ -169,7 +193,9 @@ class Site(project.Project):
         timed = {"seconds": 0.0} if mode == "tree" else {"server_seconds": self._server_seconds() - server_seconds}
         made = collections.Counter(self._calls())
         made.subtract(calls)
-        return Measured(**{**figures, **timed}, output=text, calls={name: count for name, count in sorted(made.items()) if count})
+        return Measured(
+            **{**figures, **timed}, output=text, calls={name: count for name, count in sorted(made.items()) if count}
+        )
 
     def probe(self, *arguments: str) -> Measured:
         """Measure something inside a process of its own, see probe.py."""

@@ -100,7 +100,9 @@ def hosts(inventory: str, path: str) -> dict[str, Any]:
     started = time.perf_counter()
     init_plugin_loader()
     loaded = InventoryManager(DataLoader(), sources=[inventory]).get_hosts()
-    variables = {host.name: {name: value for name, value in host.vars.items() if name.startswith("b2_")} for host in loaded}
+    variables = {
+        host.name: {name: value for name, value in host.vars.items() if name.startswith("b2_")} for host in loaded
+    }
     with open(path, "wb") as file:
         marshal.dump(json.loads(json.dumps(variables)), file)
     return {"seconds": time.perf_counter() - started, "hosts": len(variables)}
@@ -109,7 +111,13 @@ def hosts(inventory: str, path: str) -> dict[str, Any]:
 def main() -> None:
     """Measure what is named."""
     what, *arguments = sys.argv[1:]
-    probes: dict[str, Callable[..., dict[str, Any]]] = {"encrypt": encrypt, "write": write, "call": call, "list": listing, "hosts": hosts}
+    probes: dict[str, Callable[..., dict[str, Any]]] = {
+        "encrypt": encrypt,
+        "write": write,
+        "call": call,
+        "list": listing,
+        "hosts": hosts,
+    }
     measured = probes[what](*arguments)
     print(json.dumps(measured))
 

@@ -53,7 +53,12 @@ def our_task(site: Site, count: int, concurrency: int) -> Measured:
 def _our_play(site: Site, count: int, concurrency: int) -> pathlib.Path:
     # As the page of the module has it for long lists.
     (site.directory / "members.csv").write_text("\n".join(["email", *addresses(count), ""]))
-    options = {"group_id": site.group_ids[0], "members_file": "members.csv", "vault_dir": "host_vars", "concurrency": concurrency}
+    options = {
+        "group_id": site.group_ids[0],
+        "members_file": "members.csv",
+        "vault_dir": "host_vars",
+        "concurrency": concurrency,
+    }
     return site.write_play("ours", [{"name": "Provision", "community.backblaze.b2_group_members": options}])
 
 
@@ -61,7 +66,9 @@ def module_loop(site: Site, count: int) -> Measured:
     """Provision with a loop over our own module for one member."""
     _fresh(site)
     options = {"group_id": site.group_ids[0], "email": "{{ item }}", "vault_dir": "host_vars"}
-    play = site.write_play("module_loop", [{"name": "Provision", "community.backblaze.b2_group_member": options, "loop": addresses(count)}])
+    play = site.write_play(
+        "module_loop", [{"name": "Provision", "community.backblaze.b2_group_member": options, "loop": addresses(count)}]
+    )
     return _sealed(site, count, site.measure("ansible-playbook", str(play)))
 
 
@@ -70,7 +77,12 @@ def uri_loop(site: Site, count: int) -> Measured:
     _fresh(site)
     site.vault_dir.mkdir()
     api = f"{site.url}/b2api/v3"
-    authorize = {"url": f"{api}/b2_authorize_account", "url_username": KEY_ID, "url_password": KEY, "force_basic_auth": True}
+    authorize = {
+        "url": f"{api}/b2_authorize_account",
+        "url_username": KEY_ID,
+        "url_password": KEY,
+        "force_basic_auth": True,
+    }
     body = {"adminAccountId": "{{ session.json.accountId }}", "groupId": site.group_ids[0], "memberEmail": "{{ item }}"}
     create = {
         "url": f"{api}/b2_create_group_member",
@@ -80,13 +92,26 @@ def uri_loop(site: Site, count: int) -> Measured:
         "body": body,
     }
     seal = {
-        "argv": ["ansible-vault", "encrypt_string", "--stdin-name", "b2_application_key", "--output", "host_vars/{{ item.item }}.yml"],
+        "argv": [
+            "ansible-vault",
+            "encrypt_string",
+            "--stdin-name",
+            "b2_application_key",
+            "--output",
+            "host_vars/{{ item.item }}.yml",
+        ],
         "stdin": "{{ item.json.applicationKey }}",
         "stdin_add_newline": False,
     }
     tasks = [
         {"name": "Authorize", "ansible.builtin.uri": authorize, "register": "session", "no_log": True},
-        {"name": "Create", "ansible.builtin.uri": create, "loop": addresses(count), "register": "created", "no_log": True},
+        {
+            "name": "Create",
+            "ansible.builtin.uri": create,
+            "loop": addresses(count),
+            "register": "created",
+            "no_log": True,
+        },
         {"name": "Seal", "ansible.builtin.command": seal, "loop": "{{ created.results }}", "no_log": True},
     ]
     measured = site.measure("ansible-playbook", str(site.write_play("uri_loop", tasks)))
@@ -143,13 +168,17 @@ def _encrypted_string(vault: VaultLib, content: bytes) -> str:
     return str(vault.decrypt(textwrap.dedent(block).encode()).decode())
 
 
-def _check_keys(site: Site, count: int, files: t.Mapping[str, pathlib.Path], read: t.Callable[[VaultLib, bytes], str]) -> None:
+def _check_keys(
+    site: Site, count: int, files: t.Mapping[str, pathlib.Path], read: t.Callable[[VaultLib, bytes], str]
+) -> None:
     """Hold the stand-in's ledger against what is on disk: every member once, a file for each, and in some of them the very key."""
     given = {entry["email"]: entry["key"] for entry in ledger.handed_out(site.url) if entry["delivered"]}
     created = site.server.state()["calls"].get(ledger.CREATE, 0)
     wanted = set(addresses(count))
     if created != count or set(given) != wanted or set(files) != wanted:
-        raise Failed(f"{count} members were to be made: {created} creates, {len(given)} keys handed out, {len(files)} files")
+        raise Failed(
+            f"{count} members were to be made: {created} creates, {len(given)} keys handed out, {len(files)} files"
+        )
     vault = VaultLib([("default", VaultSecret(site.password.encode()))])
     for email in random.sample(sorted(wanted), min(SAMPLE, count)):
         if read(vault, files[email].read_bytes()) != given[email]:

@@ -69,13 +69,20 @@ class Table:
     def __str__(self) -> str:
         lines = [[name for name, _format in self.columns]]
         lines += [
-            ["-" if value is None else format(value, form) for value, (_name, form) in zip(row, self.columns, strict=True)] for row in self.rows
+            [
+                "-" if value is None else format(value, form)
+                for value, (_name, form) in zip(row, self.columns, strict=True)
+            ]
+            for row in self.rows
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        texts = {position for position, value in enumerate(self.rows[0]) if isinstance(value, str)} if self.rows else set()
+        texts = (
+            {position for position, value in enumerate(self.rows[0]) if isinstance(value, str)} if self.rows else set()
+        )
         shown = [
             "  ".join(
-                cell.ljust(width) if position in texts else cell.rjust(width) for position, (cell, width) in enumerate(zip(line, widths, strict=True))
+                cell.ljust(width) if position in texts else cell.rjust(width)
+                for position, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
         ]
@@ -96,7 +103,11 @@ def facts() -> dict[str, t.Any]:
 def heading(machine: t.Mapping[str, t.Any]) -> str:
     """Return the first line."""
     line = ", ".join(f"{name} {value}" for name, value in machine.items())
-    busy = "\nThis machine is busy: the figures will be worse than they are." if machine["load"] > 0.5 * machine["cores"] else ""
+    busy = (
+        "\nThis machine is busy: the figures will be worse than they are."
+        if machine["load"] > 0.5 * machine["cores"]
+        else ""
+    )
     return f"{line}, {LATENCY_MS} ms of latency{busy}"
 
 
@@ -134,8 +145,12 @@ def floor_table(figures: Figures) -> Table:
 
 def loops_table(figures: Figures, looped: int) -> Table:
     """Section b."""
-    rows = [(name[3:], *_spread(figures, name), figures.median(name) / looped * 1000) for name in (URI_LOOP, MODULE_LOOP)]
-    return Table(f"b. {looped} members as it is done now, in a loop over", (("loop", ""), *_SPREAD, ("ms a member", ".1f")), rows)
+    rows = [
+        (name[3:], *_spread(figures, name), figures.median(name) / looped * 1000) for name in (URI_LOOP, MODULE_LOOP)
+    ]
+    return Table(
+        f"b. {looped} members as it is done now, in a loop over", (("loop", ""), *_SPREAD, ("ms a member", ".1f")), rows
+    )
 
 
 def provisioning_table(figures: Figures, sizes: t.Sequence[int], concurrency: t.Sequence[int], looped: int) -> Table:
@@ -196,18 +211,40 @@ def inventory_table(figures: Figures, counts: t.Sequence[int]) -> Table:
     first = figures.median(NO_HOSTS, "cpu_seconds"), figures.median(NO_HOSTS, "peak_bytes") / 2**20
     rows: list[t.Sequence[t.Any]] = [("", "no hosts", *_spread(figures, NO_HOSTS), None, *first, None)]
     for count in counts:
-        rows.append((f"{count:,}", "list calls alone", *_spread(figures, hosts_cell(count, "listing")), None, None, None, None))
+        rows.append(
+            (f"{count:,}", "list calls alone", *_spread(figures, hosts_cell(count, "listing")), None, None, None, None)
+        )
         for variant in VARIANTS:
             # What is cached is plain.
             bare = hosts_cell(count, "plain" if variant == "cached" else variant, "bare")
             cells = [hosts_cell(count, variant, "ours")] + [bare] * (variant != "cached")
             for cell in cells:
-                seconds, memory = (figures.median(cell, field) / figures.median(bare, field) for field in ("seconds", "peak_bytes"))
+                seconds, memory = (
+                    figures.median(cell, field) / figures.median(bare, field) for field in ("seconds", "peak_bytes")
+                )
                 ours = cell != bare
                 name = f"{variant}, {'our plugin' if ours else 'bare plugin'}"
                 burned, peak = figures.median(cell, "cpu_seconds"), figures.median(cell, "peak_bytes") / 2**20
-                rows.append((f"{count:,}", name, *_spread(figures, cell), seconds if ours else None, burned, peak, memory if ours else None))
-    columns = (("hosts", ""), ("what", ""), *_SPREAD, ("x bare's s", ".2f"), ("CPU s", ".2f"), ("MiB", ".1f"), ("x bare's MiB", ".2f"))
+                rows.append(
+                    (
+                        f"{count:,}",
+                        name,
+                        *_spread(figures, cell),
+                        seconds if ours else None,
+                        burned,
+                        peak,
+                        memory if ours else None,
+                    )
+                )
+    columns = (
+        ("hosts", ""),
+        ("what", ""),
+        *_SPREAD,
+        ("x bare's s", ".2f"),
+        ("CPU s", ".2f"),
+        ("MiB", ".1f"),
+        ("x bare's MiB", ".2f"),
+    )
     return Table("e. The inventory, as ansible-inventory --graph", columns, rows)
 
 
@@ -215,7 +252,9 @@ def targets_table(figures: Figures, looped: int) -> Table:
     """What was to be reached, and whether it is."""
     rows: list[tuple[str, str, str, str]] = []
 
-    def row(what: str, wanted: str, figure: float | None, reached: t.Callable[[float], bool], shown: str = ".2f") -> None:
+    def row(
+        what: str, wanted: str, figure: float | None, reached: t.Callable[[float], bool], shown: str = ".2f"
+    ) -> None:
         verdict = "not measured" if figure is None else "reached" if reached(figure) else "NOT REACHED"
         rows.append((what, wanted, "-" if figure is None else format(figure, shown), verdict))
 
@@ -240,7 +279,13 @@ def targets_table(figures: Figures, looped: int) -> Table:
         lambda x: x <= ABOVE_LISTING_TARGET,
     )
     calls = figures.calls.get(CONVERGED, {})
-    row("d. calls other than one authorize and five lists", "0", _differing(calls) if measured else None, lambda x: x == 0, ".0f")
+    row(
+        "d. calls other than one authorize and five lists",
+        "0",
+        _differing(calls) if measured else None,
+        lambda x: x == 0,
+        ".0f",
+    )
     for what, cell, than, field in (
         ("the largest process", CONVERGED, EMPTY_BESIDE, "peak_bytes"),
         ("all processes", CONVERGED_TREE, EMPTY_TREE, "peak_tree_bytes"),
@@ -251,7 +296,12 @@ def targets_table(figures: Figures, looped: int) -> Table:
         ours, bare = hosts_cell(count, "plain", "ours"), hosts_cell(count, "plain", "bare")
         for what, field in (("seconds", "seconds"), ("memory", "peak_bytes")):
             ratio = figures.median(ours, field) / figures.median(bare, field) if ours in figures else None
-            row(f"e. {count:,} hosts, plain, {what}: x the bare plugin", f"<= {BARE_TARGET}", ratio, lambda x: x <= BARE_TARGET)
+            row(
+                f"e. {count:,} hosts, plain, {what}: x the bare plugin",
+                f"<= {BARE_TARGET}",
+                ratio,
+                lambda x: x <= BARE_TARGET,
+            )
     return Table("Targets", (("target", ""), ("wanted", ""), ("figure", ""), ("verdict", "")), rows)
 
 

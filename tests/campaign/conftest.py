@@ -100,7 +100,9 @@ def _copy(terminal: int, output: pathlib.Path) -> None:
 class Run:
     """An ansible-playbook that works in the background. Its worker is a session of its own, so every process of it carries a mark."""
 
-    def __init__(self, campaign: Campaign, play: pathlib.Path, *arguments: str, terminal: bool = False, **environment: str) -> None:
+    def __init__(
+        self, campaign: Campaign, play: pathlib.Path, *arguments: str, terminal: bool = False, **environment: str
+    ) -> None:
         self._mark = f"{MARK}={secrets.token_hex(8)}"
         self._result = campaign.result_of(play)
         self._result.unlink(missing_ok=True)
@@ -287,14 +289,18 @@ class Campaign(project.Project):
     def count(self, result: dict[str, t.Any], *directories: pathlib.Path) -> Count:
         """Count every key: the stand-in's ledger against what is in these directories and what the result says is lost."""
         vault = VaultLib([("default", VaultSecret(self.password.encode()))])
-        given = {(one["email"].lower(), one["account_id"], one["key_id"], one["key"]) for one in ledger.handed_out(self.url)}
+        given = {
+            (one["email"].lower(), one["account_id"], one["key_id"], one["key"]) for one in ledger.handed_out(self.url)
+        }
         kept: list[tuple[str, ...]] = []
         whole: list[tuple[str, tuple[str, ...]]] = []
         undecryptable: list[str] = []
         for path in (path for directory in directories for path in _key_files(directory)):
             placed = path.name.endswith("b2_vault.yml")
             try:
-                variables = yaml.load(vault.decrypt(path.read_bytes()), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+                variables = yaml.load(
+                    vault.decrypt(path.read_bytes()), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+                )
                 if path.parent.name.startswith("b2_group_"):
                     # It may be somebody's, into which no key was put yet.
                     entries = variables.get("b2_member_keys") or {}
@@ -310,7 +316,11 @@ class Campaign(project.Project):
                 kept += keys
             else:
                 whole += [(str(path), key) for key in keys]
-        lost = {(one["email"], one.get("account_id", "")) for one in result.get("members", ()) if one["outcome"] == "key_lost"}
+        lost = {
+            (one["email"], one.get("account_id", ""))
+            for one in result.get("members", ())
+            if one["outcome"] == "key_lost"
+        }
         stored, made = set(kept), {one[:2] for one in given}
         emails = [one["email"].lower() for one in ledger.handed_out(self.url)]
         return Count(
@@ -338,7 +348,9 @@ class Campaign(project.Project):
         found = []
         for path in self.vault_dir.glob(pattern):
             with contextlib.suppress(AnsibleError, yaml.YAMLError, KeyError, TypeError):
-                found.append((path.parent.name, str(yaml.safe_load(vault.decrypt(path.read_bytes()))["b2_application_key"])))
+                found.append(
+                    (path.parent.name, str(yaml.safe_load(vault.decrypt(path.read_bytes()))["b2_application_key"]))
+                )
         return found
 
     def exposed(self) -> list[str]:
@@ -428,7 +440,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     node = f"{pyfuncitem.path}::{pyfuncitem.name}"
     directory = pyfuncitem.funcargs["tmp_path"] / "namespace"
     inner = subprocess.run(
-        [*namespace, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-s", "--no-header", f"--basetemp={directory}", node],
+        [
+            *namespace,
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-q",
+            "-s",
+            "--no-header",
+            f"--basetemp={directory}",
+            node,
+        ],
         env={**os.environ, _IN_NAMESPACE: "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

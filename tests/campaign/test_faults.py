@@ -37,7 +37,14 @@ from ansible_collections.community.backblaze.plugins.module_utils._api.transport
 from ansible_collections.community.backblaze.plugins.module_utils._errors import REMEDIES, B2Error, remedy_for
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Policy, Report, Result, Stop
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import (
+    Job,
+    Plan,
+    Policy,
+    Report,
+    Result,
+    Stop,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import mark_told, provision
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
@@ -153,18 +160,29 @@ class Lab:
         self.server.stop()
         slacken()
 
-    def client(self, stop: t.Optional[Stop] = None, *, timeout: float = 5.0, max_retries: int = 2, connections: int = 3) -> Client:
+    def client(
+        self, stop: t.Optional[Stop] = None, *, timeout: float = 5.0, max_retries: int = 2, connections: int = 3
+    ) -> Client:
         settings = self.server.partner.settings
         transport = Transport(timeout=timeout, verify=True, connections=connections)
         wait = (stop or NoSleep()).wait
         return Client(
-            Caller(transport, key_id=settings.admin_key_id, key=settings.admin_key, realm=self.server.url, max_retries=max_retries, wait=wait)
+            Caller(
+                transport,
+                key_id=settings.admin_key_id,
+                key=settings.admin_key,
+                realm=self.server.url,
+                max_retries=max_retries,
+                wait=wait,
+            )
         )
 
     def store(self, name: str = "host_vars") -> HostVarsStore:
         return HostVarsStore(str(self.directory / name), self.sealer)
 
-    def run(self, wanted: t.Sequence[Wanted], *, policy: Policy = Policy(), check: bool = False, **options: t.Any) -> Run:
+    def run(
+        self, wanted: t.Sequence[Wanted], *, policy: Policy = Policy(), check: bool = False, **options: t.Any
+    ) -> Run:
         """Provision, as a task would. Anything but a B2Error is not caught: it would be a traceback for the user."""
         stop = NoSleep()
         client = self.client(stop, **options)
@@ -174,7 +192,9 @@ class Lab:
             group_id = client.group_id("hosting")
             job = Job(group_id, wanted, policy, concurrency=3, vault_lock_timeout=0.0, check_mode=check)
             store = self.store()
-            plan, report = provision(client, job, store, FallbackStore(str(self.directory / "fallback"), self.sealer), stop)
+            plan, report = provision(
+                client, job, store, FallbackStore(str(self.directory / "fallback"), self.sealer), stop
+            )
             mark_told([(job, store)], [(plan, report)])
         except B2Error as exc:
             error = exc
@@ -193,12 +213,17 @@ class Lab:
         found = {variables["b2_application_key"]: email for email, variables in self.sealed().items()}
         found.update((variables["b2_application_key"], email) for email, variables in self.aside().items())
         fallback = FallbackStore(str(self.directory / "fallback"), self.sealer)
-        return {**found, **{variables["b2_application_key"]: variables["b2_email"] for _path, variables in fallback.found()}}
+        return {
+            **found,
+            **{variables["b2_application_key"]: variables["b2_email"] for _path, variables in fallback.found()},
+        }
 
     def aside(self) -> dict[str, dict[str, str]]:
         """What each file holds that is beside the place of a key, by the address of that place."""
         files = self.vault_dir.glob("*/.b2_vault.yml.*.aside")
-        return {path.parent.name: read_key_text(self.sealer.open(path.read_bytes(), str(path)), str(path)) for path in files}
+        return {
+            path.parent.name: read_key_text(self.sealer.open(path.read_bytes(), str(path)), str(path)) for path in files
+        }
 
     def created(self) -> list[dict[str, t.Any]]:
         """The ledger's entries of members that the client created."""
@@ -241,20 +266,32 @@ def check_invariants(
         promise(not new, f"the run ended with {run.error} after {new} had been created")
     else:
         report = t.cast(Report, run.report)
-        promise([one.email for one in report.results] == [one.email for one in wanted], "not every wanted member has exactly one outcome")
+        promise(
+            [one.email for one in report.results] == [one.email for one in wanted],
+            "not every wanted member has exactly one outcome",
+        )
         promise(all(isinstance(one.outcome, Outcome) for one in report.results), "an outcome is none of the vocabulary")
     for entry in entries:
         sealed = keys.get(entry["key"]) == entry["email"].lower()
-        promise(sealed or not entry["delivered"] or entry["key"] in removed, f"the key of {entry['email']} was delivered and is not sealed")
+        promise(
+            sealed or not entry["delivered"] or entry["key"] in removed,
+            f"the key of {entry['email']} was delivered and is not sealed",
+        )
         if sealed or entry["account_id"] in known or run.report is None:
             continue
         one = run.results.get(entry["email"].lower())
         if one and entry["email"].lower() in counterfeit and one.outcome is Outcome.CREATED:
-            promise(entry["email"].lower() in keys.values(), f"{entry['email']} is said to be created, and nothing is sealed for it")
+            promise(
+                entry["email"].lower() in keys.values(),
+                f"{entry['email']} is said to be created, and nothing is sealed for it",
+            )
             continue
         said = [result.message for result in run.results.values() if entry["account_id"] in result.message]
         lost = one is not None and one.outcome is Outcome.KEY_LOST
-        promise(said or (nameless and lost), f"the key of {entry['email']} ({entry['account_id']}) is lost and nobody said so: {one}")
+        promise(
+            said or (nameless and lost),
+            f"the key of {entry['email']} ({entry['account_id']}) is lost and nobody said so: {one}",
+        )
         promise(lost or most > 1, f"{entry['email']} lost its key and is {one.outcome.value if one else None}")
     handed = {entry["key"] for entry in lab.server.ledger()}
     invented = {email for key, email in keys.items() if key not in handed}
@@ -304,8 +341,14 @@ REWRITES: dict[str, t.Callable[[t.Any], t.Any]] = {
     "as text": json.dumps,
     "as text of text": lambda body: json.dumps(json.dumps(body)),
     "fields as pairs": lambda body: [[name, value] for name, value in body.items()],
-    "other fields gone": lambda body: {"applicationKey": body.get("applicationKey"), "applicationKeyId": body.get("applicationKeyId")},
-    "flat": lambda body: {**{name: value for name, value in body.items() if name != "groupMember"}, **(body.get("groupMember") or {})},
+    "other fields gone": lambda body: {
+        "applicationKey": body.get("applicationKey"),
+        "applicationKeyId": body.get("applicationKeyId"),
+    },
+    "flat": lambda body: {
+        **{name: value for name, value in body.items() if name != "groupMember"},
+        **(body.get("groupMember") or {}),
+    },
     "beside a null": lambda body: [None, body],
 }
 
@@ -368,10 +411,16 @@ def faults(fields: t.Sequence[str], other_url: str = "http://127.0.0.1:9") -> li
         for status, code in ((401, "expired_auth_token"), (401, "bad_auth_token"), (429, "too_many_requests"))
     ]
     found += [
-        Fault(f"the answer in a {status} {code}", {"kind": "raw", "status": status, "execute": True, "body": f'{{"code":"{code}","answer":@BODY@}}'})
+        Fault(
+            f"the answer in a {status} {code}",
+            {"kind": "raw", "status": status, "execute": True, "body": f'{{"code":"{code}","answer":@BODY@}}'},
+        )
         for status, code in ((401, "expired_auth_token"), (429, "too_many_requests"), (500, "internal_error"))
     ]
-    found += [Fault(f"interim {statuses}", {"kind": "interim", "statuses": statuses, "seconds": 0.02}) for statuses in ([103], [102, 103])]
+    found += [
+        Fault(f"interim {statuses}", {"kind": "interim", "statuses": statuses, "seconds": 0.02})
+        for statuses in ([103], [102, 103])
+    ]
     found += [
         Fault(f"early {name}", {"kind": "early", "seconds": 0.02, **arguments})
         for name, arguments in {
@@ -391,7 +440,9 @@ def faults(fields: t.Sequence[str], other_url: str = "http://127.0.0.1:9") -> li
     ]
     for size in (0, 1, _KEY_AT + 4, _KEY_END - 1, _KEY_END, _KEY_END + 1, _KEY_END + 30, _KEY_END + 48, _KEY_END + 80):
         found.append(Fault(f"truncate after {size}", {"kind": "truncate", "bytes": size}))
-    found += [Fault(f"truncate at {fraction}", {"kind": "truncate", "fraction": fraction}) for fraction in (0.25, 0.75, 0.99)]
+    found += [
+        Fault(f"truncate at {fraction}", {"kind": "truncate", "fraction": fraction}) for fraction in (0.25, 0.75, 0.99)
+    ]
     found += [Fault(f"empty {status}", {"kind": "empty", "status": status}) for status in (200, 204, 500)]
     found += [Fault(f"html {status}", {"kind": "html", "status": status}) for status in (200, 502)]
     for body in (
@@ -414,12 +465,22 @@ def faults(fields: t.Sequence[str], other_url: str = "http://127.0.0.1:9") -> li
     found += [Fault(f"rewritten: {how}", {"kind": "rewrite", "how": how}, sampled=True) for how in REWRITES]
     for field in fields:
         *above, last = field.split(".")
-        for what, value in {"missing": None, "null": "@NULL@", "number": 7, "text": "x", "list": [], "object": {}}.items():
+        for what, value in {
+            "missing": None,
+            "null": "@NULL@",
+            "number": 7,
+            "text": "x",
+            "list": [],
+            "object": {},
+        }.items():
             body: dict[str, t.Any] = {last: value}
             for name in reversed(above):
                 body = {name: body}
             found.append(Fault(f"{field} {what}", {"kind": "patch", "body": body}, sampled=True))
-    found += [Fault(f"redirect {status}", {"kind": "redirect", "status": status, "location": other_url}) for status in (302, 307)]
+    found += [
+        Fault(f"redirect {status}", {"kind": "redirect", "status": status, "location": other_url})
+        for status in (302, 307)
+    ]
     found += [Fault("endless", {"kind": "endless", "limit_bytes": 64 * 1024 * 1024}, slow=True)]
     found += [Fault("endless drip", {"kind": "endless", "rate": 4096}, slow=True)]
     return found
@@ -434,13 +495,30 @@ FOREIGN = [
         ["applicationKeyId"],
         ["groupMember"],
     )
-] + [Fault(f"another account's answer {location} it", {"kind": "foreign", "place": location}) for location in ("before", "after")]
+] + [
+    Fault(f"another account's answer {location} it", {"kind": "foreign", "place": location})
+    for location in ("before", "after")
+]
 
 FIELDS: dict[str, tuple[str, ...]] = {
     AUTHORIZE: ("accountId", "authorizationToken", "apiInfo", "apiInfo.groupsApi", "apiInfo.groupsApi.groupsApiUrl"),
     LIST_GROUPS: ("groups", "groups.*.groupId", "groups.*.groupName", "nextGroupId"),
-    LIST_MEMBERS: ("groupMembers", "groupMembers.*.accountId", "groupMembers.*.email", "groupMembers.*.region", "nextEmail", "groupName"),
-    CREATE: ("applicationKeyId", "groupMember", "groupMember.accountId", "groupMember.email", "groupMember.groupId", "groupMember.region"),
+    LIST_MEMBERS: (
+        "groupMembers",
+        "groupMembers.*.accountId",
+        "groupMembers.*.email",
+        "groupMembers.*.region",
+        "nextEmail",
+        "groupName",
+    ),
+    CREATE: (
+        "applicationKeyId",
+        "groupMember",
+        "groupMember.accountId",
+        "groupMember.email",
+        "groupMember.groupId",
+        "groupMember.region",
+    ),
     EJECT: ("accountId", "email", "groupId"),
 }
 
@@ -461,11 +539,18 @@ class Step:
 
 STEPS = (
     Step("authorize", AUTHORIZE, {}),
-    Step("authorize again", AUTHORIZE, {"after": 1}, ({"operation": LIST_MEMBERS, "action": {"kind": "expire_token"}},)),
+    Step(
+        "authorize again", AUTHORIZE, {"after": 1}, ({"operation": LIST_MEMBERS, "action": {"kind": "expire_token"}},)
+    ),
     Step("list groups", LIST_GROUPS, {}),
     Step("list members, first page", LIST_MEMBERS, {}),
     Step("list members, second page", LIST_MEMBERS, {"after": 1}),
-    Step("look-up", LIST_MEMBERS, {"email": VICTIM}, ({"operation": CREATE, "email": VICTIM, "action": {"kind": "cut_after"}},)),
+    Step(
+        "look-up",
+        LIST_MEMBERS,
+        {"email": VICTIM},
+        ({"operation": CREATE, "email": VICTIM, "action": {"kind": "cut_after"}},),
+    ),
     Step(
         "look-up, nothing made",
         LIST_MEMBERS,
@@ -496,7 +581,9 @@ class Case:
 
 def table() -> list[Case]:
     """Return every case there is."""
-    found = [Case(step, fault, times) for step in STEPS for fault in faults(FIELDS[step.operation]) for times in (1, None)]
+    found = [
+        Case(step, fault, times) for step in STEPS for fault in faults(FIELDS[step.operation]) for times in (1, None)
+    ]
     # Once: each time it would be another one's.
     return [*found, *(Case(step, fault, 1) for step in STEPS if step.operation == CREATE for fault in FOREIGN)]
 
@@ -535,7 +622,10 @@ def run_case(case: Case) -> str:
 def _play(lab: Lab, case: Case) -> None:
     server, step = lab.server, case.step
     # Members that somebody else made: never to be touched. With two to a page there is a second page.
-    strangers = {server.add_member("hosting", f"{name}@elsewhere.example")["accountId"] for name in ("a-stranger", "b-stranger", "z-stranger")}
+    strangers = {
+        server.add_member("hosting", f"{name}@elsewhere.example")["accountId"]
+        for name in ("a-stranger", "b-stranger", "z-stranger")
+    }
     if "page" in step.name:
         partner_api._MEMBERS_PER_PAGE = 2
     policy, known, most = Policy(), set(), 1
@@ -554,7 +644,11 @@ def _play(lab: Lab, case: Case) -> None:
     promise(server.faults()[-1]["hits"], f"the fault was never met: {run.outcomes} {run.error}")
     check_invariants(lab, run, WANTED, known, most, nameless=step.operation == LIST_MEMBERS)
     # A token that expires again and again is everybody's.
-    if run.report and step.operation in (CREATE, EJECT) and not (case.fault.name == "expire_token" and case.times is None):
+    if (
+        run.report
+        and step.operation in (CREATE, EJECT)
+        and not (case.fault.name == "expire_token" and case.times is None)
+    ):
         fine = {Outcome.CREATED, Outcome.UNCHANGED} | ({Outcome.NOT_ATTEMPTED} if case.fault.everybodys else set())
         for email in OTHERS:
             promise(
@@ -565,9 +659,14 @@ def _play(lab: Lab, case: Case) -> None:
         promise(run.error.remedy or run.error.happened, "an error without words")
     elif step.name == "create" and case.fault.code and case.times is None:
         one = run.results[VICTIM]
-        promise(one.outcome is Outcome.REFUSED and one.code == case.fault.code, f"{one.outcome} with code {one.code!r} instead of a refusal")
+        promise(
+            one.outcome is Outcome.REFUSED and one.code == case.fault.code,
+            f"{one.outcome} with code {one.code!r} instead of a refusal",
+        )
         promise(one.status and remedy_for(case.fault.code)[1] in one.message, f"no status or remedy in {one.message!r}")
-    _settle(lab, policy, most, {Outcome.KEY_LOST} | ({Outcome.KEY_MISSING} if step.operation == LIST_MEMBERS else set()))
+    _settle(
+        lab, policy, most, {Outcome.KEY_LOST} | ({Outcome.KEY_MISSING} if step.operation == LIST_MEMBERS else set())
+    )
     promise(strangers <= set(lab.members().values()), "a member that somebody else made was ejected")
 
 
@@ -587,7 +686,9 @@ def _settle(lab: Lab, policy: Policy, most: int, without_key: t.Collection[Outco
         if one.outcome not in (Outcome.UNCHANGED, Outcome.CREATED, Outcome.KEY_LOST, Outcome.KEY_MISSING)
     }
     promise(not unfit, f"after the second run: {unfit}")
-    stored = {variables["b2_application_key"] for variables in lab.sealed().values() if variables["b2_application_key_id"]}
+    stored = {
+        variables["b2_application_key"] for variables in lab.sealed().values() if variables["b2_application_key_id"]
+    }
     members = lab.members()
     for entry in lab.created():
         if entry["key"] not in stored and members.get(entry["email"].lower()) == entry["account_id"]:
@@ -596,9 +697,15 @@ def _settle(lab: Lab, policy: Policy, most: int, without_key: t.Collection[Outco
             promise(lost, f"{entry['email']} has lost its key, and the second run says {one}")
     before, state = lab.tree(state=False), lab.server.state()["accounts"]
     third = lab.run(WANTED, policy=Policy())
-    expected = {email: Outcome.UNCHANGED if outcome is Outcome.CREATED else outcome for email, outcome in second.outcomes.items()}
+    expected = {
+        email: Outcome.UNCHANGED if outcome is Outcome.CREATED else outcome
+        for email, outcome in second.outcomes.items()
+    }
     promise(third.outcomes == expected, f"the third run says {third.outcomes}, the second {second.outcomes}")
-    promise(not third.changes and lab.tree(state=False) == before and lab.server.state()["accounts"] == state, "the third run changed something")
+    promise(
+        not third.changes and lab.tree(state=False) == before and lab.server.state()["accounts"] == state,
+        "the third run changed something",
+    )
 
 
 def play_all(cases: t.Sequence[Case]) -> list[str]:
@@ -671,18 +778,25 @@ def test_nobody_elses_member_is_ever_ejected(tmp_path):
         assert run.outcomes[VICTIM] is Outcome.KEY_MISSING and EJECT not in run.calls
 
 
-@pytest.mark.parametrize("events", [["pending"], ["presumed"], ["lost"], ["lost", "ejecting"], ["ejecting"], ["parked"]])
+@pytest.mark.parametrize(
+    "events", [["pending"], ["presumed"], ["lost"], ["lost", "ejecting"], ["ejecting"], ["parked"]]
+)
 def test_no_line_in_the_journal_has_an_account_ejected(tmp_path, events):
     """Whoever can push to the branch, or write on the target host, can write there whatever they like."""
     by_itself = dataclasses.replace(RECREATE, recreate_members=frozenset())
     with Lab(tmp_path) as lab:
-        live = {email: lab.server.add_member("hosting", email, "eu-central")["accountId"] for email in (VICTIM, OTHERS[0])}
+        live = {
+            email: lab.server.add_member("hosting", email, "eu-central")["accountId"] for email in (VICTIM, OTHERS[0])
+        }
         lab.run([WANTED[2]])
         (journal,) = lab.vault_dir.glob(".b2_members/*/journal.jsonl")
         group = journal.parent.name
         with open(journal, "a", encoding="utf-8") as file:
             for email, account_id in live.items():
-                file.writelines(json.dumps({"event": event, "email": email, "group_id": group, "account_id": account_id}) + "\n" for event in events)
+                file.writelines(
+                    json.dumps({"event": event, "email": email, "group_id": group, "account_id": account_id}) + "\n"
+                    for event in events
+                )
         for _run in range(2):
             run = lab.run(WANTED, policy=by_itself)
             assert EJECT not in run.calls and live.items() <= lab.members().items(), run.results
@@ -708,14 +822,21 @@ def test_a_member_made_by_hand_after_a_failed_create_is_not_ejected(tmp_path, ki
 SAMPLE = (
     ("cut_after", CREATE, {"kind": "cut_after"}, Outcome.KEY_LOST),
     ("truncate after the key", CREATE, {"kind": "truncate", "bytes": _KEY_END + 48}, Outcome.CREATED),
-    ("refused", CREATE, {"kind": "error", "status": 401, "code": "invalid_email", "message": "injected"}, Outcome.REFUSED),
+    (
+        "refused",
+        CREATE,
+        {"kind": "error", "status": 401, "code": "invalid_email", "message": "injected"},
+        Outcome.REFUSED,
+    ),
     ("throttle", CREATE, {"kind": "throttle", "retry_after": 1}, Outcome.CREATED),
     ("html at the listing", LIST_MEMBERS, {"kind": "html"}, Outcome.CREATED),
     ("token expires", CREATE, {"kind": "expire_token"}, Outcome.CREATED),
 )
 
 
-@pytest.mark.parametrize(("operation", "action", "outcome"), [row[1:] for row in SAMPLE], ids=[row[0] for row in SAMPLE])
+@pytest.mark.parametrize(
+    ("operation", "action", "outcome"), [row[1:] for row in SAMPLE], ids=[row[0] for row in SAMPLE]
+)
 def test_the_same_through_ansible_playbook(tmp_path, operation, action, outcome):
     with serving(tmp_path, "hosting") as server:
         project = Project(tmp_path, server.url)

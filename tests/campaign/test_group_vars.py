@@ -32,7 +32,9 @@ def _file(campaign):
 
 
 def _play(campaign, wanted, **options):
-    return campaign.play(wanted, vault_dir=str(campaign.vault_dir), vault_layout="group_vars", concurrency=CONCURRENCY, **options)
+    return campaign.play(
+        wanted, vault_dir=str(campaign.vault_dir), vault_layout="group_vars", concurrency=CONCURRENCY, **options
+    )
 
 
 def _size(path):
@@ -82,12 +84,18 @@ def test_a_kill_in_the_middle_of_a_write_loses_no_key_silently(campaigns, chance
             found = campaign.outcomes(result, wanted)
             assert set(found) <= {"created", "unchanged", "key_lost"}, f"seed {seed}: {result['msg']}"
             count = campaign.count(result, campaign.vault_dir, campaign.fallback)
-            assert count.holds and count.handed_out == len(wanted), f"seed {seed}, after {kills} kills: {count}; {count!r}"
-            assert len(count.lost) <= under_way(CONCURRENCY) * kills_here, f"seed {seed}: {len(count.lost)} lost by {kills_here} kills"
+            assert count.holds and count.handed_out == len(wanted), (
+                f"seed {seed}, after {kills} kills: {count}; {count!r}"
+            )
+            assert len(count.lost) <= under_way(CONCURRENCY) * kills_here, (
+                f"seed {seed}: {len(count.lost)} lost by {kills_here} kills"
+            )
             said = " ".join([result["msg"], *result.get("warnings", ())])
             assert all(email in said for email in count.lost), said
             recovered += sum("was killed before it was in its place" in note for note in result.get("warnings", ()))
-        held = yaml.load(_vault(campaign).decrypt(file.read_bytes()), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        held = yaml.load(
+            _vault(campaign).decrypt(file.read_bytes()), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        )
         assert held["mine"] == mine["mine"] and set(held) == {"mine", *(["b2_member_keys"] if count.sealed else [])}
         assert not campaign.exposed()
         members, sealed, lost = members + len(wanted), sealed + count.sealed, lost + len(count.lost)
@@ -124,7 +132,9 @@ def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
     assert count.holds and count.sealed == len(wanted) and not list(campaign.fallback.iterdir()), repr(count)
     assert not campaign.exposed()
     unmount(disk)
-    print(f"storage: full disk, one file: {held.handed_out} made, {len(away)} of their keys in the fallback place; after the rerun {count}")
+    print(
+        f"storage: full disk, one file: {held.handed_out} made, {len(away)} of their keys in the fallback place; after the rerun {count}"
+    )
 
 
 def _moving(campaign, source, target, layout):
@@ -133,7 +143,11 @@ def _moving(campaign, source, target, layout):
     play = json.loads(path.read_text())
     play[0]["tasks"][0] = {
         "name": "Move",
-        "community.backblaze.b2_vault_layout": {"vault_dir": str(source), "dest_dir": str(target), "vault_layout": layout},
+        "community.backblaze.b2_vault_layout": {
+            "vault_dir": str(source),
+            "dest_dir": str(target),
+            "vault_layout": layout,
+        },
         "register": "provisioned",
         "ignore_errors": True,
     }

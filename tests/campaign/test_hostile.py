@@ -82,7 +82,16 @@ def _deep(levels: int = 900) -> t.Any:
 
 
 VALUES["deep list"] = _deep()
-ATTACKS = ("template", "block template", "control characters", "surrogate", "path upwards", "absolute path", "dots", "very long text")
+ATTACKS = (
+    "template",
+    "block template",
+    "control characters",
+    "surrogate",
+    "path upwards",
+    "absolute path",
+    "dots",
+    "very long text",
+)
 
 Path = tuple[t.Union[str, int], ...]
 
@@ -170,14 +179,19 @@ def check_harmless(lab: Lab, run: Run) -> None:
     secrets = [KEY, *lab.server.partner.tokens, *(entry["key"] for entry in lab.server.ledger())]
     said = everything_said(run)
     assert not [text[:200] for text in said for secret in secrets if secret in text]
-    assert all(len(text) < LONGEST_MESSAGE for text in said), f"a text of {max(map(len, said))} characters: {max(said, key=len)[:200]}"
+    assert all(len(text) < LONGEST_MESSAGE for text in said), (
+        f"a text of {max(map(len, said))} characters: {max(said, key=len)[:200]}"
+    )
     outside = {path.name for path in lab.directory.iterdir()} - {"host_vars"}
     assert not outside, f"written outside the vault directory: {outside}"
     if lab.vault_dir.is_dir():
         names = {path.name for path in lab.vault_dir.iterdir()}
         assert names <= {".b2_members", *(one.email for one in WANTED)}, names
         # A key of which it is not certain whose it is stands beside its place.
-        assert all(re.fullmatch(r"b2_vault\.yml|\.b2_vault\.yml\.[0-9a-f]+\.aside", path.name) for path in lab.vault_dir.glob("*@*/*"))
+        assert all(
+            re.fullmatch(r"b2_vault\.yml|\.b2_vault\.yml\.[0-9a-f]+\.aside", path.name)
+            for path in lab.vault_dir.glob("*@*/*")
+        )
 
 
 def play(lab: Lab, operation: str, action: dict[str, t.Any], **options: t.Any) -> Run:
@@ -201,7 +215,9 @@ def play(lab: Lab, operation: str, action: dict[str, t.Any], **options: t.Any) -
 
 def test_every_value_of_every_answer_may_be_anything(tmp_path, hosts_asked):
     answers = true_answers()
-    cases = [(operation, place, value) for operation, body in answers.items() for place in places(body) for value in VALUES]
+    cases = [
+        (operation, place, value) for operation, body in answers.items() for place in places(body) for value in VALUES
+    ]
     chance = random.Random(SEED)
     chosen = [
         (operation, place, value)
@@ -220,7 +236,9 @@ def test_every_value_of_every_answer_may_be_anything(tmp_path, hosts_asked):
                 end = "errors" if run.error else "reports"
                 ends[end] = ends.get(end, 0) + 1
             except Exception as exc:  # noqa: BLE001 - a broken promise, or a traceback for the user
-                broken.append(f"{operation} {'.'.join(map(str, place)) or 'all of it'} = {value}: {type(exc).__name__}: {str(exc)[:400]}")
+                broken.append(
+                    f"{operation} {'.'.join(map(str, place)) or 'all of it'} = {value}: {type(exc).__name__}: {str(exc)[:400]}"
+                )
     assert set(hosts_asked) <= {"127.0.0.1"}, set(hosts_asked)
     print(
         f"\nhostile: {len(chosen)} of {len(cases)} replaced values, {ends}; {len(broken)} broken promises; seed {SEED}; "
@@ -239,7 +257,15 @@ def test_no_redirect_is_followed(tmp_path, operation, status):
         if operation == EJECT:
             lose_key(lab)
         location = f"{thief.url}/b2api/v3/{operation}"
-        lab.server.faults([{"operation": operation, "times": None, "action": {"kind": "redirect", "status": status, "location": location}}])
+        lab.server.faults(
+            [
+                {
+                    "operation": operation,
+                    "times": None,
+                    "action": {"kind": "redirect", "status": status, "location": location},
+                }
+            ]
+        )
         run = lab.run(WANTED, policy=RECREATE)
         check_harmless(lab, run)
         assert not thief.log() and not thief.state()["calls"]
@@ -362,7 +388,9 @@ SHOW_ALL = [
         "tasks": [
             {
                 "name": "Show",
-                "ansible.builtin.debug": {"msg": "{{ b2_region }} {{ b2_s3_endpoint }} {{ b2_group_name }} {{ b2_account_id }} {{ b2_email }}"},
+                "ansible.builtin.debug": {
+                    "msg": "{{ b2_region }} {{ b2_s3_endpoint }} {{ b2_group_name }} {{ b2_account_id }} {{ b2_email }}"
+                },
             },
             {"name": "Show one", "ansible.builtin.debug": {"var": "b2_s3_endpoint"}},
             {"name": "Set", "ansible.builtin.set_fact": {"again": "{{ b2_s3_endpoint }}{{ joined }}"}},
@@ -376,7 +404,13 @@ TOUCH = "{{lookup('pipe','touch${IFS}PWNED')}}"
 def process(project: Project, *command: str, **environment: str) -> str:
     """Run a program of ansible-core in the project; return all its output."""
     done = subprocess.run(
-        command, cwd=project.directory, env=project.environment(**environment), capture_output=True, text=True, timeout=120, check=False
+        command,
+        cwd=project.directory,
+        env=project.environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     return done.stdout + done.stderr
 
@@ -386,8 +420,16 @@ def check_output(project: Project, output: str, which: str) -> None:
     assert "Traceback" not in output and "unexpected exception" not in output.lower(), output[-3000:]
     assert not [needle for needle in project.needles() if needle in output], which
     # Those of the upper half Ansible itself prints as they are, in the JSON of any data.
-    control = sorted({hex(ord(character)) for character in output if (character < " " or character == "\x7f") and character not in "\n\t"})
-    assert not control, f"{which}: control characters {control} in {[line for line in output.splitlines() if not line.isprintable()][:5]}"
+    control = sorted(
+        {
+            hex(ord(character))
+            for character in output
+            if (character < " " or character == "\x7f") and character not in "\n\t"
+        }
+    )
+    assert not control, (
+        f"{which}: control characters {control} in {[line for line in output.splitlines() if not line.isprintable()][:5]}"
+    )
     assert not list(project.directory.rglob("*PWNED*")), output[-3000:]
 
 
@@ -406,14 +448,26 @@ def test_inventory_and_play_are_not_taken_in(tmp_path, turn):
         server.faults([{"operation": CREATE, "times": None, "action": {"kind": "patch", "body": answer}}])
         done, result = project.run(project.play(emails), "-vvv")
         outputs = [done.stdout + done.stderr]
-        assert {one["outcome"] for one in result["members"]} <= {"key_lost", "conflict"}, "a key of nobody knows whom counts as created"
+        assert {one["outcome"] for one in result["members"]} <= {"key_lost", "conflict"}, (
+            "a key of nobody knows whom counts as created"
+        )
         handed_out = {one["key"] for one in server.ledger()}
-        assert handed_out == {variables["b2_application_key"] for variables in sealed_variables(project).values()}, "a delivered key is not sealed"
+        assert handed_out == {variables["b2_application_key"] for variables in sealed_variables(project).values()}, (
+            "a delivered key is not sealed"
+        )
 
         # Each member is another account, or a listing would take them for one.
-        rows: dict[str, t.Any] = {str(number): {**member, "accountId": f"{nasty[2]}{number}"} for number in range(len(emails))}
+        rows: dict[str, t.Any] = {
+            str(number): {**member, "accountId": f"{nasty[2]}{number}"} for number in range(len(emails))
+        }
         server.faults(
-            [{"operation": LIST_MEMBERS, "times": None, "action": {"kind": "patch", "body": {"groupMembers": rows, "groupName": nasty[3]}}}]
+            [
+                {
+                    "operation": LIST_MEMBERS,
+                    "times": None,
+                    "action": {"kind": "patch", "body": {"groupMembers": rows, "groupName": nasty[3]}},
+                }
+            ]
         )
         # Away from host_vars: beside it ansible-inventory would show what Ansible itself decrypts for its hosts.
         (tmp_path / "sources").mkdir()
@@ -430,7 +484,9 @@ def test_inventory_and_play_are_not_taken_in(tmp_path, turn):
         outputs.append(done.stdout + done.stderr)
         for number, row in enumerate(rows.values()):
             row["email"] = f"{nasty[1]}{number}"
-        server.faults([{"operation": LIST_MEMBERS, "times": None, "action": {"kind": "patch", "body": {"groupMembers": rows}}}])
+        server.faults(
+            [{"operation": LIST_MEMBERS, "times": None, "action": {"kind": "patch", "body": {"groupMembers": rows}}}]
+        )
         outputs.append(process(project, *listing))
         server.faults(
             [
@@ -447,7 +503,9 @@ def test_inventory_and_play_are_not_taken_in(tmp_path, turn):
         server.add_group("hosting")
         done, _result = project.run(project.play(emails))
         outputs.append(done.stdout + done.stderr)
-        (tmp_path / "sources" / "all.b2_group_members.yml").write_text(json.dumps({**INVENTORY, "group_names": ["hosting"]}))
+        (tmp_path / "sources" / "all.b2_group_members.yml").write_text(
+            json.dumps({**INVENTORY, "group_names": ["hosting"]})
+        )
         outputs.append(process(project, *listing))
         assert "Groups have the name" in outputs[-1] and "Groups have the name" in outputs[-2]
         for number, output in enumerate(outputs):

@@ -58,16 +58,22 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
             found = campaign.outcomes(result, wanted)
             assert set(found) <= {"created", "unchanged", "key_lost"}, f"seed {seed}: {result['msg']}"
             count = campaign.count(result, campaign.vault_dir, campaign.fallback)
-            assert count.holds and count.handed_out == len(wanted), f"seed {seed}, after {kills} kills: {count}; {count!r}"
+            assert count.holds and count.handed_out == len(wanted), (
+                f"seed {seed}, after {kills} kills: {count}; {count!r}"
+            )
             # Only what was under way at a kill can be lost.
-            assert len(count.lost) <= under_way(CONCURRENCY) * kills_here, f"seed {seed}: {len(count.lost)} lost by {kills_here} kills"
+            assert len(count.lost) <= under_way(CONCURRENCY) * kills_here, (
+                f"seed {seed}: {len(count.lost)} lost by {kills_here} kills"
+            )
             # Whoever is lost is named to the user as well, with the account.
             accounts = {one["email"]: one["account_id"] for one in campaign.server.ledger()}
             said = " ".join([result["msg"], *result.get("warnings", ())])
             assert all(email in said and accounts[email] in said for email in count.lost), said
             recovered += sum("was killed before it was in its place" in note for note in result.get("warnings", ()))
         assert not campaign.exposed()
-        assert not list(campaign.fallback.glob("*")), "a key is in the fallback place, though its own place was there all the time"
+        assert not list(campaign.fallback.glob("*")), (
+            "a key is in the fallback place, though its own place was there all the time"
+        )
         members, handed_out = members + len(wanted), handed_out + count.handed_out
         sealed, lost = sealed + count.sealed, lost + len(count.lost)
         if kills >= wanted_kills:
@@ -100,7 +106,12 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
         new = chance.randint(8, 28)
         wanted += campaign.addresses(new, len(wanted))
         play = campaign.play(wanted, on_key_missing="warn", concurrency=CONCURRENCY)
-        campaign.server.faults([{"operation": CREATE, "times": None, "probability": share, "action": action} for share, action in ODD_ANSWERS])
+        campaign.server.faults(
+            [
+                {"operation": CREATE, "times": None, "probability": share, "action": action}
+                for share, action in ODD_ANSWERS
+            ]
+        )
         for _again in range(chance.choice((1, 1, 2))):
             run = campaign.start(play)
             _aim(campaign, run, chance.choice(MOMENTS), 1.5, new, chance)
@@ -111,7 +122,9 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
         found = campaign.outcomes(result, wanted)
         assert set(found) <= {"created", "unchanged", "key_lost"}, f"seed {seed}: {result['msg']}"
         count = campaign.count(result, campaign.vault_dir, campaign.fallback)
-        assert not (count.silent or count.wrongly_lost or count.undecryptable or count.doubled), f"seed {seed}: {count!r}"
+        assert not (count.silent or count.wrongly_lost or count.undecryptable or count.doubled), (
+            f"seed {seed}: {count!r}"
+        )
         # Each in its own place; those of the other accounts, which are in the Group too, when they were tried.
         everybodys = {one["key"]: one["email"] for one in campaign.server.ledger()}
         in_place = campaign.keys_in_place()

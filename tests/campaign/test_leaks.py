@@ -70,7 +70,10 @@ class Hunt:
         self._fleeting: dict[tuple[str, int, int, int], bytes] = {}
         self._watching = True
         # A thread for each: a look at all processes takes longer than many a temporary file is there.
-        self._watchers = [threading.Thread(target=watch, daemon=True) for watch in (self._watch_processes, self._watch_temporary_files)]
+        self._watchers = [
+            threading.Thread(target=watch, daemon=True)
+            for watch in (self._watch_processes, self._watch_temporary_files)
+        ]
         for watcher in self._watchers:
             watcher.start()
 
@@ -130,7 +133,14 @@ class Hunt:
 
     def run(self, name: str, *command: str, **environment: str) -> str:
         """Run a program and keep all that it says."""
-        done = subprocess.run(command, cwd=self.project.directory, env=self.environment(**environment), capture_output=True, timeout=300, check=False)
+        done = subprocess.run(
+            command,
+            cwd=self.project.directory,
+            env=self.environment(**environment),
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
         self.processes += 1
         self.outputs += [(f"{name}, stdout", done.stdout), (f"{name}, stderr", done.stderr)]
         output = (done.stdout + done.stderr).decode(errors="replace")
@@ -142,7 +152,18 @@ class Hunt:
         path = self.project.directory / f"{name.replace(' ', '-')}.yml"
         variables = {"ansible_python_interpreter": "{{ ansible_playbook_python }}"}
         path.write_text(
-            json.dumps([{"name": name, "hosts": "localhost", "connection": "local", "gather_facts": False, "vars": variables, "tasks": tasks}])
+            json.dumps(
+                [
+                    {
+                        "name": name,
+                        "hosts": "localhost",
+                        "connection": "local",
+                        "gather_facts": False,
+                        "vars": variables,
+                        "tasks": tasks,
+                    }
+                ]
+            )
         )
         return str(path)
 
@@ -156,7 +177,9 @@ class Hunt:
         needles = {form: secret for secret in self.secrets() for form in forms(secret)}
         heaps = [*self.outputs, *((f"the command line {line[:80]!r}", line) for line in list(self._seen))]
         heaps += [("the environment of git", variables) for variables in list(self._around_git)]
-        heaps += [(f"{version[0]}, which was there for a while", content) for version, content in list(self._fleeting.items())]
+        heaps += [
+            (f"{version[0]}, which was there for a while", content) for version, content in list(self._fleeting.items())
+        ]
         heaps += [
             (str(path.relative_to(self.project.directory)), path.read_bytes())
             for path in self.project.directory.rglob("*")
@@ -187,7 +210,12 @@ def hunt(tmp_path_factory):
 
 def provision(**options: t.Any) -> dict[str, t.Any]:
     arguments = {"group_name": "hosting", "members": MEMBERS, "vault_dir": "host_vars", **options}
-    return {"name": "Provision", "community.backblaze.b2_group_members": arguments, "register": "result", "ignore_errors": True}
+    return {
+        "name": "Provision",
+        "community.backblaze.b2_group_members": arguments,
+        "register": "result",
+        "ignore_errors": True,
+    }
 
 
 def one(**options: t.Any) -> dict[str, t.Any]:
@@ -207,7 +235,9 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
     """Everything that can go well and wrong."""
     server = hunt.server
 
-    def playbook(name: str, *tasks: dict[str, t.Any], flags: t.Sequence[str] = ("-vvvvv", "--diff"), **environment: str) -> str:
+    def playbook(
+        name: str, *tasks: dict[str, t.Any], flags: t.Sequence[str] = ("-vvvvv", "--diff"), **environment: str
+    ) -> str:
         return hunt.run(name, "ansible-playbook", hunt.play(name, tasks), *flags, **{**show(), **environment})
 
     playbook("foretell", provision(), SHOW, flags=("-vvvvv", "--check", "--diff"))
@@ -224,23 +254,39 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
                 "action": {"kind": "error", "status": 401, "code": "invalid_email"},
             },
             {"operation": CREATE, "email": "lost@customers.example.com", "action": {"kind": "cut_after"}},
-            {"operation": CREATE, "email": "odd@customers.example.com", "action": {"kind": "raw", "body": '{"result": [@BODY@], "x": }'}},
+            {
+                "operation": CREATE,
+                "email": "odd@customers.example.com",
+                "action": {"kind": "raw", "body": '{"result": [@BODY@], "x": }'},
+            },
             {"operation": CREATE, "email": "half@customers.example.com", "action": {"kind": "truncate", "bytes": 51}},
         ]
     )
     troubled = [f"{name}@customers.example.com" for name in ("refused", "lost", "odd", "half")]
     output = playbook("trouble", provision(members=troubled), SHOW)
     assert "key_lost" in output and "invalid_email" in output
-    playbook("recreate", provision(members=["lost@customers.example.com"], recreate_members=["lost@customers.example.com"]), SHOW)
+    playbook(
+        "recreate",
+        provision(members=["lost@customers.example.com"], recreate_members=["lost@customers.example.com"]),
+        SHOW,
+    )
 
     (hunt.project.directory / "wrong-password").write_text("this is not it")
-    playbook("wrong vault password", provision(), SHOW, ANSIBLE_VAULT_PASSWORD_FILE=str(hunt.project.directory / "wrong-password"))
+    playbook(
+        "wrong vault password",
+        provision(),
+        SHOW,
+        ANSIBLE_VAULT_PASSWORD_FILE=str(hunt.project.directory / "wrong-password"),
+    )
     playbook("no vault password", provision(), SHOW, ANSIBLE_VAULT_PASSWORD_FILE="")
     hunt.extra.add("K004TheWrongMasterKeyOfATest000")
     playbook("wrong master key", provision(), SHOW, B2_APPLICATION_KEY="K004TheWrongMasterKeyOfATest000")
 
     adopted = server.add_member("hosting", "adopt@customers.example.com")
-    for name, key in (("adopt with a wrong key", "K004AnotherWrongKeyOfATest00000"), ("adopt", adopted["applicationKey"])):
+    for name, key in (
+        ("adopt with a wrong key", "K004AnotherWrongKeyOfATest00000"),
+        ("adopt", adopted["applicationKey"]),
+    ):
         hunt.extra.add(key)
         given = {
             "email": adopted["email"],
@@ -250,7 +296,11 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
         output = playbook(name, provision(members=[given]), SHOW, GIVEN=key)
     assert "adopted" in output
     playbook("dead key", provision(members=["refused@customers.example.com", MEMBERS[0]], verify_keys=True), SHOW)
-    audit = {"name": "Audit", "community.backblaze.b2_group_member_info": {"vault_dir": "host_vars"}, "register": "result"}
+    audit = {
+        "name": "Audit",
+        "community.backblaze.b2_group_member_info": {"vault_dir": "host_vars"},
+        "register": "result",
+    }
     playbook("audit", audit, SHOW, FACTS)
 
     playbook("one", one(email="single@customers.example.com", vault_dir="host_vars"), SHOW)
@@ -270,7 +320,9 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
         "cache_plugin": "ansible.builtin.jsonfile",
         "cache_connection": str(hunt.project.directory / "cache" / "inventory"),
     }
-    source.write_text(json.dumps({"plugin": "community.backblaze.b2_group_members", **cache, "keyed_groups": [{"key": "b2_region"}]}))
+    source.write_text(
+        json.dumps({"plugin": "community.backblaze.b2_group_members", **cache, "keyed_groups": [{"key": "b2_region"}]})
+    )
     for flag in ("--list", "--graph"):
         output = hunt.run(f"inventory {flag}", "ansible-inventory", "-i", str(source), *away, flag, "-vvvvv", **show())
         assert MEMBERS[0] in output, output[-2000:]
@@ -295,7 +347,10 @@ def _killed(hunt: Hunt, shown: t.Mapping[str, str], **options: t.Any) -> None:
     """Kill a run with creates under way: every process that carries its mark, at once."""
     hunt.server.settings(latency_ms_by_operation={CREATE: 400})
     mark = f"leak-hunt-{os.getpid()}-{time.monotonic_ns()}"
-    path = hunt.play("killed", [provision(members=[f"killed{number}@customers.example.com" for number in range(8)], concurrency=2, **options)])
+    path = hunt.play(
+        "killed",
+        [provision(members=[f"killed{number}@customers.example.com" for number in range(8)], concurrency=2, **options)],
+    )
     before = len(hunt.server.ledger())
     with subprocess.Popen(
         ["ansible-playbook", path, "-vvvvv"],
@@ -341,9 +396,19 @@ def test_no_secret_stands_anywhere_in_clear(hunt, turn):
     started = time.monotonic()
     tour(hunt, ways(turn))
     leaks = hunt.leaks()
-    searched = ("ansible.log", "host_vars/*/b2_vault.yml", "junit/*.xml", "trees/*", "cache/facts/*", "cache/inventory/*", "home/**/AnsiballZ_*")
+    searched = (
+        "ansible.log",
+        "host_vars/*/b2_vault.yml",
+        "junit/*.xml",
+        "trees/*",
+        "cache/facts/*",
+        "cache/inventory/*",
+        "home/**/AnsiballZ_*",
+    )
     for pattern in searched:
-        assert any(path.is_file() for path in hunt.project.directory.glob(pattern)), f"{pattern} was to be searched, and was never made"
+        assert any(path.is_file() for path in hunt.project.directory.glob(pattern)), (
+            f"{pattern} was to be searched, and was never made"
+        )
     # Whether a file that is there for a moment falls into a look is chance; that what falls into one is found shows below, with one that was planted.
     assert hunt.looks > 100
     assert any(secret.startswith("4_") for secret in hunt.secrets())
@@ -364,22 +429,38 @@ def test_the_password_of_a_repository_stands_nowhere_in_clear(hunt):
     with locations.WebServer(outside, delay=0.3).up() as web:
         (outside / "url").write_text(web.url(repository))
         hunt.extra |= {web.password, web.user}
-        there = {"vault_location": "git", "vault_git_repo": f"{{{{ lookup('ansible.builtin.file', '{outside / 'url'}') }}}}"}
-        output = hunt.run("git", "ansible-playbook", hunt.play("git", [provision(members=MEMBERS[:2], **there), SHOW]), "-vvvvv", "--diff")
+        there = {
+            "vault_location": "git",
+            "vault_git_repo": f"{{{{ lookup('ansible.builtin.file', '{outside / 'url'}') }}}}",
+        }
+        output = hunt.run(
+            "git",
+            "ansible-playbook",
+            hunt.play("git", [provision(members=MEMBERS[:2], **there), SHOW]),
+            "-vvvvv",
+            "--diff",
+        )
         assert len(hunt.server.ledger()) == 2 and "'created': 2" in output.replace('"', "'"), output[-3000:]
         _killed(hunt, {}, **there)
-        assert list((hunt.project.directory / "tmp").rglob("repository/config")), "the killed run was to leave its own repository"
+        assert list((hunt.project.directory / "tmp").rglob("repository/config")), (
+            "the killed run was to leave its own repository"
+        )
     assert any(b"git-remote-http" in line for line in list(hunt._seen)) and hunt._around_git
     leaks = hunt.leaks()
     assert not leaks, "\n".join(leaks)
 
 
-@pytest.mark.parametrize("location", ["file", "output", "base64", "url", "json", "command line", "temporary file", "temporary file that is removed"])
+@pytest.mark.parametrize(
+    "location",
+    ["file", "output", "base64", "url", "json", "command line", "temporary file", "temporary file that is removed"],
+)
 def test_the_hunt_finds_what_was_planted(hunt, location):
     """A hunt that finds nothing has to be able to find."""
     secret = hunt.server.add_member("hosting", "planted@customers.example.com")["applicationKey"]
     while not {"/", "+"} & set(secret):
-        secret = hunt.server.add_member("hosting", f"planted{len(hunt.server.ledger())}@customers.example.com")["applicationKey"]
+        secret = hunt.server.add_member("hosting", f"planted{len(hunt.server.ledger())}@customers.example.com")[
+            "applicationKey"
+        ]
     assert hunt.leaks() == []
     texts = {
         "file": secret,
@@ -394,7 +475,13 @@ def test_the_hunt_finds_what_was_planted(hunt, location):
     elif location.startswith("temporary file"):
         # Where any program puts such a file that was not told where.
         left = "import os, tempfile, time; f = tempfile.NamedTemporaryFile(); f.write(os.environb[b'PLANTED']); f.flush(); time.sleep(0.5)"
-        hunt.run("careless", sys.executable, "-c", left + ("" if location.endswith("removed") else "; os._exit(0)"), PLANTED=secret)
+        hunt.run(
+            "careless",
+            sys.executable,
+            "-c",
+            left + ("" if location.endswith("removed") else "; os._exit(0)"),
+            PLANTED=secret,
+        )
         assert bool(list(hunt.temporary.iterdir())) is not location.endswith("removed")
     else:
         hidden = hunt.home / ".ansible" / "tmp"

@@ -35,7 +35,11 @@ class Trial:
 
     def play(self, wanted, name="play.yml", **options):
         return locations.play(
-            self.campaign, wanted, name, hosts=self.location.hosts, **{"concurrency": CONCURRENCY, **self.location.options, **options}
+            self.campaign,
+            wanted,
+            name,
+            hosts=self.location.hosts,
+            **{"concurrency": CONCURRENCY, **self.location.options, **options},
         )
 
     def start(self, play, *arguments):
@@ -196,7 +200,9 @@ def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(tr
 
     found = campaign.outcomes(result, wanted)
     assert set(found) == {"created", "not_attempted"}, result["msg"]
-    away = {one["email"]: one["path"] for one in result["members"] if one.get("path", "").startswith(str(campaign.fallback))}
+    away = {
+        one["email"]: one["path"] for one in result["members"] if one.get("path", "").startswith(str(campaign.fallback))
+    }
     assert 1 <= len(away) <= under_way(CONCURRENCY)
     for email, path in away.items():
         warning = next(text for text in result["warnings"] if email in text)
@@ -213,7 +219,9 @@ def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(tr
     assert set(found) == {"created", "unchanged"} and set(away) <= set(found["unchanged"]), result["msg"]
     count = trial.count(result)
     assert count.holds and count.sealed == len(wanted) and not list(campaign.fallback.iterdir()), repr(count)
-    print(f"elsewhere: {location.kind}: nothing taken to the end: {held.handed_out} made, {len(away)} in the fallback place; after the rerun {count}")
+    print(
+        f"elsewhere: {location.kind}: nothing taken to the end: {held.handed_out} made, {len(away)} in the fallback place; after the rerun {count}"
+    )
 
 
 def test_two_runs_at_one_place_wait_or_name_the_holder(trials):
@@ -255,7 +263,9 @@ def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     # As if it had run in a container of its own: whether it is gone cannot be told from here.
     location.from_elsewhere(60)
     result = trial.finish(play)
-    assert result["failed"] and "Another run is at Group" in result["msg"] and "after 10 minutes" in result["msg"], result["msg"]
+    assert result["failed"] and "Another run is at Group" in result["msg"] and "after 10 minutes" in result["msg"], (
+        result["msg"]
+    )
     location.from_elsewhere(601)
     result = trial.finish(play)
     assert any("was taken over from process" in note and location.name in note for note in result["warnings"]), result

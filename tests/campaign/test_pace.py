@@ -45,7 +45,9 @@ def test_the_workers_find_the_pace_of_a_service_that_throttles(campaigns):
         # A user who watches sees that it goes on, and for how long.
         told = re.findall(r"b2_group_members: (\d+) of (\d+) members, [\d.]+ a second, about \d+ s left", run.output)
         counts = [int(done) for done, _all in told]
-        assert len(told) > 1 and counts == sorted(counts) and {int(every) for _done, every in told} == {len(wanted)}, run.output
+        assert len(told) > 1 and counts == sorted(counts) and {int(every) for _done, every in told} == {len(wanted)}, (
+            run.output
+        )
         log = campaign.server.log()
         made, throttled, seconds = settled_part(log)
         all_throttled = sum(call["status"] == 429 for call in log)

@@ -92,8 +92,14 @@ class Sequences(RuleBasedStateMachine):
     @rule(address=addresses, right=st.booleans())
     def give_a_key(self, address: str, right: bool) -> None:
         """The user gives a key to adopt: the right one if there is one, or somebody else's, or one that is nobody's."""
-        keys = [entry for entry in self.lab.server.ledger() if (entry["account_id"] == self.lab.members().get(address)) == right]
-        key_id, key = (keys[-1]["key_id"], keys[-1]["key"]) if keys else ("0040123456789ab0000000001", "K004" + "x" * 27)
+        keys = [
+            entry
+            for entry in self.lab.server.ledger()
+            if (entry["account_id"] == self.lab.members().get(address)) == right
+        ]
+        key_id, key = (
+            (keys[-1]["key_id"], keys[-1]["key"]) if keys else ("0040123456789ab0000000001", "K004" + "x" * 27)
+        )
         self.wishes[address] = {"email": address, "application_key_id": key_id, "application_key": key}
 
     # What others do
@@ -127,11 +133,16 @@ class Sequences(RuleBasedStateMachine):
     @rule(address=addresses, action=accidents, times=st.sampled_from([1, None]))
     def an_accident_waits(self, address: str, action: dict[str, t.Any], times: t.Optional[int]) -> None:
         """The next create of an address goes wrong."""
-        self.lab.server.faults([*self._rules(), {"operation": CREATE, "email": address, "times": times, "action": action}])
+        self.lab.server.faults(
+            [*self._rules(), {"operation": CREATE, "email": address, "times": times, "action": action}]
+        )
         self.accidents += 1
 
     def _rules(self) -> list[dict[str, t.Any]]:
-        return [{name: value for name, value in one.items() if name not in ("matches", "hits")} for one in self.lab.server.faults()]
+        return [
+            {name: value for name, value in one.items() if name not in ("matches", "hits")}
+            for one in self.lab.server.faults()
+        ]
 
     # Runs
 
@@ -174,9 +185,14 @@ class Sequences(RuleBasedStateMachine):
             self._compare(foretold, run, taken)
         before, accounts = self.lab.tree(state=False), self.lab.server.state()["accounts"]
         again = self._act(policy)
-        settled = {email: Outcome.UNCHANGED if outcome is Outcome.CREATED else outcome for email, outcome in run.outcomes.items()}
+        settled = {
+            email: Outcome.UNCHANGED if outcome is Outcome.CREATED else outcome
+            for email, outcome in run.outcomes.items()
+        }
         assert again.outcomes == settled, "the run after a run says something else"
-        assert self.lab.tree(state=False) == before and self.lab.server.state()["accounts"] == accounts, "the run after a run changed something"
+        assert self.lab.tree(state=False) == before and self.lab.server.state()["accounts"] == accounts, (
+            "the run after a run changed something"
+        )
 
     def _foretell(self, policy: Policy) -> Run:
         """Run in check mode: nothing may change, not a byte and not a time."""
@@ -193,7 +209,12 @@ class Sequences(RuleBasedStateMachine):
         found = {}
         for path in sorted(self.directory.rglob("*")):
             seen = path.lstat()
-            found[str(path)] = (seen.st_mtime_ns, seen.st_ctime_ns, seen.st_mode, path.read_bytes() if path.is_file() else b"")
+            found[str(path)] = (
+                seen.st_mtime_ns,
+                seen.st_ctime_ns,
+                seen.st_mode,
+                path.read_bytes() if path.is_file() else b"",
+            )
         return found
 
     def _act(self, policy: Policy) -> Run:
@@ -203,7 +224,9 @@ class Sequences(RuleBasedStateMachine):
         run = self.lab.run(wanted, policy=policy)
         assert run.error is None, run.error
         check_invariants(self.lab, run, wanted, known, most=1000, removed=self.removed)
-        made = collections.Counter(entry["email"].lower() for entry in self.lab.created() if entry["account_id"] not in known)
+        made = collections.Counter(
+            entry["email"].lower() for entry in self.lab.created() if entry["account_id"] not in known
+        )
         assert all(count <= 1 + (policy.recreate or bool(policy.recreate_members)) for count in made.values()), (
             f"more than one account at once: {made}"
         )
@@ -220,7 +243,9 @@ class Sequences(RuleBasedStateMachine):
 
     def _taken_elsewhere(self) -> set[str]:
         """The addresses of accounts that are in no Group: no list shows them, and none of them is free."""
-        return {account["email"].lower() for account in self.lab.server.state()["accounts"] if account["group_id"] is None}
+        return {
+            account["email"].lower() for account in self.lab.server.state()["accounts"] if account["group_id"] is None
+        }
 
     def _compare(self, foretold: Run, run: Run, taken: t.Collection[str]) -> None:
         """Hold the real run against what check mode said: only that an address is taken elsewhere nobody could know."""
@@ -234,7 +259,9 @@ class Sequences(RuleBasedStateMachine):
         assert foretold.plan and run.plan and foretold.plan.steps == run.plan.steps
         assert run.calls.get(CREATE, 0) == sum(step.outcome is Outcome.CREATED for step in foretold.plan.steps)
         assert run.calls.get(EJECT, 0) == sum(step.replaces is not None for step in foretold.plan.steps)
-        assert {email for email, one in foretold.results.items() if one.adopted} == {email for email, one in run.results.items() if one.adopted}
+        assert {email for email, one in foretold.results.items() if one.adopted} == {
+            email for email, one in run.results.items() if one.adopted
+        }
         figures["foretold"] += 1
 
 

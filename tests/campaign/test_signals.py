@@ -67,9 +67,17 @@ def strike(campaign, pid: int, number: int, times: str) -> int:
     return sent
 
 
-@pytest.mark.parametrize("arguments", [[], ["-vvvvv"]] if LONG else [[]], ids=["plain", "-vvvvv"] if LONG else ["plain"])
-@pytest.mark.parametrize(("target", "number", "times"), SIGNALS, ids=[f"{number.name} to the {target} {times}" for target, number, times in SIGNALS])
-def test_a_signal_ends_the_run_after_what_is_under_way_is_sealed(campaigns, chance, seed, request, target, number, times, arguments):
+@pytest.mark.parametrize(
+    "arguments", [[], ["-vvvvv"]] if LONG else [[]], ids=["plain", "-vvvvv"] if LONG else ["plain"]
+)
+@pytest.mark.parametrize(
+    ("target", "number", "times"),
+    SIGNALS,
+    ids=[f"{number.name} to the {target} {times}" for target, number, times in SIGNALS],
+)
+def test_a_signal_ends_the_run_after_what_is_under_way_is_sealed(
+    campaigns, chance, seed, request, target, number, times, arguments
+):
     campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
     wanted = campaign.addresses(MEMBERS)
     play = campaign.play(wanted, concurrency=CONCURRENCY, **PATIENT)
@@ -105,7 +113,9 @@ def test_a_signal_ends_the_run_after_what_is_under_way_is_sealed(campaigns, chan
 
 def counted(output: str) -> dict[str, int]:
     """Return the counts of the summary that a stopped run writes to stderr; there has to be one summary."""
-    [line] = re.findall(r"^community\.backblaze: The run ended, because .*?\. ((?:\w+: \d+(?:, )?)+)\.$", output, re.MULTILINE)
+    [line] = re.findall(
+        r"^community\.backblaze: The run ended, because .*?\. ((?:\w+: \d+(?:, )?)+)\.$", output, re.MULTILINE
+    )
     return {name: int(number) for name, number in (part.split(": ") for part in line.split(", "))}
 
 
@@ -183,7 +193,9 @@ def end_late(campaign, number: int, delay: float) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_signal_at_the_end_leaves_no_process(campaigns, chance, seed, long_form, number):
     """The result is on its way then, and larger than what a pipe takes when nobody reads it."""
-    ended = sum(end_late(campaigns(f"end{turn}"), number, chance.uniform(0, 0.4)) for turn in range(10 if long_form else 1))
+    ended = sum(
+        end_late(campaigns(f"end{turn}"), number, chance.uniform(0, 0.4)) for turn in range(10 if long_form else 1)
+    )
     print(f"signals: {number.name} at the end: {ended} runs had no result; seed {seed}")
 
 
@@ -193,7 +205,11 @@ def test_a_signal_ends_a_loop_too(campaigns):
     play = campaign.play(wanted)
     [only] = json.loads(play.read_text())
     provision = only["tasks"][0]
-    provision["community.backblaze.b2_group_member"] = {"group_name": "hosting", "email": "{{ item }}", "vault_dir": "host_vars"}
+    provision["community.backblaze.b2_group_member"] = {
+        "group_name": "hosting",
+        "email": "{{ item }}",
+        "vault_dir": "host_vars",
+    }
     del provision["community.backblaze.b2_group_members"]
     play.write_text(json.dumps([{**only, "tasks": [{**provision, "loop": wanted}, only["tasks"][1]]}]))
     run = campaign.start(play)
@@ -226,7 +242,11 @@ def test_a_signal_in_another_kind_of_item_tells_what_became_of_that_one(campaign
             "vault_dir": "host_vars",
             "api_timeout": 900,
         },
-        "loop": [{"email": ada, "state": "present"}, {"email": ada, "state": "absent"}, {"email": ben, "state": "present"}],
+        "loop": [
+            {"email": ada, "state": "present"},
+            {"email": ada, "state": "absent"},
+            {"email": ben, "state": "present"},
+        ],
     }
     play.write_text(json.dumps([{**only, "tasks": [task]}]))
     run = campaign.start(play)
@@ -254,7 +274,10 @@ def test_the_timeout_of_the_task_ends_the_run_with_its_report(campaigns):
 
     found = campaign.outcomes(result, wanted)
     count = campaign.count(result, campaign.vault_dir)
-    assert set(found) == {"created", "not_attempted"} and len(found["created"]) == count.sealed == campaign.creates() < MEMBERS
+    assert (
+        set(found) == {"created", "not_attempted"}
+        and len(found["created"]) == count.sealed == campaign.creates() < MEMBERS
+    )
     assert count.holds and not count.lost
     assert result["failed"] and "timeout of the task is over" in result["msg"], result["msg"]
     campaign.hurry()

@@ -93,7 +93,9 @@ def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
     count = _check_home(campaign, play, wanted, away, campaign.vault_dir, campaign.fallback)
     assert not list(campaign.fallback.iterdir())
     unmount(disk)
-    print(f"storage: full disk: {held.handed_out} made, {len(away)} of their keys in the fallback place; after the rerun {count}")
+    print(
+        f"storage: full disk: {held.handed_out} made, {len(away)} of their keys in the fallback place; after the rerun {count}"
+    )
 
 
 def test_a_full_disk_that_gets_room_again_is_only_a_pause_for_its_keys(campaigns):
@@ -111,7 +113,9 @@ def test_a_full_disk_that_gets_room_again_is_only_a_pause_for_its_keys(campaigns
     assert held.holds and not held.lost, repr(held)
     count = _check_again(campaign, play, wanted)
     unmount(disk)
-    print(f"storage: full disk for a moment: {held.sealed} of {MEMBERS} made and sealed in that run; after the rerun {count}")
+    print(
+        f"storage: full disk for a moment: {held.sealed} of {MEMBERS} made and sealed in that run; after the rerun {count}"
+    )
 
 
 def _check_again(campaign, play, wanted):
@@ -184,7 +188,9 @@ def test_a_directory_that_stays_read_only_sends_keys_to_the_fallback_place(campa
     held = campaign.count(result, campaign.vault_dir, fallback)
     assert held.holds and not held.lost, repr(held)
     count = _check_home(campaign, play, wanted, away, campaign.vault_dir, fallback)
-    print(f"storage: read-only to the end: {held.handed_out} made, {len(away)} of them in the fallback place; after the rerun {count}")
+    print(
+        f"storage: read-only to the end: {held.handed_out} made, {len(away)} of them in the fallback place; after the rerun {count}"
+    )
 
 
 def test_a_directory_that_is_moved_away_costs_no_key(campaigns):
@@ -211,7 +217,9 @@ def test_a_directory_that_is_moved_away_costs_no_key(campaigns):
     moved.rename(campaign.vault_dir)
     count = _check_again(campaign, play, wanted)
     assert not campaign.exposed()
-    print(f"storage: moved away: {held.handed_out} made, {len(newer)} of them in a new directory of that name; after the rerun {count}")
+    print(
+        f"storage: moved away: {held.handed_out} made, {len(newer)} of them in a new directory of that name; after the rerun {count}"
+    )
 
 
 def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(campaigns):
@@ -231,8 +239,16 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
     assert set(found) <= {"created", "not_attempted", "key_lost"} and found["not_attempted"], result["msg"]
     kept = campaign.count(result, campaign.fallback)
     assert not campaign.vault_dir.exists(), "the directory was made anew, as if all was well"
-    gone = [one["email"] for one in result["members"] if one["outcome"] == "created" and one["path"].startswith(str(campaign.vault_dir))]
-    away = [one["email"] for one in result["members"] if one["outcome"] == "created" and one["path"].startswith(str(campaign.fallback))]
+    gone = [
+        one["email"]
+        for one in result["members"]
+        if one["outcome"] == "created" and one["path"].startswith(str(campaign.vault_dir))
+    ]
+    away = [
+        one["email"]
+        for one in result["members"]
+        if one["outcome"] == "created" and one["path"].startswith(str(campaign.fallback))
+    ]
     assert kept.silent == sorted(gone) and kept.sealed == len(away) and not kept.wrongly_lost, repr(kept)
     assert 1 <= len(away) + len(kept.lost) <= under_way(CONCURRENCY)
     assert result["failed"] and all(email in result["msg"] for email in found["not_attempted"])
@@ -246,9 +262,13 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
     said = " ".join([again["msg"], *again.get("warnings", ())])
     assert all(email in said for email in gone)
     final = campaign.count({}, campaign.vault_dir, campaign.fallback)
-    assert final.sealed == MEMBERS - len(gone) - len(kept.lost) and not final.invented and not final.doubled, repr(final)
+    assert final.sealed == MEMBERS - len(gone) - len(kept.lost) and not final.invented and not final.doubled, repr(
+        final
+    )
     assert campaign.creates() == MEMBERS and not campaign.exposed()
-    print(f"storage: removed: {kept.handed_out} made, {len(gone)} of their keys removed with it, {len(away)} kept elsewhere; after the rerun {final}")
+    print(
+        f"storage: removed: {kept.handed_out} made, {len(gone)} of their keys removed with it, {len(away)} kept elsewhere; after the rerun {final}"
+    )
 
 
 def test_a_key_with_no_place_left_is_named_with_its_account(campaigns):

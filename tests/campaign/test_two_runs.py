@@ -69,8 +69,12 @@ def test_the_second_run_on_a_directory_waits_and_finds_nothing_to_do(campaigns, 
     # The Group is looked up before the lock is taken, and its members are listed under it.
     assert second.watch(lambda: campaign.calls("b2_list_groups") == 2), second.output
     time.sleep(1)
-    assert first.alive and second.alive and campaign.creates() < MEMBERS, "the first run ended too early to hold anything"
-    assert campaign.calls("b2_authorize_account") == 2 and campaign.calls("b2_list_group_members") == 1, "the second run did not wait"
+    assert first.alive and second.alive and campaign.creates() < MEMBERS, (
+        "the first run ended too early to hold anything"
+    )
+    assert campaign.calls("b2_authorize_account") == 2 and campaign.calls("b2_list_group_members") == 1, (
+        "the second run did not wait"
+    )
     campaign.hurry()
 
     assert campaign.outcomes(first.end(), wanted) == {"created": wanted}
@@ -106,10 +110,15 @@ def test_a_second_run_that_may_not_wait_names_the_holder_and_creates_nothing(cam
 def test_two_runs_with_two_directories_make_each_member_once(campaigns, chance, seed, long_form):
     for number in range(10 if long_form else 2):
         # Slow enough for both to be at it, however much apart they started.
-        campaign = campaigns(f"race{number}", latency_ms_by_operation={"b2_create_group_member": chance.choice((100, 200))})
+        campaign = campaigns(
+            f"race{number}", latency_ms_by_operation={"b2_create_group_member": chance.choice((100, 200))}
+        )
         wanted = campaign.addresses(MEMBERS)
         lists = {name: chance.sample(wanted, MEMBERS) for name in ("a", "b")}
-        plays = {name: campaign.play(members, f"{name}.yml", vault_dir=name, concurrency=4) for name, members in lists.items()}
+        plays = {
+            name: campaign.play(members, f"{name}.yml", vault_dir=name, concurrency=4)
+            for name, members in lists.items()
+        }
         runs = {name: campaign.start(play) for name, play in plays.items()}
         results = {name: run.end() for name, run in runs.items()}
 
@@ -119,10 +128,14 @@ def test_two_runs_with_two_directories_make_each_member_once(campaigns, chance, 
         for name, other in (("a", "b"), ("b", "a")):
             # What the other one made, this one names as a member whose key it does not have.
             missing = set(found[name].get("key_missing", ()))
-            assert missing == made[other] and all(email in results[name]["msg"] for email in missing), results[name]["msg"]
+            assert missing == made[other] and all(email in results[name]["msg"] for email in missing), results[name][
+                "msg"
+            ]
         count = campaign.count({}, campaign.directory / "a", campaign.directory / "b")
         assert count.holds and count.sealed == MEMBERS and not campaign.exposed(), f"seed {seed}: {count!r}"
-        print(f"two runs: two directories: {len(made['a'])} made by one, {len(made['b'])} by the other: {count}; seed {seed}")
+        print(
+            f"two runs: two directories: {len(made['a'])} made by one, {len(made['b'])} by the other: {count}; seed {seed}"
+        )
 
 
 def test_a_killed_holder_frees_the_lock(campaigns):

@@ -25,7 +25,20 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 #: Roles of Sphinx and of antsibull-docs; their text is of no matter here.
-ROLES = ("ref", "doc", "term", "envvar", "command", "file", "program", "option", "menuselection", "guilabel", "kbd", "abbr")
+ROLES = (
+    "ref",
+    "doc",
+    "term",
+    "envvar",
+    "command",
+    "file",
+    "program",
+    "option",
+    "menuselection",
+    "guilabel",
+    "kbd",
+    "abbr",
+)
 ANSIBLE_ROLES = ("ansplugin", "ansopt", "ansval", "ansretval", "ansenvvar", "ansenvvarref")
 #: Directives of Sphinx that hold paragraphs and blocks.
 PASSAGES = ("seealso", "versionadded", "versionchanged", "deprecated", "rubric")
@@ -65,7 +78,10 @@ class Block:
     @property
     def wishes(self) -> list[tuple[str, str]]:
         """Return (verb, JSON) of everything that the stand-in is to be told before."""
-        return [(verb, payload) for _word, verb, payload in (mark.split(None, 2) for mark in self.marks if mark.startswith("stand-in"))]
+        return [
+            (verb, payload)
+            for _word, verb, payload in (mark.split(None, 2) for mark in self.marks if mark.startswith("stand-in"))
+        ]
 
 
 def find(page: pathlib.Path) -> list[Block]:
@@ -105,7 +121,9 @@ class _CodeBlock(Directive):
     def run(self) -> list[nodes.Node]:
         text = "\n".join(self.content) + "\n"
         line = self.content_offset + 1 if self.content else self.lineno
-        return [nodes.literal_block(text, text, example=self.arguments[0], caption=self.options.get("caption", ""), at=line)]
+        return [
+            nodes.literal_block(text, text, example=self.arguments[0], caption=self.options.get("caption", ""), at=line)
+        ]
 
 
 class _Passage(Directive):
@@ -132,8 +150,14 @@ def _register() -> None:
 
 def _restructured(page: pathlib.Path) -> list[Block]:
     _register()
-    settings = {"report_level": Reporter.SEVERE_LEVEL + 1, "halt_level": Reporter.SEVERE_LEVEL + 1, "_disable_config": True}
-    document = publish_doctree(page.read_text(encoding="utf-8"), str(page), settings_overrides={**settings, "file_insertion_enabled": False})
+    settings = {
+        "report_level": Reporter.SEVERE_LEVEL + 1,
+        "halt_level": Reporter.SEVERE_LEVEL + 1,
+        "_disable_config": True,
+    }
+    document = publish_doctree(
+        page.read_text(encoding="utf-8"), str(page), settings_overrides={**settings, "file_insertion_enabled": False}
+    )
     for message in document.findall(nodes.system_message):
         # A directive that is not known would take its blocks along.
         if message["level"] >= Reporter.WARNING_LEVEL:
@@ -147,7 +171,9 @@ def _met_in_document(page: pathlib.Path, node: nodes.Element) -> Met:
     if "example" in node:
         return Block(page, node["at"], node["example"], node.rawsource, node["caption"])
     if isinstance(node, (nodes.literal_block, nodes.doctest_block, nodes.raw)):
-        raise PageError(page, node.line or 0, f"a block that is none of those that are run: {node.astext().partition(chr(10))[0]}")
+        raise PageError(
+            page, node.line or 0, f"a block that is none of those that are run: {node.astext().partition(chr(10))[0]}"
+        )
     return None
 
 
@@ -187,6 +213,11 @@ def _plugin(page: pathlib.Path) -> list[Block]:
     text = ast.literal_eval(source)
     lines = text.splitlines(keepends=True)
     return [
-        Block(page, source.lineno + document.start_mark.line, "yaml", "".join(lines[document.start_mark.line : document.end_mark.line]))
+        Block(
+            page,
+            source.lineno + document.start_mark.line,
+            "yaml",
+            "".join(lines[document.start_mark.line : document.end_mark.line]),
+        )
         for document in yaml.compose_all(text, yaml.SafeLoader)
     ]

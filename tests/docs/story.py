@@ -114,8 +114,14 @@ class Story:
         if isinstance(content, dict) and "plugin" in content:
             return self._inventory
         if isinstance(content, list) and content and all(isinstance(one, dict) for one in content):
-            return self._plays if any({"hosts", "import_playbook", "ansible.builtin.import_playbook"} & set(one) for one in content) else self._tasks
-        raise block.error(f"this {block.language} block has no name and is nothing that can be run: give it a name, or say why it is not run")
+            return (
+                self._plays
+                if any({"hosts", "import_playbook", "ansible.builtin.import_playbook"} & set(one) for one in content)
+                else self._tasks
+            )
+        raise block.error(
+            f"this {block.language} block has no name and is nothing that can be run: give it a name, or say why it is not run"
+        )
 
     def _console(self, block: Block) -> None:
         commands = _commands(block)
@@ -138,7 +144,9 @@ class Story:
         name = f"line-{block.line}.b2_group_members.yml"
         self.write(name, block.text)
         # Ansible takes a source that no plugin can read for an empty one, unless it is told not to.
-        output = self._ansible(block, "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED=true ansible-inventory --graph -i", name)
+        output = self._ansible(
+            block, "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED=true ansible-inventory --graph -i", name
+        )
         (self.scratch / name).unlink()
         if not any(member["email"] in output for member in self.server.control("members")):
             raise block.error(f"this inventory has none of the members:\n{output}")
@@ -151,7 +159,9 @@ class Story:
 
     def _ansible(self, block: Block, command: str, name: str) -> str:
         self.write(self.home / "variables.json", json.dumps(self.variables))
-        return self._bash(block, f"(cd {shlex.quote(str(self.scratch))} && {command} {name} -e @~/variables.json)", fails=block.fails)
+        return self._bash(
+            block, f"(cd {shlex.quote(str(self.scratch))} && {command} {name} -e @~/variables.json)", fails=block.fails
+        )
 
     def _bash(self, block: Block, script: str, line: int = 0, *, fails: bool = False, expected: str = "") -> str:
         """Run a script with the exports and in the directory of those before it, and compare what it says with what is expected, if anything.
@@ -173,7 +183,9 @@ class Story:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise PageError(block.page, line or block.line, f"takes more than {PATIENCE} seconds\n$ {script.strip()}") from None
+            raise PageError(
+                block.page, line or block.line, f"takes more than {PATIENCE} seconds\n$ {script.strip()}"
+            ) from None
         output = _trimmed(process.stdout)
         problem = ""
         if bool(process.returncode) != fails:
@@ -182,7 +194,9 @@ class Story:
             problem = f"says something else than the page:\n{expected}--- but"
         elif any(secret in output for secret in (KEY, self.password)):
             problem = "prints the master key or the vault password"
-        elif "b2_application_key:" not in expected and any(entry["key"] in output for entry in ledger.handed_out(self.server.url)):
+        elif "b2_application_key:" not in expected and any(
+            entry["key"] in output for entry in ledger.handed_out(self.server.url)
+        ):
             problem = "prints a key, and the page does not say so"
         if problem:
             raise PageError(block.page, line or block.line, f"{problem}\n$ {script.strip()}\n{output}")

@@ -61,7 +61,9 @@ class Host:
             try:
                 deadline = time.monotonic() + 20
                 while True:
-                    assert process.poll() is None and time.monotonic() < deadline, (self.directory / "sshd.log").read_text()
+                    assert process.poll() is None and time.monotonic() < deadline, (
+                        self.directory / "sshd.log"
+                    ).read_text()
                     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
                         break
                     time.sleep(0.05)
@@ -73,7 +75,9 @@ class Host:
         """Return a Python that keeps what it is given to run: a module with its arguments, as it came."""
         path, sent = self.directory / "python", self.directory / "sent"
         sent.mkdir(exist_ok=True)
-        path.write_text(f'#!/bin/sh\ncase "$1" in */AnsiballZ_*) cp "$1" {sent}/$(date +%s%N).py;; esac\nexec {sys.executable} "$@"\n')
+        path.write_text(
+            f'#!/bin/sh\ncase "$1" in */AnsiballZ_*) cp "$1" {sent}/$(date +%s%N).py;; esac\nexec {sys.executable} "$@"\n'
+        )
         path.chmod(0o755)
         return path
 
@@ -187,7 +191,9 @@ class GitPlace:
         who = {f"GIT_{role}_{what}": "somebody@else" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         env = {**kept, **who, **environment}
-        return subprocess.run(["git", *arguments], cwd=cwd, env=env, check=True, capture_output=True, text=True, errors="replace").stdout
+        return subprocess.run(
+            ["git", *arguments], cwd=cwd, env=env, check=True, capture_output=True, text=True, errors="replace"
+        ).stdout
 
     def clone(self) -> pathlib.Path:
         """Return a fresh clone."""
@@ -218,7 +224,9 @@ class GitPlace:
         """Return how many keys are there."""
         if "refs/heads/trunk" not in self.state():
             return 0
-        return self.git("ls-tree", "-r", "--name-only", "trunk", cwd=self.repository).count("@customers.example.com/b2_vault.yml")
+        return self.git("ls-tree", "-r", "--name-only", "trunk", cwd=self.repository).count(
+            "@customers.example.com/b2_vault.yml"
+        )
 
     def state(self) -> str:
         """Return what a run that changes nothing leaves as it is."""
@@ -240,7 +248,9 @@ class GitPlace:
         command = {"deleted": "-d refs/heads/trunk", "rewritten": f"refs/heads/trunk {rewritten}"}[how]
         who = "export GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x GIT_COMMITTER_EMAIL=x"
         count = "git ls-tree -r --name-only trunk | grep -c /b2_vault.yml"
-        hooks = {"post-receive": f"test -e lost && exit\ntest $({count}) -ge {keys} || exit 0\n{who}\ngit update-ref {command}\n: > lost\n"}
+        hooks = {
+            "post-receive": f"test -e lost && exit\ntest $({count}) -ge {keys} || exit 0\n{who}\ngit update-ref {command}\n: > lost\n"
+        }
         if closed:
             hooks["pre-receive"] = "test ! -e lost || { echo Closed for today.; exit 1; }\n"
         for name, script in hooks.items():
@@ -258,7 +268,9 @@ class GitPlace:
 
     def from_elsewhere(self, age: float) -> None:
         """Make the lease that is there one of another machine, and so many seconds old."""
-        (ref,) = self.git("for-each-ref", "--format=%(refname)", "refs/heads/b2-members-lock", cwd=self.repository).split()
+        (ref,) = self.git(
+            "for-each-ref", "--format=%(refname)", "refs/heads/b2-members-lock", cwd=self.repository
+        ).split()
         subject, _blank, text = self.git("log", "-1", "--format=%B", ref, cwd=self.repository).strip().splitlines()
         lease = {**json.loads(text), "process": "elsewhere pid:[1] 1"}
         message = f"{subject}\n\n{json.dumps(lease)}"
@@ -272,7 +284,9 @@ class GitPlace:
 
     def opened(self) -> dict[str, bytes]:
         """Return what a run leaves in a form that has to be opened first: every object of the repository, reachable or not."""
-        names = self.git("cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)", cwd=self.repository).splitlines()
+        names = self.git(
+            "cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)", cwd=self.repository
+        ).splitlines()
         return {name: self.git("cat-file", *name.split(), cwd=self.repository).encode() for name in names}
 
 
@@ -293,7 +307,9 @@ class WebServer:
 
     def url(self, repository: pathlib.Path, password: t.Optional[str] = None) -> str:
         """Return the URL of a repository, with user name and password."""
-        login = ":".join(urllib.parse.quote(text, safe="") for text in (self.user, self.password if password is None else password))
+        login = ":".join(
+            urllib.parse.quote(text, safe="") for text in (self.user, self.password if password is None else password)
+        )
         return f"http://{login}@127.0.0.1:{self._server.server_port}/{repository.relative_to(self._root)}"
 
     @contextlib.contextmanager
@@ -335,7 +351,9 @@ class WebServer:
                     "REMOTE_USER": "ada",
                     "REMOTE_ADDR": "127.0.0.1",
                 }
-                done = subprocess.run(["git", "http-backend"], env=environment, input=body, capture_output=True, check=True)
+                done = subprocess.run(
+                    ["git", "http-backend"], env=environment, input=body, capture_output=True, check=True
+                )
                 head, _blank, content = done.stdout.partition(b"\r\n\r\n")
                 headers = [tuple(line.split(": ", 1)) for line in head.decode().split("\r\n")]
                 status = next((int(value.split()[0]) for name, value in headers if name == "Status"), 200)
@@ -370,7 +388,9 @@ class WebServer:
 def sshd() -> str:
     """Return the path of the server's program, and give it what it needs."""
     found = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
-    assert found, "this test needs a program sshd: install the package openssh-server (make setup does where it is root and has apt-get)"
+    assert found, (
+        "this test needs a program sshd: install the package openssh-server (make setup does where it is root and has apt-get)"
+    )
     if os.geteuid() == 0:
         # Compiled in, and made by whatever starts it as a service.
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
@@ -388,7 +408,12 @@ def play(
     """Write a play with one task that provisions into a place, and keeps its result beside it as JSON."""
     path = project.directory / name
     result = path.with_name(f"{path.stem}-result.json")
-    here = {"delegate_to": "localhost", "connection": "local", "vars": {"ansible_python_interpreter": sys.executable}, "become": False}
+    here = {
+        "delegate_to": "localhost",
+        "connection": "local",
+        "vars": {"ansible_python_interpreter": sys.executable},
+        "become": False,
+    }
     tasks = [
         {
             "name": "Provision",

@@ -60,7 +60,13 @@ def serving(directory: pathlib.Path, *groups: str, **settings: t.Any) -> t.Itera
 def forms(secret: str) -> set[bytes]:
     """Return a secret in the forms in which it may be written; the middle of Base64 depends on where the secret stands."""
     written = {secret, urllib.parse.quote(secret), urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)}
-    written |= {json.dumps(secret)[1:-1], secret.replace("/", "\\/"), repr(secret)[1:-1], secret.encode().hex(), secret[::-1]}
+    written |= {
+        json.dumps(secret)[1:-1],
+        secret.replace("/", "\\/"),
+        repr(secret)[1:-1],
+        secret.encode().hex(),
+        secret[::-1],
+    }
     found = {text.encode() for text in written}
     for before in range(3):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -98,12 +104,26 @@ class Project:
 
     def play(self, members: t.Union[str, t.Sequence[t.Any]], name: str = "play.yml", **options: t.Any) -> pathlib.Path:
         """Write a play with one task that provisions a list or what a template gives, and writes its result beside it as JSON."""
-        arguments = {"group_name": "hosting", "members": members if isinstance(members, str) else list(members), "vault_dir": "host_vars", **options}
+        arguments = {
+            "group_name": "hosting",
+            "members": members if isinstance(members, str) else list(members),
+            "vault_dir": "host_vars",
+            **options,
+        }
         tasks = [
-            {"name": "Provision", "community.backblaze.b2_group_members": arguments, "register": "provisioned", "ignore_errors": True},
+            {
+                "name": "Provision",
+                "community.backblaze.b2_group_members": arguments,
+                "register": "provisioned",
+                "ignore_errors": True,
+            },
             {
                 "name": "Keep the result for the test",
-                "ansible.builtin.copy": {"content": "{{ provisioned | to_json }}", "dest": str(self.directory / "result.json"), "mode": "0600"},
+                "ansible.builtin.copy": {
+                    "content": "{{ provisioned | to_json }}",
+                    "dest": str(self.directory / "result.json"),
+                    "mode": "0600",
+                },
                 "check_mode": False,
                 "diff": False,
             },
@@ -122,7 +142,9 @@ class Project:
         path.write_text(json.dumps(play))
         return path
 
-    def run(self, play: pathlib.Path, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], dict[str, t.Any]]:
+    def run(
+        self, play: pathlib.Path, *arguments: str, **environment: str
+    ) -> tuple[subprocess.CompletedProcess[str], dict[str, t.Any]]:
         """Run a play to its end; return the process and the task's result (empty if it did not come that far)."""
         result = self.directory / "result.json"
         result.unlink(missing_ok=True)

@@ -19,7 +19,11 @@ import awx  # isort: skip
 # Whatever a template, a shell, JSON or YAML could take for its own. A blank is in no key, and refused.
 ODD_KEY = """K004"'\\{{7*7}}{%x%}{#y#}$HOME%s\\u0041#:&<a>"""
 #: What AWX sets for an inventory source, beside its credential.
-OF_INVENTORY_SOURCES = {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "True", "ANSIBLE_INVENTORY_EXPORT": "True", "ANSIBLE_VERBOSE_TO_STDERR": "True"}
+OF_INVENTORY_SOURCES = {
+    "ANSIBLE_INVENTORY_UNPARSED_FAILED": "True",
+    "ANSIBLE_INVENTORY_EXPORT": "True",
+    "ANSIBLE_VERBOSE_TO_STDERR": "True",
+}
 WAYS = {
     "env": [awx.ENVIRONMENT_TYPE],
     "file": [awx.CREDENTIAL_TYPE],
@@ -29,7 +33,14 @@ WAYS = {
 GROUP = {"group_name": "hosting"}
 TASKS = [
     {"community.backblaze.b2_group_info": {}},
-    {"community.backblaze.b2_group_member": {**GROUP, "email": "gone@x.example", "state": "absent", "confirm_eject": True}},
+    {
+        "community.backblaze.b2_group_member": {
+            **GROUP,
+            "email": "gone@x.example",
+            "state": "absent",
+            "confirm_eject": True,
+        }
+    },
     {"community.backblaze.b2_group_member": {**GROUP, "email": "ada@x.example", "vault_dir": "host_vars"}},
     {"community.backblaze.b2_group_members": {**GROUP, "members": ["ben@x.example"], "vault_dir": "host_vars"}},
     {"community.backblaze.b2_group_member_info": {**GROUP}},
@@ -72,7 +83,13 @@ class Job:
 
     def playbook(self, *arguments, **environment):
         """A job, which has the vault password from a credential of its own."""
-        return self.run("ansible-playbook", *arguments, "--vault-password-file", str(self.directory / "vault-password"), **environment)
+        return self.run(
+            "ansible-playbook",
+            *arguments,
+            "--vault-password-file",
+            str(self.directory / "vault-password"),
+            **environment,
+        )
 
     def play(self, tasks, **environment):
         """Run tasks on localhost, whatever becomes of the ones before; return all that was said, and the message of each that failed."""
@@ -90,7 +107,12 @@ class Job:
 
     def provision(self, **variables):
         """Run the collection's playbook for one more member; return all that was said."""
-        variables = {"b2_members_group_name": "hosting", "b2_members_vault_dir": "host_vars", "b2_members_list": ["cleo@x.example"], **variables}
+        variables = {
+            "b2_members_group_name": "hosting",
+            "b2_members_vault_dir": "host_vars",
+            "b2_members_list": ["cleo@x.example"],
+            **variables,
+        }
         (self.directory / "customers.json").write_text(json.dumps(variables))
         process = self.playbook("community.backblaze.provision", "-e", "@customers.json")
         assert process.returncode == 0, process.stdout + process.stderr
@@ -152,13 +174,17 @@ def test_without_the_credential_nothing_runs(tmp_path):
 def test_facts_that_awx_may_store_hold_the_key_only_if_it_is_in_the_environment(way, stored, tmp_path):
     job = Job(tmp_path, "https://b2.example.com", way)
     job.play(
-        [{"ansible.builtin.setup": {"gather_subset": ["!all", "env"]}}], ANSIBLE_CACHE_PLUGIN="jsonfile", ANSIBLE_CACHE_PLUGIN_CONNECTION="facts"
+        [{"ansible.builtin.setup": {"gather_subset": ["!all", "env"]}}],
+        ANSIBLE_CACHE_PLUGIN="jsonfile",
+        ANSIBLE_CACHE_PLUGIN_CONNECTION="facts",
     )
     (facts,) = (tmp_path / "facts").iterdir()
     assert "B2_" in facts.read_text() and ("K004" in facts.read_text()) is stored
 
 
-@pytest.mark.parametrize(("way", "key"), [("env", "K004{{ 7 * 7 }}"), ("file", "K004schl\u00fcssel"), ("both", "K004oneline\n")])
+@pytest.mark.parametrize(
+    ("way", "key"), [("env", "K004{{ 7 * 7 }}"), ("file", "K004schl\u00fcssel"), ("both", "K004oneline\n")]
+)
 def test_a_key_that_cannot_be_one_is_refused_before_anything_is_sent(way, key, tmp_path):
     with serving(tmp_path, "hosting") as server:
         job = Job(tmp_path, server.url, way, application_key=key)
@@ -197,10 +223,14 @@ def test_the_file_that_an_option_names_goes_before_the_environment_everywhere(tm
     with serving(tmp_path, "hosting", admin_key=ODD_KEY) as server:
         job = Job(tmp_path, server.url, "both", application_key="K004anotherone")
         (tmp_path / "mine").mkdir()
-        mine = awx.inject(awx.credential_type(), {"application_key_id": KEY_ID, "application_key": ODD_KEY}, tmp_path / "mine")["B2_CREDENTIALS_FILE"]
+        mine = awx.inject(
+            awx.credential_type(), {"application_key_id": KEY_ID, "application_key": ODD_KEY}, tmp_path / "mine"
+        )["B2_CREDENTIALS_FILE"]
         _played, failed = job.play(FEW)
         assert sum("unauthorized" in message for message in failed) == len(FEW), failed
-        _played, failed = job.play([{name: {**options, "credentials_file": mine}} for task in TASKS for name, options in task.items()])
+        _played, failed = job.play(
+            [{name: {**options, "credentials_file": mine}} for task in TASKS for name, options in task.items()]
+        )
         assert failed == []
         job.provision(b2_members_credentials_file=mine)
         assert "unauthorized" in job.inventory()[0]

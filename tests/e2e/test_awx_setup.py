@@ -32,7 +32,12 @@ TOKEN = "TokenOfAwxForTests"
 ODD = """"'\\{{7*7}}{%x%}{#y#}$HOME%s#:&<a>"""
 SECRETS = {"B2_APPLICATION_KEY": f"K004{ODD}", "B2_AWX_VAULT_PASSWORD": f"vault{ODD}"}
 GIVEN = {"CONTROLLER_OAUTH_TOKEN": TOKEN, "B2_APPLICATION_KEY_ID": KEY_ID, **SECRETS}
-TEMPLATES = {"provision": "provision.yml", "look": "provision.yml", "one more": "one-customer.yml", "audit": "audit.yml"}
+TEMPLATES = {
+    "provision": "provision.yml",
+    "look": "provision.yml",
+    "one more": "one-customer.yml",
+    "audit": "audit.yml",
+}
 
 
 def from_guide(name: str) -> str:
@@ -53,12 +58,19 @@ class User:
         self.example = yaml.safe_load(from_guide("awx.yml"))
         (directory / "awx.yml").write_text(from_guide("awx.yml"))
 
-    def run(self, *arguments: str, playbook: str = PLAYBOOK, collections: str = "", **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        self, *arguments: str, playbook: str = PLAYBOOK, collections: str = "", **environment: str
+    ) -> subprocess.CompletedProcess:
         """Run the playbook; what was sent to the server before is forgotten."""
         del self.server.resources.log[:]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "B2_", "CONTROLLER_", "TOWER_"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ANSIBLE_", "B2_", "CONTROLLER_", "TOWER_"))
+        }
         given = {
-            "ANSIBLE_COLLECTIONS_PATH": collections or f"{os.environ['ANSIBLE_COLLECTIONS_PATH']}:{os.environ['AWX_COLLECTIONS']}",
+            "ANSIBLE_COLLECTIONS_PATH": collections
+            or f"{os.environ['ANSIBLE_COLLECTIONS_PATH']}:{os.environ['AWX_COLLECTIONS']}",
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_LOCALHOST_WARNING": "false",
             "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
@@ -77,16 +89,29 @@ class User:
 
     def vault_file(self) -> list[str]:
         """Write the secrets into a vault file; return the arguments that make a run read it."""
-        variables = {"b2_awx_master_key": SECRETS["B2_APPLICATION_KEY"], "b2_awx_vault_password": SECRETS["B2_AWX_VAULT_PASSWORD"]}
+        variables = {
+            "b2_awx_master_key": SECRETS["B2_APPLICATION_KEY"],
+            "b2_awx_vault_password": SECRETS["B2_AWX_VAULT_PASSWORD"],
+        }
         (self.directory / "password").write_text("of the vault file")
-        (self.directory / "secrets.yml").write_text("".join(f"{name}: !unsafe {json.dumps(value)}\n" for name, value in variables.items()))
+        (self.directory / "secrets.yml").write_text(
+            "".join(f"{name}: !unsafe {json.dumps(value)}\n" for name, value in variables.items())
+        )
         password = ["--vault-password-file", str(self.directory / "password")]
-        subprocess.run(["ansible-vault", "encrypt", *password, str(self.directory / "secrets.yml")], check=True, capture_output=True)
+        subprocess.run(
+            ["ansible-vault", "encrypt", *password, str(self.directory / "secrets.yml")],
+            check=True,
+            capture_output=True,
+        )
         return [*password, "-e", "@secrets.yml"]
 
     def written(self) -> list[tuple[str, str]]:
         """Return what was sent that is no question."""
-        return [(method, re.sub(r"\d+", "N", path.removeprefix("/api/v2/"))) for method, path in self.server.resources.log if method != "GET"]
+        return [
+            (method, re.sub(r"\d+", "N", path.removeprefix("/api/v2/")))
+            for method, path in self.server.resources.log
+            if method != "GET"
+        ]
 
 
 def changed(process: subprocess.CompletedProcess) -> int:
@@ -129,12 +154,19 @@ def test_what_is_made_is_what_the_guide_describes(made):
     project = found.named("projects")["B2 customers"]
     assert project["scm_url"] == made.example["b2_awx_project_url"] and project["scm_update_on_launch"]
     source = found.named("inventory_sources")["B2 members"]
-    assert from_guide(source["source_path"]) and source["overwrite"] and source["update_on_launch"] and source["update_cache_timeout"]
+    assert (
+        from_guide(source["source_path"])
+        and source["overwrite"]
+        and source["update_on_launch"]
+        and source["update_cache_timeout"]
+    )
     assert [source[name] for name in ("inventory", "source_project", "credential", "execution_environment")] == [
         one["id"] for one in (inventories["B2 members"], project, credentials["B2 master key"], environment)
     ]
 
-    templates = {name.removeprefix("B2 customers: "): template for name, template in found.named("job_templates").items()}
+    templates = {
+        name.removeprefix("B2 customers: "): template for name, template in found.named("job_templates").items()
+    }
     assert {name: template["playbook"] for name, template in templates.items()} == TEMPLATES
     for name, template in templates.items():
         assert f"``B2 customers: {name}``" in GUIDE
@@ -155,7 +187,10 @@ def test_what_is_made_is_what_the_guide_describes(made):
 
 def shown_fields():
     """Return what the guide shows as the content of a field in AWX."""
-    return [yaml.safe_load(textwrap.dedent(text)) for text in re.findall(r"not run: a field in AWX\n.*\n\n((?:   .*\n|\n)+)", GUIDE)]
+    return [
+        yaml.safe_load(textwrap.dedent(text))
+        for text in re.findall(r"not run: a field in AWX\n.*\n\n((?:   .*\n|\n)+)", GUIDE)
+    ]
 
 
 def test_no_secret_is_in_what_a_run_says(made):
@@ -167,7 +202,9 @@ def test_no_secret_is_in_what_a_run_says(made):
 def test_a_second_run_changes_nothing_and_secrets_are_renewed_on_request(made):
     """As if master key and vault password were others when AWX was set up."""
     credentials = made.server.resources.named("credentials")
-    credentials["B2 master key"]["inputs"]["application_key"] = credentials["B2 vault"]["inputs"]["vault_password"] = "the one before"
+    credentials["B2 master key"]["inputs"]["application_key"] = credentials["B2 vault"]["inputs"]["vault_password"] = (
+        "the one before"
+    )
     assert changed(made.run()) == 0
     assert made.written() == [("POST", "projects/N/update/")]
     assert changed(made.run("--check")) == 0 and made.written() == []
@@ -179,7 +216,12 @@ def test_a_second_run_changes_nothing_and_secrets_are_renewed_on_request(made):
     (made.directory / "mine" / "setup.yml").write_text(json.dumps([{"import_playbook": PLAYBOOK, "vars": renew}]))
     process = made.run("-vvvv", *made.vault_file(), playbook="mine/setup.yml", **dict.fromkeys(SECRETS, ""))
     assert changed(process) == 3 and "K004" not in process.stdout + process.stderr
-    writes = [("PATCH", "credentials/N/"), ("PATCH", "credentials/N/"), ("POST", "projects/N/update/"), ("DELETE", "schedules/N/")]
+    writes = [
+        ("PATCH", "credentials/N/"),
+        ("PATCH", "credentials/N/"),
+        ("POST", "projects/N/update/"),
+        ("DELETE", "schedules/N/"),
+    ]
     assert made.written() == writes and not made.server.resources.named("schedules")
     assert credentials["B2 master key"]["inputs"]["application_key"] == SECRETS["B2_APPLICATION_KEY"]
     assert credentials["B2 vault"]["inputs"]["vault_password"] == SECRETS["B2_AWX_VAULT_PASSWORD"]
@@ -193,7 +235,9 @@ def test_the_jobs_that_it_describes_do_their_work(made, tmp_path):
         for name in ("provision.yml", "one-customer.yml", "audit.yml", "customers.csv"):
             (tmp_path / name).write_text(from_guide(name))
         host = found.named("hosts")["localhost"]
-        (tmp_path / "inventory.yml").write_text(json.dumps({"all": {"hosts": {host["name"]: json.loads(host["variables"])}}}))
+        (tmp_path / "inventory.yml").write_text(
+            json.dumps({"all": {"hosts": {host["name"]: json.loads(host["variables"])}}})
+        )
         project.password = found.named("credentials")["B2 vault"]["inputs"]["vault_password"]
         (tmp_path / "vault-password").write_text(project.password)
         inputs = {**found.named("credentials")["B2 master key"]["inputs"], "realm": server.url}
@@ -202,11 +246,16 @@ def test_the_jobs_that_it_describes_do_their_work(made, tmp_path):
         # So that every job is one of AWX to the tasks.
         injected.update({"AWX_HOST": "https://awx.example.com", "JOB_ID": "61"})
         environment = {name: value for name, value in project.environment().items() if not name.startswith("B2_")}
-        here = {f"b2_members_vault_{name}": str(tmp_path / directory) for name, directory in (("dir", "host_vars"), ("fallback_dir", "fallback"))}
+        here = {
+            f"b2_members_vault_{name}": str(tmp_path / directory)
+            for name, directory in (("dir", "host_vars"), ("fallback_dir", "fallback"))
+        }
 
         def launch(name, **answers):
             template = found.named("job_templates")[f"B2 customers: {name}"]
-            assert {question["variable"] for question in found.surveys.get(template["id"], {"spec": []})["spec"]} == {*answers}
+            assert {question["variable"] for question in found.surveys.get(template["id"], {"spec": []})["spec"]} == {
+                *answers
+            }
             variables = {**json.loads(template["extra_vars"]), **answers, **here}
             (tmp_path / "extra.json").write_text(json.dumps(variables))
             command = ["ansible-playbook", template["playbook"], "-i", "inventory.yml", "-e", "@extra.json", "--diff"]
@@ -246,7 +295,9 @@ def test_what_is_missing_is_named_before_anything_is_sent(missing, tmp_path):
     with awx_resources.Server(resources()) as server:
         user = User(tmp_path, server)
         process = user.run("-e", json.dumps(MISSING[missing]), **secrets)
-        assert process.returncode == 2 and f"Missing, or a number that wants quotes: {missing}. Give" in unwrapped(process), process.stdout
+        assert process.returncode == 2 and f"Missing, or a number that wants quotes: {missing}. Give" in unwrapped(
+            process
+        ), process.stdout
         assert "Nothing was changed." in unwrapped(process) and "K004" not in process.stdout + process.stderr
         assert server.resources.log == []
 
@@ -263,7 +314,9 @@ def test_what_is_missing_is_named_before_anything_is_sent(missing, tmp_path):
 def test_what_cannot_go_well_is_not_begun(arguments, environment, said, tmp_path):
     with awx_resources.Server(resources()) as server:
         process = User(tmp_path, server).run(*arguments, **environment)
-        assert process.returncode == 2 and said in unwrapped(process) and "Nothing was changed." in unwrapped(process), process.stdout
+        assert (
+            process.returncode == 2 and said in unwrapped(process) and "Nothing was changed." in unwrapped(process)
+        ), process.stdout
         assert server.resources.log == []
 
 
@@ -273,5 +326,7 @@ def test_what_awx_refuses_at_once_is_said(tmp_path):
         process = user.run(CONTROLLER_OAUTH_TOKEN="another")
         assert process.returncode == 2 and "Invalid authentication credentials" in unwrapped(process), process.stdout
         process = user.run("-e", "b2_awx_organization=Nobody")
-        assert process.returncode == 2 and "name=Nobody returned 0 items, expected 1" in unwrapped(process), process.stdout
+        assert process.returncode == 2 and "name=Nobody returned 0 items, expected 1" in unwrapped(process), (
+            process.stdout
+        )
         assert user.written() == []

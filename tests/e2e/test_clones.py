@@ -14,7 +14,9 @@ import subprocess
 from project import Project, serving
 
 GUIDE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "docsite" / "rst" / "guide_keys_and_vault.rst"
-FIRST, OURS, THEIRS = ([f"{name}{number}@customers.example.com" for number in range(2)] for name in ("first", "ours", "theirs"))
+FIRST, OURS, THEIRS = (
+    [f"{name}{number}@customers.example.com" for number in range(2)] for name in ("first", "ours", "theirs")
+)
 
 
 def git(directory: pathlib.Path, *arguments: str) -> str:

@@ -36,7 +36,9 @@ def groups_play(project, groups):
 def test_one_task_takes_care_of_several_groups_and_none_stops_the_others(tmp_path):
     with serving(tmp_path, "hosting", "resale", "school") as server:
         project = Project(tmp_path, server.url)
-        (tmp_path / "school.csv").write_text("email,region\n" + "".join(f"{email},us-east\n" for email in addresses("school")))
+        (tmp_path / "school.csv").write_text(
+            "email,region\n" + "".join(f"{email},us-east\n" for email in addresses("school"))
+        )
         refused = addresses("resale")[3]
         server.taken([refused])
         groups = [
@@ -53,38 +55,68 @@ def test_one_task_takes_care_of_several_groups_and_none_stops_the_others(tmp_pat
         process, result = project.run(play, "--diff")
         assert result["failed"] and result["changed"] and result["vault_dir"] == str(project.vault_dir), process.stdout
         assert result["counts"] == {"created": 3 * FEW - 1, "refused": 1, "not_attempted": FEW}
-        assert [(one["failed"], one["changed"]) for one in result["groups"]] == [(False, True), (True, False), (True, True), (False, True)]
+        assert [(one["failed"], one["changed"]) for one in result["groups"]] == [
+            (False, True),
+            (True, False),
+            (True, True),
+            (False, True),
+        ]
         assert "2 of 4 Groups" in result["msg"] and refused in result["msg"] and "nobody has it" in result["msg"]
         assert [one["email"] for one in result["members"]] == [
             email for name in ("hosting", "nobody", "resale", "school") for email in addresses(name)
         ]
-        assert {one["group_name"] for one in result["members"] if "group_name" in one} == {"hosting", "nobody has it", "school"}
-        assert {one["region"] for one in result["members"] if one["email"].endswith("school.example.com")} == {"us-east"}
+        assert {one["group_name"] for one in result["members"] if "group_name" in one} == {
+            "hosting",
+            "nobody has it",
+            "school",
+        }
+        assert {one["region"] for one in result["members"] if one["email"].endswith("school.example.com")} == {
+            "us-east"
+        }
         assert result["calls"]["b2_authorize_account"] == 1 and server.state()["calls"]["b2_authorize_account"] == 2
         comparison = project.compare()
         assert comparison.complete and comparison.sealed == 3 * FEW - 1, str(comparison)
 
         again = project.run(play)[1]
-        assert again["counts"] == {"unchanged": 3 * FEW - 1, "refused": 1, "not_attempted": FEW} and not again["changed"]
+        assert (
+            again["counts"] == {"unchanged": 3 * FEW - 1, "refused": 1, "not_attempted": FEW} and not again["changed"]
+        )
         print(f"\ngroups: 4 in one task, 1 of them unknown, 1 member refused: {result['counts']}; {comparison}")
 
 
 def test_the_role_and_the_playbook_take_several_groups_too(tmp_path):
     with serving(tmp_path, "hosting", "resale") as server:
         project = Project(tmp_path, server.url)
-        (tmp_path / "resale.csv").write_text("email,region\n" + "".join(f"{email},us-east\n" for email in addresses("resale")))
+        (tmp_path / "resale.csv").write_text(
+            "email,region\n" + "".join(f"{email},us-east\n" for email in addresses("resale"))
+        )
         groups = [
             {"group_name": "hosting", "members": addresses("hosting")},
             {"group_id": id_of(server, "resale"), "members_file": "resale.csv"},
         ]
         variables = {"b2_members_groups": groups, "b2_members_vault_dir": str(project.vault_dir)}
         (tmp_path / "groups.yml").write_text(json.dumps(variables))
-        play = [{"name": "Provision", "hosts": "localhost", "gather_facts": False, "roles": [{"role": "community.backblaze.b2_members"}]}]
+        play = [
+            {
+                "name": "Provision",
+                "hosts": "localhost",
+                "gather_facts": False,
+                "roles": [{"role": "community.backblaze.b2_members"}],
+            }
+        ]
         (tmp_path / "role.yml").write_text(json.dumps(play))
 
         def run(play):
             command = ["ansible-playbook", play, "-e", "@groups.yml"]
-            done = subprocess.run(command, cwd=tmp_path, env=project.environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
+            done = subprocess.run(
+                command,
+                cwd=tmp_path,
+                env=project.environment(),
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout
 
@@ -112,7 +144,10 @@ def test_what_is_wrong_with_the_list_of_groups_is_said_before_anything_is_sent(t
         for said in ("entry 2", "b@x.example is wanted in Group hosting too", "Group resale is there more than once"):
             assert said in result["msg"], result["msg"]
         # By name and by id it is the same Group; that shows only when the name is looked up.
-        mixed = [{"group_name": "hosting", "members": ["a@x.example"]}, {"group_id": id_of(server, "hosting"), "members": ["b@x.example"]}]
+        mixed = [
+            {"group_name": "hosting", "members": ["a@x.example"]},
+            {"group_id": id_of(server, "hosting"), "members": ["b@x.example"]},
+        ]
         assert server.state()["calls"] == {}
         result = project.run(groups_play(project, mixed))[1]
         assert result["counts"] == {"created": 1, "not_attempted": 1} and "the same as one before it" in result["msg"]
@@ -124,13 +159,33 @@ def test_two_slices_of_a_play_over_groups_share_one_vault_directory(tmp_path):
     with serving(tmp_path, *names, latency_ms_by_operation={"b2_create_group_member": 400}) as server:
         project = Project(tmp_path, server.url)
         hosts = {name: {"b2_members_group_name": name, "b2_members_list": addresses(name)} for name in names}
-        inventory = {"b2_groups": {"hosts": hosts, "vars": {"b2_members_vault_dir": str(project.vault_dir), "b2_members_concurrency": 2}}}
+        inventory = {
+            "b2_groups": {
+                "hosts": hosts,
+                "vars": {"b2_members_vault_dir": str(project.vault_dir), "b2_members_concurrency": 2},
+            }
+        }
         (tmp_path / "groups.yml").write_text(json.dumps(inventory))
-        command = ["ansible-playbook", "community.backblaze.provision", "-i", "groups.yml", "-e", "b2_members_hosts=b2_groups", "--forks", "2"]
+        command = [
+            "ansible-playbook",
+            "community.backblaze.provision",
+            "-i",
+            "groups.yml",
+            "-e",
+            "b2_members_hosts=b2_groups",
+            "--forks",
+            "2",
+        ]
 
         def both_slices():
             slices = [
-                subprocess.Popen([*command, "--limit", ",".join(half)], cwd=tmp_path, env=project.environment(), stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    [*command, "--limit", ",".join(half)],
+                    cwd=tmp_path,
+                    env=project.environment(),
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
                 for half in (names[:3], names[3:])
             ]
             output = [one.communicate(timeout=PATIENCE)[0] for one in slices]

@@ -15,7 +15,10 @@ REGIONS = ("us-west", "us-east", "eu-central", "ca-east")
 
 
 def test_every_key_of_two_hundred_members_is_sealed_and_none_is_shown(tmp_path):
-    members = [{"email": f"Customer{number:03}@customers.example.com", "region": REGIONS[number % 4]} for number in range(MEMBERS)]
+    members = [
+        {"email": f"Customer{number:03}@customers.example.com", "region": REGIONS[number % 4]}
+        for number in range(MEMBERS)
+    ]
     with serving(tmp_path, "hosting", latency_ms=20) as server:
         project = Project(tmp_path, server.url)
         play = project.play(members, concurrency=16)
@@ -33,12 +36,18 @@ def test_every_key_of_two_hundred_members_is_sealed_and_none_is_shown(tmp_path):
         shown = {needle for needle in project.needles() if needle in output}
         assert not shown and len(project.needles()) == MEMBERS + 2
 
-        before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in project.vault_dir.glob("*/b2_vault.yml")}
+        before = {
+            path: (path.stat().st_mtime_ns, path.read_bytes()) for path in project.vault_dir.glob("*/b2_vault.yml")
+        }
         again, second = project.run(play)
         assert second["counts"] == {"unchanged": MEMBERS} and second["changed"] is False, again.stdout
-        assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in project.vault_dir.glob("*/b2_vault.yml")}
+        assert before == {
+            path: (path.stat().st_mtime_ns, path.read_bytes()) for path in project.vault_dir.glob("*/b2_vault.yml")
+        }
         assert len(before) == MEMBERS
         assert "b2_create_group_member" not in second["calls"]
 
         calls = ", ".join(f"{count} {operation}" for operation, count in result["calls"].items())
-        print(f"\njob: {MEMBERS} members in {seconds:.1f} s at concurrency 16; {calls}; {comparison}; needles found in output: {len(shown)}")
+        print(
+            f"\njob: {MEMBERS} members in {seconds:.1f} s at concurrency 16; {calls}; {comparison}; needles found in output: {len(shown)}"
+        )

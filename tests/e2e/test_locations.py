@@ -40,7 +40,9 @@ class Scene:
 
     def run(self, members, *arguments, keywords=None, environment=None, **options):
         """Provision; return all that was said and the task's result."""
-        play = locations.play(self.project, members, hosts=self.location.hosts, keywords=keywords, **{**self.location.options, **options})
+        play = locations.play(
+            self.project, members, hosts=self.location.hosts, keywords=keywords, **{**self.location.options, **options}
+        )
         result = play.with_name("play-result.json")
         result.unlink(missing_ok=True)
         process, _none = self.project.run(play, *self.location.arguments, *arguments, **(environment or {}))
@@ -51,7 +53,9 @@ class Scene:
     def tasks(self, *tasks, **variables):
         """Run tasks that may fail; return all that was said and whether it went well."""
         path = self.project.directory / "tasks.yml"
-        path.write_text(json.dumps([{"hosts": self.location.hosts, "gather_facts": False, "vars": variables, "tasks": list(tasks)}]))
+        path.write_text(
+            json.dumps([{"hosts": self.location.hosts, "gather_facts": False, "vars": variables, "tasks": list(tasks)}])
+        )
         process, _none = self.project.run(path, *self.location.arguments)
         return process.stdout + process.stderr, process.returncode == 0
 
@@ -116,7 +120,9 @@ def test_fifty_members_and_a_second_run_that_changes_nothing(scene):
     said, result = scene.run(MEMBERS, concurrency=16)
     first = time.monotonic() - started
     assert result["counts"] == {"created": 50} and result["changed"], said
-    assert {one["path"] for one in result["members"]} == {f"{scene.location.name}/{email}/b2_vault.yml" for email in MEMBERS}
+    assert {one["path"] for one in result["members"]} == {
+        f"{scene.location.name}/{email}/b2_vault.yml" for email in MEMBERS
+    }
     found = scene.compare()
     assert found.complete and found.sealed == 50, str(found)
     before = scene.location.state()
@@ -142,10 +148,21 @@ def test_check_mode_and_audit_look_into_the_place_and_write_nothing(scene, layou
 
     scene.server.add_member("hosting", "else@customers.example.com")
     audit = {
-        "community.backblaze.b2_group_member_info": {"group_name": "hosting", "vault_layout": layout, **scene.location.options},
+        "community.backblaze.b2_group_member_info": {
+            "group_name": "hosting",
+            "vault_layout": layout,
+            **scene.location.options,
+        },
         "register": "found",
     }
-    said, fine = scene.tasks(audit, {"ansible.builtin.debug": {"msg": "AMISS {{ found.audit.values() | flatten | map(attribute='email') | join }}."}})
+    said, fine = scene.tasks(
+        audit,
+        {
+            "ansible.builtin.debug": {
+                "msg": "AMISS {{ found.audit.values() | flatten | map(attribute='email') | join }}."
+            }
+        },
+    )
     assert fine and "AMISS else@customers.example.com." in said, said
 
 
@@ -158,7 +175,10 @@ def test_a_file_of_variables_is_not_switched_off(scene):
         (keys / FEW[2] / "vars.yml").write_text("greeting: hello\n")
     for arguments in (["--check"], []):
         said, result = scene.run(FEW, *arguments)
-        assert result["failed"] and f"switch off the variables in {FEW[0]}.yml beside it, and 1 more such files" in result["msg"], said
+        assert (
+            result["failed"]
+            and f"switch off the variables in {FEW[0]}.yml beside it, and 1 more such files" in result["msg"]
+        ), said
         assert f"{scene.location.name}: mkdir {FEW[0]} && mv {FEW[0]}.yml {FEW[0]}/vars.yml" in result["msg"], said
     assert not scene.server.ledger()
     with scene.location.changing() as keys:
@@ -173,11 +193,18 @@ def test_a_file_of_variables_is_not_switched_off(scene):
 def test_a_doubtful_key_waits_in_the_place_for_the_run_that_tries_it(scene, layout):
     """Its file is beside the place of the key there, and leaves when the key is in it."""
     odd = {"kind": "patch", "body": {"groupMember": {"email": "mallory@customers.example.com"}}}
-    untried = {"operation": "b2_authorize_account", "email": FEW[0], "times": None, "action": {"kind": "error", "status": 500}}
+    untried = {
+        "operation": "b2_authorize_account",
+        "email": FEW[0],
+        "times": None,
+        "action": {"kind": "error", "status": 500},
+    }
     scene.server.faults([{"operation": CREATE, "email": FEW[0], "action": odd}, untried])
     said, result = scene.run(FEW, vault_layout=layout, max_retries=0)
     assert result["counts"] == {"conflict": 1, "created": 2}, said
-    assert result["members"][0]["path"].startswith(scene.location.name) and result["members"][0]["path"].endswith(".aside")
+    assert result["members"][0]["path"].startswith(scene.location.name) and result["members"][0]["path"].endswith(
+        ".aside"
+    )
     with scene.location.keys() as directory:
         assert len(list(directory.glob("*/.b2_vault.yml.*.aside"))) == 1
     scene.server.faults([])
@@ -189,7 +216,10 @@ def test_a_doubtful_key_waits_in_the_place_for_the_run_that_tries_it(scene, layo
 
 
 def test_one_member(scene):
-    task = {"community.backblaze.b2_group_member": {"group_name": "hosting", "email": FEW[0], **scene.location.options}, "register": "made"}
+    task = {
+        "community.backblaze.b2_group_member": {"group_name": "hosting", "email": FEW[0], **scene.location.options},
+        "register": "made",
+    }
     said, fine = scene.tasks(task, {"ansible.builtin.debug": {"msg": "IN {{ made.path }}, {{ made.changed }}"}})
     assert fine and f"IN {scene.location.name}/{FEW[0]}/b2_vault.yml, True" in said, said
     found = scene.compare()
@@ -208,26 +238,42 @@ def test_the_role_keeps_keys_where_it_is_told(scene):
     variables.update({f"b2_members_{name}": value for name, value in scene.location.options.items()})
     (scene.project.directory / "customers.json").write_text(json.dumps(variables))
     for counted in ("created: 3", "unchanged: 3"):
-        process, _none = scene.project.run(pathlib.Path("community.backblaze.provision"), *scene.location.arguments, "-e", "@customers.json")
+        process, _none = scene.project.run(
+            pathlib.Path("community.backblaze.provision"), *scene.location.arguments, "-e", "@customers.json"
+        )
         assert process.returncode == 0 and counted in process.stdout, process.stdout + process.stderr
     found = scene.compare()
     assert found.complete and found.sealed == 3
 
 
 def test_nothing_in_clear_leaves_the_controller_or_is_shown(scene):
-    environment = {"ANSIBLE_KEEP_REMOTE_FILES": "1", "ANSIBLE_DEBUG": "1", "ANSIBLE_LOG_PATH": str(scene.project.directory / "ansible.log")}
+    environment = {
+        "ANSIBLE_KEEP_REMOTE_FILES": "1",
+        "ANSIBLE_DEBUG": "1",
+        "ANSIBLE_LOG_PATH": str(scene.project.directory / "ansible.log"),
+    }
     said, result = scene.run(FEW, "-vvvv", "--diff", environment=environment)
     assert result["counts"] == {"created": 3}, said
     needles = {form for secret in scene.project.needles() for form in forms(secret)}
     roots = [scene.project.directory, *scene.location.traces()]
     heaps = {"output": said.encode()}
     for root in roots:
-        heaps.update({str(path): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "vault-password"})
+        heaps.update(
+            {
+                str(path): path.read_bytes()
+                for path in root.rglob("*")
+                if path.is_file() and path.name != "vault-password"
+            }
+        )
     heaps.update(scene.location.opened())
-    assert sum(b"$ANSIBLE_VAULT;1." in heap for heap in scene.location.opened().values()) >= 1, "what was sent was not seen"
+    assert sum(b"$ANSIBLE_VAULT;1." in heap for heap in scene.location.opened().values()) >= 1, (
+        "what was sent was not seen"
+    )
     leaks = [name for name, heap in heaps.items() for needle in needles if needle in heap]
     assert not leaks and scene.compare().complete, leaks
-    print(f"\n{scene.location.kind}: {len(heaps)} outputs, files and objects searched for {len(needles)} forms: 0 leaks")
+    print(
+        f"\n{scene.location.kind}: {len(heaps)} outputs, files and objects searched for {len(needles)} forms: 0 leaks"
+    )
 
 
 def test_what_is_in_the_way_there_is_named_and_nothing_is_created(scene):
@@ -235,13 +281,18 @@ def test_what_is_in_the_way_there_is_named_and_nothing_is_created(scene):
         (keys / "elsewhere").mkdir(parents=True)
         (keys / FEW[0]).symlink_to("elsewhere")
     said, result = scene.run(FEW)
-    assert result["failed"] and f"{scene.location.name}/{FEW[0]} is not a directory but a symlink" in result["msg"], said
+    assert result["failed"] and f"{scene.location.name}/{FEW[0]} is not a directory but a symlink" in result["msg"], (
+        said
+    )
     with scene.location.changing() as keys:
         (keys / FEW[0]).unlink()
         (keys / FEW[0]).mkdir()
         (keys / FEW[0] / "b2_vault.yml").write_text("b2_application_key: plain\n")
     said, result = scene.run(FEW)
-    assert result["failed"] and f"{scene.location.name}/{FEW[0]}/b2_vault.yml is not an Ansible Vault file" in result["msg"], said
+    assert (
+        result["failed"]
+        and f"{scene.location.name}/{FEW[0]}/b2_vault.yml is not an Ansible Vault file" in result["msg"]
+    ), said
     assert not scene.server.ledger()
     with scene.location.changing() as keys:
         (keys / FEW[0] / "b2_vault.yml").unlink()
@@ -267,7 +318,9 @@ def test_a_vault_directory_that_is_a_symlink_is_refused(scene):
 def test_keys_belong_to_the_user_that_the_task_becomes(on_host):
     """With become, and with a way to become that leaves a trace."""
     become = on_host.project.directory / "become"
-    become.write_text(f'#!/bin/sh\necho "$@" >> {on_host.project.directory}/became\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n')
+    become.write_text(
+        f'#!/bin/sh\necho "$@" >> {on_host.project.directory}/became\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n'
+    )
     become.chmod(0o755)
     keywords = {"become": True, "vars": {"ansible_become_exe": str(become)}}
     said, result = on_host.run(FEW, keywords=keywords, environment={"ANSIBLE_BECOME_ALLOW_SAME_USER": "1"})
@@ -327,7 +380,9 @@ def test_in_a_job_the_target_must_not_be_the_job_itself(on_host):
     """With a local connection the target is where Ansible runs, and nothing there is known to outlive the job."""
     keywords = {"connection": "local", "vars": {"ansible_connection": "local"}}
     said, result = on_host.run(FEW, environment=JOB, keywords=keywords)
-    assert result["failed"] and f"vault_dir {on_host.location.host.keys} may be lost with this job" in result["msg"], said
+    assert result["failed"] and f"vault_dir {on_host.location.host.keys} may be lost with this job" in result["msg"], (
+        said
+    )
     assert "vault_dir_is_durable: true" in result["msg"] and not on_host.server.ledger()
     # Over a connection it is not for this machine to judge. The fallback directory is here, and only warned of.
     said, result = on_host.run(FEW, environment=JOB)
@@ -339,13 +394,20 @@ def test_in_a_job_the_target_must_not_be_the_job_itself(on_host):
 def test_in_a_job_a_named_fallback_directory_is_warned_of_until_it_is_promised(on_host, promised, warned):
     options = {"vault_fallback_dir": "fallback", "vault_dir_is_durable": promised}
     said, result = on_host.run(FEW, environment=JOB, **options)
-    assert result["counts"] == {"created": 3} and ("may be lost with this job" in " ".join(said.split())) is warned, said
+    assert result["counts"] == {"created": 3} and ("may be lost with this job" in " ".join(said.split())) is warned, (
+        said
+    )
 
 
 def test_an_audit_in_a_job_only_reads(in_git):
     said, result = in_git.run(FEW, environment=JOB, vault_dir_is_durable=True)
     assert result["counts"] == {"created": 3}, said
-    audit = {"group_name": "hosting", "vault_location": "git", "vault_git_repo": str(in_git.location.repository), "vault_dir": in_git.location.folder}
+    audit = {
+        "group_name": "hosting",
+        "vault_location": "git",
+        "vault_git_repo": str(in_git.location.repository),
+        "vault_dir": in_git.location.folder,
+    }
     path = in_git.project.directory / "audit.yml"
     tasks = [{"community.backblaze.b2_group_member_info": audit}]
     path.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
@@ -376,7 +438,9 @@ def without_connection(scene):
 def test_the_playbook_reaches_a_host_whose_inventory_names_no_connection(on_host, ssh):
     without_connection(on_host)
     variables = {"group_name": "hosting", "list": FEW, "vault_host": locations.HOST, **on_host.location.options}
-    (on_host.project.directory / "customers.json").write_text(json.dumps({f"b2_members_{name}": value for name, value in variables.items()}))
+    (on_host.project.directory / "customers.json").write_text(
+        json.dumps({f"b2_members_{name}": value for name, value in variables.items()})
+    )
     arguments = (*on_host.location.arguments, "-e", "@customers.json")
     process, _none = on_host.project.run(pathlib.Path("community.backblaze.provision"), *arguments, **ssh[0])
     assert process.returncode == 0 and "created: 3" in process.stdout, process.stdout + process.stderr
@@ -385,11 +449,25 @@ def test_the_playbook_reaches_a_host_whose_inventory_names_no_connection(on_host
 
 
 def test_groups_as_hosts_that_name_no_connection_are_reached_by_none(project, server, ssh):
-    groups = {name: {"b2_members_group_name": "hosting", "b2_members_list": [FEW[number]]} for number, name in enumerate(("hosting", "resale"))}
-    (project / "groups.json").write_text(json.dumps({"b2_groups": {"hosts": groups, "vars": {"b2_members_vault_dir": "host_vars"}}}))
+    groups = {
+        name: {"b2_members_group_name": "hosting", "b2_members_list": [FEW[number]]}
+        for number, name in enumerate(("hosting", "resale"))
+    }
+    (project / "groups.json").write_text(
+        json.dumps({"b2_groups": {"hosts": groups, "vars": {"b2_members_vault_dir": "host_vars"}}})
+    )
     scene = Project(project, server.url)
     playbook = pathlib.Path("community.backblaze.provision")
-    process, _none = scene.run(playbook, "-i", "groups.json", "-e", "b2_members_hosts=b2_groups", "-e", "b2_members_on_key_missing=warn", **ssh[0])
+    process, _none = scene.run(
+        playbook,
+        "-i",
+        "groups.json",
+        "-e",
+        "b2_members_hosts=b2_groups",
+        "-e",
+        "b2_members_on_key_missing=warn",
+        **ssh[0],
+    )
     assert process.returncode == 0 and process.stdout.count("created: 1") == 2, process.stdout + process.stderr
     assert not ssh[1].exists() and scene.compare().sealed == 2
 
@@ -405,7 +483,12 @@ DELEGATED = {
 def delegated(scene, which, *arguments, host=locations.HOST, task=None, **keywords):
     """Run a task for a delegated host in a play with these keywords; return all that was said and the task's result."""
     ((action, options), *more) = DELEGATED[which].items()
-    task = {action: {"group_name": "hosting", **options, **scene.location.options}, "delegate_to": host, **dict(more), **(task or {})}
+    task = {
+        action: {"group_name": "hosting", **options, **scene.location.options},
+        "delegate_to": host,
+        **dict(more),
+        **(task or {}),
+    }
     path, result = scene.project.directory / "delegated.yml", scene.project.directory / "result.json"
     kept = {"content": "{{ done | to_json }}", "dest": str(result), "mode": "0600"}
     tasks = [
@@ -422,7 +505,10 @@ def test_a_delegated_host_that_only_the_play_makes_this_machine_is_refused(on_ho
     without_connection(on_host)
     said, done = delegated(on_host, which, connection="local")
     assert done["failed"] and f"they would be on this machine and not on {locations.HOST}" in done["msg"], said
-    assert "Nothing was changed at Backblaze" in done["msg"] and f"set ansible_connection: local as a variable of {locations.HOST}" in done["msg"]
+    assert (
+        "Nothing was changed at Backblaze" in done["msg"]
+        and f"set ansible_connection: local as a variable of {locations.HOST}" in done["msg"]
+    )
     assert not on_host.server.log() and not on_host.location.host.keys.exists()
 
 
@@ -466,7 +552,9 @@ def test_every_key_is_pushed_while_somebody_else_pushes(in_git, tmp_path):
     location = in_git.location
     with location.changing() as keys:
         (keys / "readme").write_text("")
-    pusher = subprocess.Popen([sys.executable, str(locations.__file__), "push", str(location.repository), str(tmp_path / "pusher")])
+    pusher = subprocess.Popen(
+        [sys.executable, str(locations.__file__), "push", str(location.repository), str(tmp_path / "pusher")]
+    )
     try:
         deadline = time.monotonic() + 30
         while "Push 1" not in location.log():
@@ -525,10 +613,10 @@ def test_keys_that_are_gone_from_a_branch_and_cannot_be_pushed_are_in_the_fallba
     said, result = in_git.run(FEW)
     assert (location.repository / "lost").exists() and result["counts"] == {"created": 3}, said
     for one in result["members"]:
-        assert one["path"].startswith(str(in_git.project.directory / "state")) and pathlib.Path(one["path"]).exists(), said
-        expected = (
-            f"is gone from {location.name}/{one['email']}/b2_vault.yml: the file was removed and cannot be written again: {location.name} did not"
+        assert one["path"].startswith(str(in_git.project.directory / "state")) and pathlib.Path(one["path"]).exists(), (
+            said
         )
+        expected = f"is gone from {location.name}/{one['email']}/b2_vault.yml: the file was removed and cannot be written again: {location.name} did not"
         assert expected in one["message"] and "Closed for today" in one["message"] and one["path"] in one["message"]
     location.mend()
     said, again = in_git.run(FEW)
@@ -540,7 +628,10 @@ def test_a_repository_has_one_branch_for_the_keys(in_git):
     location = in_git.location
     # Empty, so that any branch is as good.
     said, result = in_git.run(FEW[:1], vault_git_branch="vault", vault_dir=".")
-    assert result["counts"] == {"created": 1} and result["members"][0]["path"] == f"{location.repository}:./{FEW[0]}/b2_vault.yml", said
+    assert (
+        result["counts"] == {"created": 1}
+        and result["members"][0]["path"] == f"{location.repository}:./{FEW[0]}/b2_vault.yml"
+    ), said
     assert [line.split()[2] for line in location.state().splitlines()] == ["refs/heads/vault"]
     for options, error in (({}, "has no default branch"), ({"vault_git_branch": "vualt"}, "has no branch vualt")):
         said, result = in_git.run(FEW, **options)
@@ -597,7 +688,9 @@ def test_a_server_with_rules_takes_what_the_role_pushes(in_git):
 def test_a_password_in_the_url_is_in_no_output(in_git):
     url = f"http://ada:secret-token@127.0.0.1:1{in_git.location.repository}"
     said, result = in_git.run(FEW, "-vvvv", vault_git_repo=url)
-    assert result["failed"] and "git ls-remote failed" in result["msg"] and "secret-token" not in json.dumps(result), said
+    assert result["failed"] and "git ls-remote failed" in result["msg"] and "secret-token" not in json.dumps(result), (
+        said
+    )
     assert "secret-token" not in said
 
 
@@ -607,19 +700,30 @@ def test_a_repository_behind_a_password(in_git, tmp_path, options):
     with locations.WebServer(tmp_path).up() as web:
         wrong = web.url(in_git.location.repository, "secret-token")
         said, result = in_git.run(FEW, vault_git_repo=wrong, **options)
-        assert result["failed"] and "git ls-remote failed (fatal: Authentication failed for 'http://127.0.0.1:" in result["msg"], said
+        assert (
+            result["failed"]
+            and "git ls-remote failed (fatal: Authentication failed for 'http://127.0.0.1:" in result["msg"]
+        ), said
         assert "secret-token" not in said and not in_git.server.ledger()
         url = web.url(in_git.location.repository)
         said, result = in_git.run(FEW, vault_git_repo=url, **options)
-        assert result["counts"] == {"created": 3} and "/keys.git:inventory/host_vars/" in result["members"][0]["path"], said
+        assert (
+            result["counts"] == {"created": 3} and "/keys.git:inventory/host_vars/" in result["members"][0]["path"]
+        ), said
         said, again = in_git.run(FEW, vault_git_repo=url, **options)
         assert again["counts"] == {"unchanged": 3} and not again["changed"], said
-    assert in_git.location.state().split()[2] == f"refs/heads/{options.get('vault_git_branch', 'trunk')}" and not in_git.leftovers()
+    assert (
+        in_git.location.state().split()[2] == f"refs/heads/{options.get('vault_git_branch', 'trunk')}"
+        and not in_git.leftovers()
+    )
     assert options or in_git.compare().complete
 
 
 def test_in_a_job_a_repository_that_is_a_path_is_refused(in_git):
     for repository in (str(in_git.location.repository), in_git.location.repository.as_uri()):
         said, result = in_git.run(FEW, environment=JOB, vault_git_repo=repository)
-        assert result["failed"] and f"vault_git_repo {in_git.location.repository} may be lost with this job" in result["msg"], said
+        assert (
+            result["failed"]
+            and f"vault_git_repo {in_git.location.repository} may be lost with this job" in result["msg"]
+        ), said
     assert not in_git.server.ledger()

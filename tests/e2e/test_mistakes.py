@@ -19,7 +19,14 @@ LIST = '["ada@customers.example.com","ben@customers.example.com"]'
 
 def provision(project, *arguments, check=False):
     """Run the playbook of the collection as its users do."""
-    command = ["ansible-playbook", "community.backblaze.provision", "-e", "b2_members_group_name=hosting", "-e", "b2_members_vault_dir=host_vars"]
+    command = [
+        "ansible-playbook",
+        "community.backblaze.provision",
+        "-e",
+        "b2_members_group_name=hosting",
+        "-e",
+        "b2_members_vault_dir=host_vars",
+    ]
     return subprocess.run(
         [*command, *arguments, *(["--check"] if check else [])],
         cwd=project.directory,
@@ -35,7 +42,9 @@ def addresses(server):
     return sorted(account["email"] for account in server.state()["accounts"])
 
 
-@pytest.mark.parametrize("text", [f"b2_members_list={LIST}", f"b2_members_list='{LIST} '", "b2_members_list=ada@customers.example.com"])
+@pytest.mark.parametrize(
+    "text", [f"b2_members_list={LIST}", f"b2_members_list='{LIST} '", "b2_members_list=ada@customers.example.com"]
+)
 def test_a_list_that_comes_as_text_becomes_no_account(tmp_path, text):
     """Up to ansible-core 2.18 a text that is a list as Python has it becomes one; then its two addresses are members, and nothing else is."""
     with serving(tmp_path, "hosting") as server:
@@ -62,7 +71,9 @@ def test_an_unknown_region_is_sent_with_a_warning(tmp_path):
         play = project.play([{"email": "ada@customers.example.com", "region": "ap-south"}, "ben@customers.example.com"])
         for arguments in (["--check"], []):
             done, result = project.run(play, *arguments)
-            assert "The region 'ap-south' is not one that this collection knows" in " ".join((done.stdout + done.stderr).split())
+            assert "The region 'ap-south' is not one that this collection knows" in " ".join(
+                (done.stdout + done.stderr).split()
+            )
         assert [one["outcome"] for one in result["members"]] == ["refused", "created"]
         assert result["members"][0]["code"] == "invalid_region"
 
@@ -77,13 +88,19 @@ def test_the_role_shows_what_became_of_what_an_earlier_run_left_open(tmp_path):
         # Nobody asks for that address in this run; it is told all the same, with its account.
         other = provision(project, "-e", json.dumps({"b2_members_list": ["ben@customers.example.com"]}))
         settled = other.stdout.partition('"b2_members_result.settled"')[2]
-        assert "ada@customers.example.com" in settled and account["account_id"] in settled and "key_lost" in settled, other.stdout
+        assert "ada@customers.example.com" in settled and account["account_id"] in settled and "key_lost" in settled, (
+            other.stdout
+        )
 
 
 def failed(project, task, **arguments):
     """Run one task that has to fail; return its message on one line."""
     play = project.directory / "one-task.yml"
-    host = {"hosts": "localhost", "gather_facts": False, "tasks": [{"name": "One task", f"community.backblaze.{task}": arguments}]}
+    host = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [{"name": "One task", f"community.backblaze.{task}": arguments}],
+    }
     play.write_text(json.dumps([host]))
     done, _result = project.run(play)
     assert done.returncode, done.stdout
@@ -93,9 +110,21 @@ def failed(project, task, **arguments):
 def test_a_misspelt_option_is_named_with_the_one_that_was_meant(tmp_path):
     with serving(tmp_path, "hosting") as server:
         project = Project(tmp_path, server.url)
-        said = failed(project, "b2_group_members", group_name="hosting", members=["ada@customers.example.com"], vault_dir="keys", vaultid="x")
+        said = failed(
+            project,
+            "b2_group_members",
+            group_name="hosting",
+            members=["ada@customers.example.com"],
+            vault_dir="keys",
+            vaultid="x",
+        )
         assert "There is no option vaultid. Did you mean vault_id?" in said and "Supported parameters" not in said
-        said = failed(project, "b2_group_members", groups=[{"group_nam": "hosting", "group_id": "1", "members": ["a@b.example"]}], vault_dir="keys")
+        said = failed(
+            project,
+            "b2_group_members",
+            groups=[{"group_nam": "hosting", "group_id": "1", "members": ["a@b.example"]}],
+            vault_dir="keys",
+        )
         assert "There is no option groups.group_nam. Did you mean groups.group_name?" in said
         assert addresses(server) == []
 
@@ -113,12 +142,19 @@ def test_where_keys_are_to_be_without_a_vault_dir_is_refused(tmp_path, task, for
 def test_a_repository_on_another_machine_is_no_local_path(tmp_path):
     with serving(tmp_path, "hosting") as server:
         project = Project(tmp_path, server.url)
-        options = {"group_name": "hosting", "members": ["ada@customers.example.com"], "vault_dir": "keys", "vault_location": "git"}
+        options = {
+            "group_name": "hosting",
+            "members": ["ada@customers.example.com"],
+            "vault_dir": "keys",
+            "vault_location": "git",
+        }
         said = failed(project, "b2_group_members", **options, vault_git_repo="file://elsewhere/srv/keys.git")
         assert "names a path on another machine" in said and addresses(server) == []
         repository = tmp_path / "keys.git"
         subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True)
-        play = project.play(options["members"], vault_dir="keys", vault_location="git", vault_git_repo=f"file://localhost{repository}")
+        play = project.play(
+            options["members"], vault_dir="keys", vault_location="git", vault_git_repo=f"file://localhost{repository}"
+        )
         _done, result = project.run(play)
         assert result["counts"] == {"created": 1}, result
 
@@ -126,20 +162,32 @@ def test_a_repository_on_another_machine_is_no_local_path(tmp_path):
 def test_a_value_of_the_members_file_may_be_vaulted(tmp_path):
     with serving(tmp_path, "hosting") as server:
         project = Project(tmp_path, server.url)
-        sealed = VaultLib([("default", VaultSecret(project.password.encode()))]).encrypt(b"ada@customers.example.com").decode()
+        sealed = (
+            VaultLib([("default", VaultSecret(project.password.encode()))])
+            .encrypt(b"ada@customers.example.com")
+            .decode()
+        )
         lines = "\n".join(f"      {line}" for line in sealed.splitlines())
         (tmp_path / "members.yml").write_text(f"- email: !vault |\n{lines}\n- !unsafe ben@customers.example.com\n")
         done = provision(project, "-e", "b2_members_file=members.yml")
-        assert done.returncode == 0 and addresses(server) == ["ada@customers.example.com", "ben@customers.example.com"], done.stdout + done.stderr
+        assert done.returncode == 0 and addresses(server) == [
+            "ada@customers.example.com",
+            "ben@customers.example.com",
+        ], done.stdout + done.stderr
         (tmp_path / "members.yml").write_text(f"- email: !vault |\n{lines.replace('6', '7')}\n")
         done = provision(project, "-e", "b2_members_file=members.yml")
-        assert done.returncode and "does not decrypt with the vault secrets of this run" in " ".join((done.stdout + done.stderr).split())
+        assert done.returncode and "does not decrypt with the vault secrets of this run" in " ".join(
+            (done.stdout + done.stderr).split()
+        )
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("- !vault {email: ada@customers.example.com, application_key: K004secret}", "the tag !vault on something that is not a text (line 1)"),
+        (
+            "- !vault {email: ada@customers.example.com, application_key: K004secret}",
+            "the tag !vault on something that is not a text (line 1)",
+        ),
         ("- " * 5000 + "ada@customers.example.com", "is nested too deep"),
     ],
 )
@@ -156,12 +204,20 @@ def test_a_members_file_with_odd_tags_shows_nothing_of_a_key(tmp_path, content, 
     ("options", "said"),
     [
         ({"vault_git_repo": "https://user:12/s3cr3t@git.example.com/keys.git"}, "vault_git_repo is an invalid URL"),
-        ({"vault_git_repo": "keys.git", "vault_git_branch": "refs/heads/trunk"}, "vault_git_branch 'refs/heads/trunk' is not a valid name"),
+        (
+            {"vault_git_repo": "keys.git", "vault_git_branch": "refs/heads/trunk"},
+            "vault_git_branch 'refs/heads/trunk' is not a valid name",
+        ),
         ({"vault_git_repo": "keys.git", "vault_git_branch": "HEAD"}, "vault_git_branch 'HEAD' is not a valid name"),
     ],
 )
 def test_a_repository_or_branch_that_cannot_be_is_refused_without_a_password(tmp_path, options, said):
     with serving(tmp_path, "hosting") as server:
-        members = {"group_name": "hosting", "members": ["ada@customers.example.com"], "vault_dir": "keys", "vault_location": "git"}
+        members = {
+            "group_name": "hosting",
+            "members": ["ada@customers.example.com"],
+            "vault_dir": "keys",
+            "vault_location": "git",
+        }
         output = failed(Project(tmp_path, server.url), "b2_group_members", **members, **options)
         assert said in output and "s3cr3t" not in output and addresses(server) == []

@@ -26,10 +26,17 @@ def squeezed(text):
 def test_a_new_directory_from_a_relative_path_is_named(tmp_path, where):
     for name in ("project/plays", "cron", "server"):
         (tmp_path / name).mkdir(parents=True)
-    role = {"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.include_role": {"name": "community.backblaze.b2_members"}}]}
+    role = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [{"ansible.builtin.include_role": {"name": "community.backblaze.b2_members"}}],
+    }
     (tmp_path / "project" / "plays" / "customers.yml").write_text(json.dumps([role]))
     audit = {"group_name": "hosting", "vault_dir": "{{ b2_members_result.vault_dir }}"}
-    result = {"content": "{{ [b2_members_result.vault_dir, found.vault_dir | default('')] | to_json }}", "dest": str(tmp_path / "result.json")}
+    result = {
+        "content": "{{ [b2_members_result.vault_dir, found.vault_dir | default('')] | to_json }}",
+        "dest": str(tmp_path / "result.json"),
+    }
     tasks = [
         {"community.backblaze.b2_group_member_info": audit, "register": "found", "when": "not ansible_check_mode"},
         {"ansible.builtin.copy": {**result, "mode": "0600"}, "check_mode": False},
@@ -38,14 +45,32 @@ def test_a_new_directory_from_a_relative_path_is_named(tmp_path, where):
     site = [{"import_playbook": imported}, {"hosts": "localhost", "gather_facts": False, "tasks": tasks}]
     (tmp_path / "project" / "site.yml").write_text(json.dumps(site))
     made = tmp_path / ("cron" if where == "collection" else "project/plays") / "host_vars"
-    starts = "the working directory, since the playbook is one of a collection" if where == "collection" else "the directory of the playbook"
+    starts = (
+        "the working directory, since the playbook is one of a collection"
+        if where == "collection"
+        else "the directory of the playbook"
+    )
     with serving(tmp_path / "server", "hosting") as server:
         project = Project(tmp_path / "project", server.url)
 
         def run(*arguments):
-            command = ["ansible-playbook", "-c", "local", "-e", json.dumps(GROUP), str(tmp_path / "project" / "site.yml"), *arguments]
+            command = [
+                "ansible-playbook",
+                "-c",
+                "local",
+                "-e",
+                json.dumps(GROUP),
+                str(tmp_path / "project" / "site.yml"),
+                *arguments,
+            ]
             done = subprocess.run(
-                command, cwd=tmp_path / "cron", env=project.environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
+                command,
+                cwd=tmp_path / "cron",
+                env=project.environment(),
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
             )
             assert done.returncode == 0, done.stdout + done.stderr
             return squeezed(done.stdout + done.stderr)
@@ -54,7 +79,13 @@ def test_a_new_directory_from_a_relative_path_is_named(tmp_path, where):
         for arguments, verb in ((["--check"], "would be made"), ([], "is made")):
             assert not made.exists()
             told = run(*arguments)
-            assert squeezed(f"The directory {made} is new, and {verb} for the keys: vault_dir host_vars is a relative path") in told and said in told
+            assert (
+                squeezed(
+                    f"The directory {made} is new, and {verb} for the keys: vault_dir host_vars is a relative path"
+                )
+                in told
+                and said in told
+            )
         assert (made / MEMBER / "b2_vault.yml").exists()
         assert json.loads((tmp_path / "result.json").read_text()) == [str(made), str(made)]
         # It is there now.

@@ -43,10 +43,21 @@ class Jobs:
         self.project = Project(directory, server.url)
         self.vault_dir = self.private / "project" / "host_vars"
         self.said: list[tuple[str, bytes]] = []
-        self.write("project/provision.yml", [{"name": "Customers", "ansible.builtin.import_playbook": "community.backblaze.provision"}])
+        self.write(
+            "project/provision.yml",
+            [{"name": "Customers", "ansible.builtin.import_playbook": "community.backblaze.provision"}],
+        )
         # ansible-runner writes the environment of a job into its artifacts, so the master key comes out of a vault file.
         master = self.write("project/master.yml", {"b2_members_application_key": KEY})
-        command = ["ansible-vault", "encrypt", "--encrypt-vault-id", "customers", "--vault-id", f"customers@{directory / 'vault-password'}", master]
+        command = [
+            "ansible-vault",
+            "encrypt",
+            "--encrypt-vault-id",
+            "customers",
+            "--vault-id",
+            f"customers@{directory / 'vault-password'}",
+            master,
+        ]
         subprocess.run(command, env=self._environment(), check=True, capture_output=True, timeout=PATIENCE)
         self.write("env/cmdline", f"--vault-id customers@prompt -e @master.yml -i {shlex.quote('localhost,')}")
         self.write("env/passwords", {PROMPT: self.project.password})
@@ -58,25 +69,44 @@ class Jobs:
         return str(path)
 
     def _environment(self, **extra: str) -> dict[str, str]:
-        given = {name: value for name, value in self.project.environment(**extra).items() if not name.startswith(("AWX_", "JOB_ID"))}
+        given = {
+            name: value
+            for name, value in self.project.environment(**extra).items()
+            if not name.startswith(("AWX_", "JOB_ID"))
+        }
         del given["B2_APPLICATION_KEY"], given["ANSIBLE_VAULT_PASSWORD_FILE"]
         return given
 
     def run(
-        self, emails: t.Sequence[str], *arguments: str, command: str = "", environment: t.Mapping[str, str] = MappingProxyType({}), **variables: t.Any
+        self,
+        emails: t.Sequence[str],
+        *arguments: str,
+        command: str = "",
+        environment: t.Mapping[str, str] = MappingProxyType({}),
+        **variables: t.Any,
     ) -> dict[str, t.Any]:
         """Run a job that provisions; return the result of its task, from the job events.
 
         command: a shell command instead of ``ansible-runner run``. environment: of the job. variables: of the role.
         """
-        given = {"group_name": "hosting", "list": emails, "vault_dir": "host_vars", "on_key_missing": "warn", **variables}
+        given = {
+            "group_name": "hosting",
+            "list": emails,
+            "vault_dir": "host_vars",
+            "on_key_missing": "warn",
+            **variables,
+        }
         self.write("env/extravars", {f"b2_members_{name}": value for name, value in given.items()})
         self.write("env/envvars", dict(environment))
-        events = self.launch(command or shlex.join(["ansible-runner", "run", str(self.private), "-p", "provision.yml", "-vvvv", *arguments]))
+        events = self.launch(
+            command
+            or shlex.join(["ansible-runner", "run", str(self.private), "-p", "provision.yml", "-vvvv", *arguments])
+        )
         results = [
             {**event["event_data"]["res"], "failed": event["event"] == "runner_on_failed"}
             for event in events
-            if event["event"] in ("runner_on_ok", "runner_on_failed") and event["event_data"]["task_action"] == "community.backblaze.b2_group_members"
+            if event["event"] in ("runner_on_ok", "runner_on_failed")
+            and event["event_data"]["task_action"] == "community.backblaze.b2_group_members"
         ]
         assert len(results) == 1, self.said[-2:]
         return results[0]
@@ -147,7 +177,9 @@ def test_a_directory_keeps_keys_once_that_is_promised(jobs):
     assert not job.vault_dir.exists()
     result = job.run(addresses("plain"), vault_dir_is_durable=True)
     assert result["counts"] == {"created": 2}, result["msg"]
-    assert "vault_fallback_dir is not given" in job.warnings() and "may be lost with this job" in job.warnings(), job.warnings()
+    assert "vault_fallback_dir is not given" in job.warnings() and "may be lost with this job" in job.warnings(), (
+        job.warnings()
+    )
     comparison = ledger.compare(job.server.url, str(job.vault_dir), job.project.password.encode())
     assert comparison.complete and comparison.sealed == 2, str(comparison)
 
@@ -167,7 +199,13 @@ def test_a_promise_is_taken_as_it_is(jobs, tmp_path):
     sandbox = tmp_path / "bwrap"
     sandbox.write_text(SANDBOX)
     sandbox.chmod(0o755)
-    isolated = ["--process-isolation", "--process-isolation-executable", str(sandbox), "--directory-isolation-base-path", str(copies)]
+    isolated = [
+        "--process-isolation",
+        "--process-isolation-executable",
+        str(sandbox),
+        "--directory-isolation-base-path",
+        str(copies),
+    ]
     job.refused(addresses("isolated"), *isolated)
     result = job.run(addresses("isolated"), *isolated, vault_dir_is_durable=True)
     assert result["counts"] == {"created": 2}, result["msg"]
@@ -182,7 +220,12 @@ def test_a_job_of_awx_keeps_nothing_but_what_is_elsewhere(jobs, tmp_path):
     kept = tmp_path / "kept" / "host_vars"
     # As AWX does for a container group: all that the job needs is sent to a worker, and what comes of it is sent back.
     awx = {
-        "environment": {"AWX_PRIVATE_DATA_DIR": str(job.private), "AWX_HOST": "https://awx.example.com", "JOB_ID": "61", "INVENTORY_ID": "1"},
+        "environment": {
+            "AWX_PRIVATE_DATA_DIR": str(job.private),
+            "AWX_HOST": "https://awx.example.com",
+            "JOB_ID": "61",
+            "INVENTORY_ID": "1",
+        },
         "command": f"ansible-runner transmit {job.private} -p provision.yml -vvvv --ident {{0}}"
         f" | ansible-runner worker --private-data-dir={tmp_path}/node/runner | ansible-runner process {tmp_path}/awx --ident {{0}}",
     }
@@ -197,18 +240,31 @@ def test_a_job_of_awx_keeps_nothing_but_what_is_elsewhere(jobs, tmp_path):
     comparison = ledger.compare(job.server.url, str(kept), job.project.password.encode())
     assert comparison.complete and comparison.sealed == 2, str(comparison)
     assert not job.leaks()
-    print(f"\nrunner: as AWX: refused, then {comparison}; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+    print(
+        f"\nrunner: as AWX: refused, then {comparison}; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s"
+    )
 
 
 def test_the_search_finds_a_key_in_a_job_event(jobs):
     job = jobs("private")
     key = job.server.add_member("hosting", "planted@customers.example.com")["applicationKey"]
     # From 2.22 on Ansible hides the vault password by itself, but only as it is.
-    for shown in ("nothing", f"the key {key}.", *(base64.b64encode(f"{secret}:".encode()).decode() for secret in (KEY, job.project.password))):
+    for shown in (
+        "nothing",
+        f"the key {key}.",
+        *(base64.b64encode(f"{secret}:".encode()).decode() for secret in (KEY, job.project.password)),
+    ):
         task = {"name": "Show", "ansible.builtin.debug": {"msg": shown}}
-        job.write("project/show.yml", [{"name": "Show", "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}])
+        job.write(
+            "project/show.yml",
+            [{"name": "Show", "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}],
+        )
         job.launch(f"ansible-runner run {job.private} -p show.yml")
         found = job.leaks()
-        assert any("job_events" in leak for leak in found) is any("artifacts" in leak for leak in found) is (shown != "nothing"), found
+        assert (
+            any("job_events" in leak for leak in found)
+            is any("artifacts" in leak for leak in found)
+            is (shown != "nothing")
+        ), found
         shutil.rmtree(job.private / "artifacts")
         job.said.clear()

@@ -39,7 +39,14 @@ b2_s3_endpoint: "{s3_endpoint}"
 def tool(project: Project, *command: str, stdin: str = "") -> str:
     """Run a tool of Ansible's in the project; return its output."""
     process = subprocess.run(
-        command, cwd=project.directory, env=project.environment(), input=stdin, capture_output=True, text=True, timeout=PATIENCE, check=False
+        command,
+        cwd=project.directory,
+        env=project.environment(),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
@@ -53,7 +60,10 @@ def opened(project: Project, path: pathlib.Path) -> bytes:
 def provision(project: Project, key_id: str, key: str, **options: str) -> None:
     """Provision with the master key and an adopted key that are vaulted strings, and a list that lies in a vaulted file."""
     secrets = {"master": KEY, "adopted": key}
-    strings = [tool(project, "ansible-vault", "encrypt_string", "--stdin-name", name, stdin=secret) for name, secret in secrets.items()]
+    strings = [
+        tool(project, "ansible-vault", "encrypt_string", "--stdin-name", name, stdin=secret)
+        for name, secret in secrets.items()
+    ]
     (project.directory / "strings.yml").write_text("\n".join(strings))
     wanted = [
         {"email": MADE, "region": "eu-central"},
@@ -76,8 +86,16 @@ def test_what_is_sealed_is_what_was_handed_out_byte_for_byte(tmp_path, layout):
         expected = {}
         for email, region in ((MADE.lower(), "eu-central"), (ADOPTED, "us-east")):
             entry = entries[email]
-            values = {"key_id": entry["key_id"], "key": entry["key"], "account_id": entry["account_id"], "email": email, "region": region}
-            expected[email] = TEXT.format(group_id=server.groups["hosting"], s3_endpoint=standin.s3_endpoint(region), **values)
+            values = {
+                "key_id": entry["key_id"],
+                "key": entry["key"],
+                "account_id": entry["account_id"],
+                "email": email,
+                "region": region,
+            }
+            expected[email] = TEXT.format(
+                group_id=server.groups["hosting"], s3_endpoint=standin.s3_endpoint(region), **values
+            )
 
         if layout == "host_vars":
             files = {email: project.vault_dir / email / "b2_vault.yml" for email in expected}

@@ -55,12 +55,28 @@ class Contained(Jobs):
 
     def isolated(self) -> list[str]:
         """Return the same for ansible-runner."""
-        return ["--process-isolation", f"--container-image={IMAGE}", *(f"--container-option={option}" for option in self.options())]
+        return [
+            "--process-isolation",
+            f"--container-image={IMAGE}",
+            *(f"--container-option={option}" for option in self.options()),
+        ]
 
     def found(self, vault_dir: str) -> int:
         """Hold the ledger against a directory, in a container of its own; return how many keys there are, all of them sealed there."""
         here = [f"--volume={UTILS}:/utils:ro", f"--volume={self.directory}/vault-password:/vault-password:ro"]
-        done = say([*PODMAN, *self.options(), *here, IMAGE, "python3", "/utils/ledger.py", self.server.url, vault_dir, "/vault-password"])
+        done = say(
+            [
+                *PODMAN,
+                *self.options(),
+                *here,
+                IMAGE,
+                "python3",
+                "/utils/ledger.py",
+                self.server.url,
+                vault_dir,
+                "/vault-password",
+            ]
+        )
         counts = re.search(r"keys handed out (\d+), keys sealed (\d+): every key is in the vault", done)
         assert counts and counts[1] == counts[2], done
         return int(counts[1])
@@ -123,7 +139,9 @@ def test_a_job_makes_keys_where_they_are_said_to_outlive_its_container(jobs):
         job.refused(emails, *job.isolated(), vault_dir=vault_dir, **runs)
     result = job.run(emails, *job.isolated(), vault_dir=kept, vault_dir_is_durable=True, **runs)
     assert result["counts"] == {"created": 20}, result["msg"]
-    assert "vault_fallback_dir is not given" in job.warnings() and "may be lost with this job" in job.warnings(), job.warnings()
+    assert "vault_fallback_dir is not given" in job.warnings() and "may be lost with this job" in job.warnings(), (
+        job.warnings()
+    )
     found = job.found(kept)
     assert found == 20 and not job.leaks()
     print(f"\nee: ansible-runner: {found} keys; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
@@ -163,34 +181,65 @@ def test_keys_in_a_repository_are_pushed_by_the_images_own_git(jobs, host, tmp_p
     job.mounts.append(f"--volume={host.directory}:{host.directory}:ro")
     location = locations.GitPlace(tmp_path)
     login = json.loads(host.inventory(tmp_path / "inventory.json").read_text())["all"]["hosts"][locations.HOST]
-    ssh = ["ssh", "-F", "none", "-i", login["ansible_ssh_private_key_file"], *shlex.split(login["ansible_ssh_extra_args"])]
+    ssh = [
+        "ssh",
+        "-F",
+        "none",
+        "-i",
+        login["ansible_ssh_private_key_file"],
+        *shlex.split(login["ansible_ssh_extra_args"]),
+    ]
     address = f"ssh://{login['ansible_user']}@127.0.0.1:{login['ansible_port']}{location.repository}"
     environment = {**job.environment, "GIT_SSH_COMMAND": shlex.join(ssh)}
     for counts in ({"created": 20}, {"unchanged": 20}):
         # This server does not take GIT_PROTOCOL, without which an empty repository does not tell its default branch.
-        options = {**location.options, "vault_git_repo": address, "vault_git_branch": "trunk", "environment": environment}
+        options = {
+            **location.options,
+            "vault_git_repo": address,
+            "vault_git_branch": "trunk",
+            "environment": environment,
+        }
         result = job.run(addresses("git", 20), *job.isolated(), **options)
         assert result.get("counts") == counts, result["msg"]
     with location.keys() as keys:
         found = ledger.compare(job.server.url, str(keys), job.project.password.encode())
     assert found.complete and found.sealed == 20 and not job.leaks(), str(found)
-    print(f"\nee: in a repository: {found}; {len(location.log())} commits; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
+    print(
+        f"\nee: in a repository: {found}; {len(location.log())} commits; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s"
+    )
 
 
 @pytest.mark.parametrize("where", ["node", "pod"])
 def test_a_job_of_awx_keeps_nothing_but_what_is_mounted(where, jobs, tmp_path):
     started = time.monotonic()
     job = jobs("awx_61_ifxztvul")
-    of_awx = {"AWX_PRIVATE_DATA_DIR": str(job.private), "AWX_HOST": "https://awx.example.com", "JOB_ID": "61", "INVENTORY_ID": "1"}
+    of_awx = {
+        "AWX_PRIVATE_DATA_DIR": str(job.private),
+        "AWX_HOST": "https://awx.example.com",
+        "JOB_ID": "61",
+        "INVENTORY_ID": "1",
+    }
     sent = ["ansible-runner", "transmit", str(job.private), "-p", "provision.yml", "-vvvv"]
     if where == "node":
         # The worker is on the node, with a private data directory made for the job, and has podman run a container.
-        container = {"process_isolation_executable": "podman", "container_image": IMAGE, "container_options": job.options()}
+        container = {
+            "process_isolation_executable": "podman",
+            "container_image": IMAGE,
+            "container_options": job.options(),
+        }
         job.write("env/settings", {"process_isolation": True, **container})
         worker = ["ansible-runner", "worker", f"--private-data-dir={tmp_path}/node/awx_61_ifxztvul", "--delete"]
     else:
         # The container is there, made for the job, and the worker in it. It runs as whoever the image names.
-        worker = [*PODMAN, "--interactive", *job.mounts, IMAGE, "ansible-runner", "worker", "--private-data-dir=/runner"]
+        worker = [
+            *PODMAN,
+            "--interactive",
+            *job.mounts,
+            IMAGE,
+            "ansible-runner",
+            "worker",
+            "--private-data-dir=/runner",
+        ]
 
     def numbered(number: int) -> dict[str, t.Any]:
         """Return a job, which gets a number of its own."""
@@ -211,9 +260,17 @@ def test_a_job_of_awx_keeps_nothing_but_what_is_mounted(where, jobs, tmp_path):
 
 def navigated(job: Contained, *command: str, passed: t.Mapping[str, str], status: int = 0) -> str:
     """Run a command of ansible-navigator in the project's directory, and pass it an environment, which goes into its log; return what it says."""
-    options = ["--mode=stdout", "--container-engine=podman", f"--execution-environment-image={IMAGE}", "--pull-policy=never", "--log-level=debug"]
+    options = [
+        "--mode=stdout",
+        "--container-engine=podman",
+        f"--execution-environment-image={IMAGE}",
+        "--pull-policy=never",
+        "--log-level=debug",
+    ]
     options += [f"--pass-environment-variable={name}" for name in passed]
-    return say(["ansible-navigator", *command, *options], job.private / "project", status, HOME=str(job.directory), **passed)
+    return say(
+        ["ansible-navigator", *command, *options], job.private / "project", status, HOME=str(job.directory), **passed
+    )
 
 
 @pytest.mark.usefixtures("queue")
@@ -236,9 +293,15 @@ def test_ansible_navigator_keeps_the_directory_that_it_starts_in(jobs):
     assert found == 20, made
 
     needles = set().union(*map(forms, {KEY, job.project.password, *(entry["key"] for entry in job.server.ledger())}))
-    logs = [refused, made, *((project / name).read_text() for name in ("refused.json", "made.json", "ansible-navigator.log"))]
+    logs = [
+        refused,
+        made,
+        *((project / name).read_text() for name in ("refused.json", "made.json", "ansible-navigator.log")),
+    ]
     assert not [needle[:6] for needle in needles for log in logs if needle in log.encode()]
-    print(f"\nee: ansible-navigator: {found} keys; 0 leaks in {sum(map(len, logs)) / 1e3:.0f} kB; {time.monotonic() - started:.1f} s")
+    print(
+        f"\nee: ansible-navigator: {found} keys; 0 leaks in {sum(map(len, logs)) / 1e3:.0f} kB; {time.monotonic() - started:.1f} s"
+    )
 
 
 @pytest.mark.usefixtures("queue")
@@ -248,11 +311,18 @@ def test_the_inventory_is_listed_in_a_container(jobs):
     made = {email: job.server.add_member("hosting", email)["accountId"] for email in addresses("listed", 5)}
     job.write("project/customers.b2_group_members.yml", "plugin: community.backblaze.b2_group_members\n")
     command = ["--inventory=customers.b2_group_members.yml", "--list", "--export"]
-    options = [*job.options(), f"--volume={job.private}:/runner", "--workdir=/runner/project", *(f"--env={name}" for name in job.credentials)]
+    options = [
+        *job.options(),
+        f"--volume={job.private}:/runner",
+        "--workdir=/runner/project",
+        *(f"--env={name}" for name in job.credentials),
+    ]
     alone = say([*PODMAN, *options, IMAGE, "ansible-inventory", *command], **job.credentials)
     for said in (alone, navigated(job, "inventory", *command, passed=job.credentials)):
         hosts = json.loads(said[said.index("{") :])["_meta"]["hostvars"]
         # Text that is not to be trusted is shown wrapped.
-        assert len(hosts) == len(made) and all(account in json.dumps(hosts[email]["b2_account_id"]) for email, account in made.items()), said
+        assert len(hosts) == len(made) and all(
+            account in json.dumps(hosts[email]["b2_account_id"]) for email, account in made.items()
+        ), said
         assert KEY not in said
     print(f"\nee: ansible-inventory --list --export: {len(made)} hosts; {time.monotonic() - started:.1f} s")

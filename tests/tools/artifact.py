@@ -53,7 +53,11 @@ def install(tarball: Path) -> Path:
 def strangers(collection: Path) -> list[str]:
     """Files in the artifact that its user has no use for."""
     files = [path.relative_to(collection) for path in collection.rglob("*") if not path.is_dir()]
-    return [str(path) for path in files if path.parts[0] not in USEFUL or any(part.startswith(".") or part == "__pycache__" for part in path.parts)]
+    return [
+        str(path)
+        for path in files
+        if path.parts[0] not in USEFUL or any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    ]
 
 
 def documented(collection: Path) -> int:
@@ -71,7 +75,11 @@ def documented(collection: Path) -> int:
             continue
         shown = json.loads(
             subprocess.run(
-                ["ansible-doc", "-t", kind, "--json", *names], cwd=tree.WORK, env=tree.environment(INSTALLED), check=True, stdout=subprocess.PIPE
+                ["ansible-doc", "-t", kind, "--json", *names],
+                cwd=tree.WORK,
+                env=tree.environment(INSTALLED),
+                check=True,
+                stdout=subprocess.PIPE,
             ).stdout
         )
         for name in names:
@@ -98,7 +106,9 @@ def check() -> int:
     """Build, install and look at it; return how many pages it has. What stays installed is only what it works with."""
     collection = install(build())
     if found := strangers(collection):
-        raise SystemExit("The artifact holds what it should not (see build_ignore in galaxy.yml):\n  " + "\n  ".join(found))
+        raise SystemExit(
+            "The artifact holds what it should not (see build_ignore in galaxy.yml):\n  " + "\n  ".join(found)
+        )
     pages = documented(collection)
     strip(collection)
     return pages

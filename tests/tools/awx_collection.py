@@ -27,10 +27,22 @@ def provide() -> Path:
         shutil.rmtree(download, ignore_errors=True)
         print(f"Fetching awx.awx, which comes in {PACKAGE} ...", flush=True)
         # Which Python and which ansible-core that package is for makes no difference to this part of it.
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+        ]
         subprocess.run([*pip, "--ignore-requires-python", "--dest", str(download), PACKAGE], check=True)
         with zipfile.ZipFile(next(download.glob("*.whl"))) as wheel:
-            wheel.extractall(download / "collections", [name for name in wheel.namelist() if name.startswith(COLLECTION)])
+            wheel.extractall(
+                download / "collections", [name for name in wheel.namelist() if name.startswith(COLLECTION)]
+            )
         # Whole or not at all.
         os.rename(download / "collections", collections)
         shutil.rmtree(download)

@@ -46,8 +46,15 @@ def build() -> list[Path]:
 def expected() -> list[str]:
     """Return the pages that there have to be, relative to the site."""
     guides = [f"docsite/{path.stem}.html" for path in tree.COLLECTION.glob("docs/docsite/rst/*.rst")]
-    kinds = {"module": "plugins/modules/*.py", "inventory": "plugins/inventory/*.py", "lookup": "plugins/lookup/*.py", "role": "roles/*"}
-    return guides + [f"{path.stem}_{kind}.html" for kind, pattern in kinds.items() for path in tree.COLLECTION.glob(pattern)]
+    kinds = {
+        "module": "plugins/modules/*.py",
+        "inventory": "plugins/inventory/*.py",
+        "lookup": "plugins/lookup/*.py",
+        "role": "roles/*",
+    }
+    return guides + [
+        f"{path.stem}_{kind}.html" for kind, pattern in kinds.items() for path in tree.COLLECTION.glob(pattern)
+    ]
 
 
 def _run(*command: str, stdout: int | None = None) -> None:

@@ -116,12 +116,23 @@ def provide(*programs: str) -> None:
     """Install what is missing, where we may; say what it is elsewhere."""
     missing = [program for program in programs if not shutil.which(program)]
     if missing and (os.geteuid() or not shutil.which("apt-get")):
-        raise SystemExit(f"Not found: {' and '.join(missing)}. Install it, or be root and have apt-get. With BASE=<a base image> podman is enough.")
+        raise SystemExit(
+            f"Not found: {' and '.join(missing)}. Install it, or be root and have apt-get. With BASE=<a base image> podman is enough."
+        )
     if missing:
         packages = [package for program in missing for package in PROGRAMS[program]]
         run("apt-get", "update", "--quiet=2")
         # Nobody is there to answer questions.
-        run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", *packages)
+        run(
+            "env",
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "install",
+            "--quiet=2",
+            "--yes",
+            "--no-install-recommends",
+            *packages,
+        )
 
 
 def base() -> str:
@@ -149,7 +160,9 @@ def mirror() -> list[str]:
     """Return the mirror that this machine has Debian from; nothing where it is of another kind, for mmdebstrap knows one."""
     if not shutil.which("apt-get"):
         return []
-    listed = told("apt-get", "indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(SUITE) $(SITE)", "Created-By: Packages")
+    listed = told(
+        "apt-get", "indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(SUITE) $(SITE)", "Created-By: Packages"
+    )
     return re.findall(r"^Debian main (?:old)*(?:stable|testing|unstable) (https?://\S+)$", listed, re.MULTILINE)[:1]
 
 
@@ -157,7 +170,11 @@ def apt_options() -> list[str]:
     """Return what this machine's apt has to know to reach its mirror."""
     if not shutil.which("apt-config"):
         return []
-    return [f"--aptopt={line}" for line in told("apt-config", "dump").splitlines() if re.match(r"Acquire::(?:https?|Check-\w+)\b.* \"[^\"]", line)]
+    return [
+        f"--aptopt={line}"
+        for line in told("apt-config", "dump").splitlines()
+        if re.match(r"Acquire::(?:https?|Check-\w+)\b.* \"[^\"]", line)
+    ]
 
 
 def define(image: str, python: Python) -> None:
@@ -169,7 +186,10 @@ def define(image: str, python: Python) -> None:
     definition["dependencies"]["python_interpreter"] = {"python_path": python.path}
     definition["dependencies"]["galaxy"]["collections"] = [{"name": collection.name, "type": "file"}]
     definition["options"] = {"package_manager_path": python.packages, "skip_pip_install": python.has_pip}
-    definition["additional_build_files"] = [{"src": "packages", "dest": "packages"}, {"src": str(collection), "dest": "."}]
+    definition["additional_build_files"] = [
+        {"src": "packages", "dest": "packages"},
+        {"src": str(collection), "dest": "."},
+    ]
     definition["additional_build_steps"] = {
         "prepend_base": [
             "COPY _build/packages /output/packages",
@@ -188,7 +208,10 @@ def guide() -> dict[str, t.Any]:
     sys.path.append(str(tree.ROOT / "tests/docs"))
     import blocks  # what it needs is not in every environment that the steps run in
 
-    return t.cast("dict[str, t.Any]", next(yaml.safe_load(block.text) for block in blocks.find(GUIDE) if block.name == "execution-environment.yml"))
+    return t.cast(
+        "dict[str, t.Any]",
+        next(yaml.safe_load(block.text) for block in blocks.find(GUIDE) if block.name == "execution-environment.yml"),
+    )
 
 
 def fetch(python: Python) -> None:
@@ -201,11 +224,28 @@ def fetch(python: Python) -> None:
     for line in re.findall(r"pip install --no-cache-dir ([^$\n]+)", (EE / "context/Containerfile").read_text()):
         wanted += shlex.split(line)
     run(
-        *(sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--dest", str(EE / "packages"), "--only-binary=:all:"),
+        *(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-qq",
+            "--disable-pip-version-check",
+            "--dest",
+            str(EE / "packages"),
+            "--only-binary=:all:",
+        ),
         *(f"--python-version={major}.{minor}", *(f"--platform={name}_{python.machine}" for name in names)),
         *("-r", str(tree.ROOT / "requirements.txt"), *wanted),
     )
 
 
 def builder(verb: str, *options: str) -> None:
-    run("ansible-builder", verb, f"--file={EE}/execution-environment.yml", f"--context={EE}/context", "--output-filename=Containerfile", *options)
+    run(
+        "ansible-builder",
+        verb,
+        f"--file={EE}/execution-environment.yml",
+        f"--context={EE}/context",
+        "--output-filename=Containerfile",
+        *options,
+    )

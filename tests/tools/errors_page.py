@@ -29,7 +29,9 @@ def page(collections: Path) -> str:
     codes = {("*_" if code == "cap_exceeded" else "") + code: said for code, said in _errors.REMEDIES.items()}
     parts = {
         "outcomes": _table("Outcome", ((f"``{outcome.value}``", *said) for outcome, said in _plan.OUTCOMES.items())),
-        "codes": _table("Code", [*((f"``{code}``", *said) for code, said in codes.items()), ("any other", *_errors.remedy_for(""))]),
+        "codes": _table(
+            "Code", [*((f"``{code}``", *said) for code, said in codes.items()), ("any other", *_errors.remedy_for(""))]
+        ),
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, table in parts.items():

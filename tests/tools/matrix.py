@@ -36,8 +36,10 @@ MATRIX = tree.BUILD / "matrix"
 SEALED = MATRIX / "sealed"
 TOOLS = Path(__file__).parent
 # Asked by its own Python: only an installed ansible-core says what it is and which Pythons it runs on.
-_ABOUT = "import ansible.release, json; from ansible_test._util.target.common.constants import CONTROLLER_PYTHON_VERSIONS as known; \
+_ABOUT = (
+    "import ansible.release, json; from ansible_test._util.target.common.constants import CONTROLLER_PYTHON_VERSIONS as known; \
 print(json.dumps([ansible.release.__version__, list(known)]))"
+)
 
 
 class Pair(t.NamedTuple):
@@ -65,17 +67,33 @@ def pythons() -> dict[tuple[int, int], Path]:
     for directory in run_ansible_test.clean_path(os.environ["PATH"]).split(os.pathsep):
         for python in run_ansible_test.pythons(Path(directory)):
             found.setdefault(version(python.name.removeprefix("python")), python)
-    return {python: path for python, path in found.items() if not subprocess.run([str(path), "-c", "import ensurepip"], check=False).returncode}
+    return {
+        python: path
+        for python, path in found.items()
+        if not subprocess.run([str(path), "-c", "import ensurepip"], check=False).returncode
+    }
 
 
 def cores(python: tuple[int, int]) -> set[tuple[int, int]]:
     """Return the releases of ansible-core that can be had for a Python, from the one that the collection requires."""
     least = re.search(r"[\d.]+", yaml.safe_load((tree.ROOT / "meta/runtime.yml").read_text())["requires_ansible"])
-    command = [sys.executable, "-m", "pip", "index", "versions", "ansible-core", "--pre", "--python-version", ".".join(map(str, python))]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "index",
+        "versions",
+        "ansible-core",
+        "--pre",
+        "--python-version",
+        ".".join(map(str, python)),
+    ]
     listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     available = re.search(r"^Available versions: (.*)$", listed, re.MULTILINE)
     if not least or not available:
-        raise SystemExit("No versions of ansible-core: either meta/runtime.yml requires none, or the package index has none.")
+        raise SystemExit(
+            "No versions of ansible-core: either meta/runtime.yml requires none, or the package index has none."
+        )
     return {release for release in map(version, available[1].split(", ")) if release >= version(least[0])}
 
 
@@ -88,7 +106,9 @@ def prepare(pair: Pair) -> str:
     """Make the environment of a pair; return its release of ansible-core, or nothing where that does not run on this Python."""
     (major, minor), python = pair.core, pythons()[pair.python]
     wanted = f"ansible-core>={major}.{minor}.0.dev0,<{major}.{minor + 1}.dev0"
-    subprocess.run([str(python), str(TOOLS / "setup.py"), "tests/requirements-core.txt", str(pair.venv), wanted], check=True)
+    subprocess.run(
+        [str(python), str(TOOLS / "setup.py"), "tests/requirements-core.txt", str(pair.venv), wanted], check=True
+    )
     told = subprocess.run([str(pair.venv / "bin/python"), "-c", _ABOUT], check=True, stdout=subprocess.PIPE).stdout
     release, controls = json.loads(told)
     if ".".join(map(str, pair.python)) in controls:
@@ -111,8 +131,19 @@ def run(pair: Pair, steps: t.Sequence[str]) -> Passed:
     work, report = MATRIX / f"{pair}.work", MATRIX / f"{pair}.json"
     shutil.rmtree(work, ignore_errors=True)
     report.unlink(missing_ok=True)
-    tree.git("clone", "--quiet", str(tree.COLLECTION), str(work / "tree" / tree.COLLECTION.relative_to(tree.TREE)), cwd=tree.ROOT)
-    environment = {**os.environ, "STEPS_WORK": str(work), "STEPS_REPORT": str(report), "STEPS_SEALED": str(SEALED / str(pair))}
+    tree.git(
+        "clone",
+        "--quiet",
+        str(tree.COLLECTION),
+        str(work / "tree" / tree.COLLECTION.relative_to(tree.TREE)),
+        cwd=tree.ROOT,
+    )
+    environment = {
+        **os.environ,
+        "STEPS_WORK": str(work),
+        "STEPS_REPORT": str(report),
+        "STEPS_SEALED": str(SEALED / str(pair)),
+    }
     command = [str(pair.venv / "bin/python"), str(TOOLS / "steps.py"), "--tree-stands", *steps]
     done = subprocess.run(
         command,
@@ -158,7 +189,10 @@ def matrix(releases: t.Mapping[Pair, str], steps: t.Sequence[str]) -> int:
         running = {pool.submit(run, pair, steps): pair for pair in releases}
         for done in futures.as_completed(running):
             pair, passed = running[done], done.result()
-            print(f"\n##### ansible-core {releases[pair]}, Python {'.'.join(map(str, pair.python))} #####\n{passed.output}", flush=True)
+            print(
+                f"\n##### ansible-core {releases[pair]}, Python {'.'.join(map(str, pair.python))} #####\n{passed.output}",
+                flush=True,
+            )
             table[pair] = passed.tests
             problems += passed.problems
     table = {pair: table[pair] for pair in releases}
@@ -169,21 +203,29 @@ def matrix(releases: t.Mapping[Pair, str], steps: t.Sequence[str]) -> int:
     for pair, passed in table.items():
         cells = [str(passed.get(step) or "FAILED") for step in steps]
         cells = [
-            cell if step in UNEVEN or passed.get(step) in (0, None, most[step]) else f"{cell} FAILED" for cell, step in zip(cells, steps, strict=True)
+            cell if step in UNEVEN or passed.get(step) in (0, None, most[step]) else f"{cell} FAILED"
+            for cell, step in zip(cells, steps, strict=True)
         ]
         open_ones = opened(pair)
         cells.append(f"{open_ones} of {sealed}" if open_ones == sealed >= len(table) else f"{open_ones} FAILED")
         failed += sum("FAILED" in cell for cell in cells)
-        print(f"{releases[pair]:<14}{'.'.join(map(str, pair.python)):<7}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
+        print(
+            f"{releases[pair]:<14}{'.'.join(map(str, pair.python)):<7}" + "".join(f"{cell:>13}" for cell in cells),
+            flush=True,
+        )
     if failed or not table:
-        raise SystemExit("\n    ".join([f"{failed} cells of the table failed", *problems]) if table else "There is no pair to run.")
+        raise SystemExit(
+            "\n    ".join([f"{failed} cells of the table failed", *problems]) if table else "There is no pair to run."
+        )
     return sum(sum(passed.values()) for passed in table.values())
 
 
 def ends() -> int:
     """Run the oldest and the newest pair in full."""
     every = pairs()
-    found = (next(((pair, release) for pair in order if (release := prepare(pair))), None) for order in (every, every[::-1]))
+    found = (
+        next(((pair, release) for pair in order if (release := prepare(pair))), None) for order in (every, every[::-1])
+    )
     return matrix(dict(pair for pair in found if pair), ENDS)
 
 

@@ -106,4 +106,6 @@ if __name__ == "__main__":
     try:
         main()
     except subprocess.CalledProcessError as error:
-        sys.exit(f"{error}\nNothing is committed. This takes back what was written: git restore . && git clean -f CHANGELOG.rst changelogs")
+        sys.exit(
+            f"{error}\nNothing is committed. This takes back what was written: git restore . && git clean -f CHANGELOG.rst changelogs"
+        )

@@ -31,7 +31,12 @@ sys.exit(main(["install"] + [arg for arg in sys.argv[1:] if arg not in ("--no-se
 
 
 def works(python: Path) -> bool:
-    return subprocess.run([str(python), "-c", "import venv"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    return (
+        subprocess.run(
+            [str(python), "-c", "import venv"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        ).returncode
+        == 0
+    )
 
 
 def clean_path(path: str) -> str:
@@ -44,7 +49,9 @@ def clean_path(path: str) -> str:
     prefix = Path(sys.base_prefix).resolve()
     if prefix.parent.name == "versions":
         directories += [entry for entry in sorted(prefix.parent.glob("*/bin")) if pythons(entry)]
-    return os.pathsep.join(str(entry) for entry in dict.fromkeys(directories) if all(works(python) for python in pythons(entry)))
+    return os.pathsep.join(
+        str(entry) for entry in dict.fromkeys(directories) if all(works(python) for python in pythons(entry))
+    )
 
 
 def pythons(directory: Path) -> list[Path]:

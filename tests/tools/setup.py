@@ -46,7 +46,11 @@ def stamps(requirements: str, venv: Path, more: list[str]) -> list[str]:
 
 def get_sshd() -> None:
     """Install the ssh server that tests start for themselves, where that changes nobody's machine but root's own; else those tests ask for it."""
-    if shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") or os.geteuid() or not shutil.which("apt-get"):
+    if (
+        shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+        or os.geteuid()
+        or not shutil.which("apt-get")
+    ):
         return
     print("Installing openssh-server ...", flush=True)
     # Only its program is wanted: with this run level nothing is started.
@@ -66,7 +70,10 @@ def main(requirements: str, directory: str = str(ROOT / ".venv"), *more: str) ->
     # An environment with all tools serves the demo too.
     if stamp.exists() and wanted[-1] in stamp.read_text().splitlines():
         return
-    print(f"Making {venv.name} with Python {sys.version.split()[0]} from {' and '.join([requirements, *more])} ...", flush=True)
+    print(
+        f"Making {venv.name} with Python {sys.version.split()[0]} from {' and '.join([requirements, *more])} ...",
+        flush=True,
+    )
     # This may run in the very environment that is made anew: start from the Python below it.
     base = getattr(sys, "_base_executable", None) or sys.executable
     subprocess.run([base, "-m", "venv", "--clear", str(venv)], check=True)

@@ -46,7 +46,14 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], count: str, never
     count is a pattern: with a group its numbers are added up, without one its matches are counted. never: pattern of what fails the step.
     """
     process = subprocess.Popen(
-        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
     )
     tests, refused, named = 0, "", []
     for line in process.stdout:
@@ -74,12 +81,20 @@ def units() -> int:
 
 
 def sanity() -> int:
-    return stream(run_ansible_test.command("sanity"), tree.COLLECTION, run_ansible_test.prepared_environment(), r'^Running sanity test "')
+    return stream(
+        run_ansible_test.command("sanity"),
+        tree.COLLECTION,
+        run_ansible_test.prepared_environment(),
+        r'^Running sanity test "',
+    )
 
 
 def integration() -> int:
     return stream(
-        run_ansible_test.command("integration"), tree.COLLECTION, run_ansible_test.prepared_environment(), r"^Running \S+ integration test "
+        run_ansible_test.command("integration"),
+        tree.COLLECTION,
+        run_ansible_test.prepared_environment(),
+        r"^Running \S+ integration test ",
     )
 
 
@@ -100,7 +115,10 @@ def lint() -> int:
 
 def molecule() -> int:
     return stream(
-        ["molecule", "test", "--all"], tree.COLLECTION / "extensions", tree.environment(), r"^(?!INFO).*(?:idempotence|verify): Executed: Successful"
+        ["molecule", "test", "--all"],
+        tree.COLLECTION / "extensions",
+        tree.environment(),
+        r"^(?!INFO).*(?:idempotence|verify): Executed: Successful",
     )
 
 
@@ -112,13 +130,17 @@ def pytest(*args: str) -> list[str]:
 def artifact_step() -> int:
     pages = artifact.check()
     # Away from the checkout, where nothing of it is found by accident.
-    return pages + stream_pytest(pytest(str(tree.ROOT / E2E / "test_artifact.py")), artifact.INSTALLED, tree.environment(artifact.INSTALLED))
+    return pages + stream_pytest(
+        pytest(str(tree.ROOT / E2E / "test_artifact.py")), artifact.INSTALLED, tree.environment(artifact.INSTALLED)
+    )
 
 
 def job() -> int:
     """All of the end-to-end tests that have no step of their own. Two at a time, as the locations."""
     others = ("test_artifact.py", "test_awx_setup.py", "test_official_clients.py", "test_locations.py", "test_vault.py")
-    return stream_pytest(pytest("-n", "2", *(f"--ignore={E2E}/{name}" for name in others), E2E), tree.COLLECTION, tree.environment())
+    return stream_pytest(
+        pytest("-n", "2", *(f"--ignore={E2E}/{name}" for name in others), E2E), tree.COLLECTION, tree.environment()
+    )
 
 
 def awx() -> int:
@@ -207,11 +229,15 @@ def main() -> int:
         rows.append((name, problem, time.monotonic() - start, tests))
 
     if report := os.environ.get("STEPS_REPORT"):
-        Path(report).write_text(json.dumps([{"step": name, "problem": problem, "tests": tests} for name, problem, _seconds, tests in rows]))
+        Path(report).write_text(
+            json.dumps([{"step": name, "problem": problem, "tests": tests} for name, problem, _seconds, tests in rows])
+        )
     failed = sum(bool(problem) for name, problem, seconds, tests in rows)
     print(f"\n{'step':<12} {'result':<7} {'seconds':>7} {'tests':>6}")
     for name, problem, seconds, tests in rows:
-        print(f"{name:<12} {'FAILED' if problem else 'passed':<7} {seconds:>7.1f} {tests or '-':>6}  {problem}".rstrip())
+        print(
+            f"{name:<12} {'FAILED' if problem else 'passed':<7} {seconds:>7.1f} {tests or '-':>6}  {problem}".rstrip()
+        )
     print(f"\n{len(rows) - failed} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -76,7 +76,10 @@ def make_certificate(tmp_path):
     """A factory of certificates that nobody but themselves vouches for, each with its key in one file; it returns the path."""
 
     def make(host):
-        key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+        key, name = (
+            ec.generate_private_key(ec.SECP256R1()),
+            x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)]),
+        )
         now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
         made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
         names = [x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host)]

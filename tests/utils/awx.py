@@ -67,11 +67,20 @@ def _injector_problems(injectors: dict[str, dict[str, t.Any]], ids: list[str]) -
     found += [f"file: {name}" for name in files if not re.fullmatch(rf"template(\.{_NAME})?", name)]
     found += ["several files"] if "template" in files and len(files) > 1 else []
     for name, template in injectors.get("env", {}).items():
-        found += [] if re.fullmatch(_NAME, name) and not _REFUSED.fullmatch(name) and template.isascii() else [f"env: {name}"]
+        found += (
+            []
+            if re.fullmatch(_NAME, name) and not _REFUSED.fullmatch(name) and template.isascii()
+            else [f"env: {name}"]
+        )
     values: dict[str, t.Any] = dict.fromkeys(ids, "EXAMPLE")
     if files:
         values["tower"] = _tower(dict.fromkeys(files, "EXAMPLE"))
-    return found + [f"{part}: {name}" for part in ("file", "env") for name, text in injectors.get(part, {}).items() if not _renders(text, values)]
+    return found + [
+        f"{part}: {name}"
+        for part in ("file", "env")
+        for name, text in injectors.get(part, {}).items()
+        if not _renders(text, values)
+    ]
 
 
 def _renders(template: str, values: dict[str, t.Any]) -> bool:
@@ -96,7 +105,10 @@ def inject(kind: dict[str, t.Any], inputs: t.Mapping[str, str], directory: str |
             file.write(content)
         os.chmod(paths[name], 0o600)
     values["tower"] = _tower(paths)
-    return {name: templates.from_string(template).render(values) for name, template in kind["injectors"].get("env", {}).items()}
+    return {
+        name: templates.from_string(template).render(values)
+        for name, template in kind["injectors"].get("env", {}).items()
+    }
 
 
 def _tower(paths: dict[str, str]) -> types.SimpleNamespace:
@@ -104,4 +116,6 @@ def _tower(paths: dict[str, str]) -> types.SimpleNamespace:
     if not paths:
         return types.SimpleNamespace()
     one = paths.get("template")
-    return types.SimpleNamespace(filename=one or types.SimpleNamespace(**{name.partition(".")[2]: path for name, path in paths.items()}))
+    return types.SimpleNamespace(
+        filename=one or types.SimpleNamespace(**{name.partition(".")[2]: path for name, path in paths.items()})
+    )

@@ -22,7 +22,12 @@ import awx  # lies beside this file
 
 Record = dict[str, t.Any]
 ENCRYPTED = "$encrypted$"
-VAULT_TYPE = {"name": "Vault", "kind": "vault", "managed": True, "inputs": {"fields": [{"id": "vault_password", "secret": True}, {"id": "vault_id"}]}}
+VAULT_TYPE = {
+    "name": "Vault",
+    "kind": "vault",
+    "managed": True,
+    "inputs": {"fields": [{"id": "vault_password", "secret": True}, {"id": "vault_id"}]},
+}
 #: What a resource has beside what is posted, as far as it makes a difference.
 DEFAULTS: dict[str, Record] = {
     "inventories": {"kind": "", "host_filter": None},
@@ -71,7 +76,14 @@ class Resources:
         self._last += 1
         url = f"/api/v2/{resource}/{self._last}/"
         related = {"survey_spec": f"{url}survey_spec/", "update": f"{url}update/"}
-        shell = {"id": self._last, "type": resource[:-1], "url": url, "related": related, "summary_fields": {}, **DEFAULTS.get(resource, {})}
+        shell = {
+            "id": self._last,
+            "type": resource[:-1],
+            "url": url,
+            "related": related,
+            "summary_fields": {},
+            **DEFAULTS.get(resource, {}),
+        }
         return self.records.setdefault(resource, {}).setdefault(self._last, {**shell, **record})
 
     def named(self, resource: str) -> dict[str, Record]:
@@ -97,7 +109,9 @@ class Resources:
             except Refused as refused:
                 return t.cast("tuple[int, t.Any]", refused.args)
 
-    def _answer(self, method: str, resource: str, number: int, name: str, query: dict[str, str], body: t.Any) -> tuple[int, t.Any]:
+    def _answer(
+        self, method: str, resource: str, number: int, name: str, query: dict[str, str], body: t.Any
+    ) -> tuple[int, t.Any]:
         if not number:
             return self._list(self._of(resource), query) if method == "GET" else (201, self._create(resource, body))
         record = self._of(resource).get(number)
@@ -108,7 +122,9 @@ class Resources:
         if name == "update":
             return 202, self._project_update(record)
         if name:
-            return self._associate(method, self._of(ASSOCIATED.get(name, name)), self.associations.setdefault((number, name), []), body)
+            return self._associate(
+                method, self._of(ASSOCIATED.get(name, name)), self.associations.setdefault((number, name), []), body
+            )
         if method == "PATCH":
             self._check(resource, {**record, **body}, number)
             record.update(body)
@@ -145,9 +161,15 @@ class Resources:
         return self.add("project_updates", {"name": project["name"], **done})
 
     def _check(self, resource: str, record: Record, number: int = 0) -> None:
-        wrong = {name: ["There is none."] for name, of in REFERENCES.items() if record.get(name) and record[name] not in self._of(of)}
+        wrong = {
+            name: ["There is none."]
+            for name, of in REFERENCES.items()
+            if record.get(name) and record[name] not in self._of(of)
+        }
         scope = [record.get(name) for name in SCOPE]
-        if any(one["id"] != number and [one.get(name) for name in SCOPE] == scope for one in self._of(resource).values()):
+        if any(
+            one["id"] != number and [one.get(name) for name in SCOPE] == scope for one in self._of(resource).values()
+        ):
             wrong["__all__"] = ["There is one with this name."]
         if resource == "job_templates" and record["playbook"] not in self.playbooks:
             wrong["playbook"] = ["Playbook not found for project."]
@@ -181,14 +203,19 @@ class Resources:
         return 200, {}
 
     def _fields(self, credential: Record) -> list[Record]:
-        return t.cast("list[Record]", self.records["credential_types"][credential["credential_type"]]["inputs"]["fields"])
+        return t.cast(
+            "list[Record]", self.records["credential_types"][credential["credential_type"]]["inputs"]["fields"]
+        )
 
     def _shown(self, record: Record) -> Record:
         """Return a record as it is answered: secrets are not."""
         if "credential_type" not in record:
             return record
         secret = {field["id"] for field in self._fields(record) if field.get("secret")}
-        return {**record, "inputs": {name: ENCRYPTED if name in secret else value for name, value in record["inputs"].items()}}
+        return {
+            **record,
+            "inputs": {name: ENCRYPTED if name in secret else value for name, value in record["inputs"].items()},
+        }
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -219,7 +246,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         token = self.headers.get("Authorization", "")
-        status, body = self.server.resources.answer(self.command, url.path, query, json.loads(sent) if sent else None, token)
+        status, body = self.server.resources.answer(
+            self.command, url.path, query, json.loads(sent) if sent else None, token
+        )
         content = b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -52,7 +52,9 @@ class Comparison:
 
 def handed_out(url: str) -> list[dict[str, str]]:
     """Return the ledger's entries of created members."""
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/_standin/ledger", timeout=30) as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+        f"{url}/_standin/ledger", timeout=30
+    ) as answer:
         entries = json.load(answer)
     return [entry for entry in entries if entry["operation"] == CREATE]
 
@@ -75,7 +77,8 @@ def compare(url: str, vault_dir: str, password: bytes) -> Comparison:
     files = sealed(vault_dir, password)
     given = {(entry["email"], entry["account_id"], entry["key_id"], entry["key"]) for entry in entries}
     kept = {
-        (email, variables["b2_account_id"], variables["b2_application_key_id"], variables["b2_application_key"]) for email, variables in files.items()
+        (email, variables["b2_account_id"], variables["b2_application_key_id"], variables["b2_application_key"])
+        for email, variables in files.items()
     }
     emails = [entry["email"].lower() for entry in entries]
     return Comparison(

@@ -428,12 +428,20 @@ class Partner:
                           "applicationKeyExpirationTimestamp": key.expires_ms}  # fmt: skip
         if call.version == "v3":
             bucket = key.bucket_ids[0] if key.bucket_ids else None
-            storage.update(bucketId=bucket, bucketName=None, namePrefix=key.name_prefix, capabilities=list(key.capabilities))
+            storage.update(
+                bucketId=bucket, bucketName=None, namePrefix=key.name_prefix, capabilities=list(key.capabilities)
+            )
             groups["capabilities"] = ["all"]
         else:
             answer["clusterNum"] = int(REGIONS[region])
-            buckets_v4 = None if key.bucket_ids is None else [{"id": bucket_id, "name": None} for bucket_id in key.bucket_ids]
-            storage["allowed"] = {"buckets": buckets_v4, "capabilities": list(key.capabilities), "namePrefix": key.name_prefix}
+            buckets_v4 = (
+                None if key.bucket_ids is None else [{"id": bucket_id, "name": None} for bucket_id in key.bucket_ids]
+            )
+            storage["allowed"] = {
+                "buckets": buckets_v4,
+                "capabilities": list(key.capabilities),
+                "namePrefix": key.name_prefix,
+            }
         if master and settings.groups_enabled:
             answer["apiInfo"]["groupsApi"] = groups
         return answer
@@ -571,7 +579,9 @@ class Partner:
             raise bad_request("validDurationInSeconds is out of range")
         buckets = [fields["bucketId"]] if "bucketId" in fields else fields.get("bucketIds")
         account = self.accounts.get(call.account_id)
-        key = self._new_key(call.account_id, account.region if account else self.settings.default_region, fields["keyName"])
+        key = self._new_key(
+            call.account_id, account.region if account else self.settings.default_region, fields["keyName"]
+        )
         key.capabilities, key.bucket_ids, key.name_prefix = fields["capabilities"], buckets, fields.get("namePrefix")
         key.expires_ms = None if seconds is None else int((time.time() + seconds) * 1000)
         key.made_at = call.version
@@ -609,7 +619,11 @@ class Partner:
 
     @staticmethod
     def _key_row(key: Key, version: str) -> Fields:
-        buckets: Fields = {"bucketIds": key.bucket_ids} if version == "v4" else {"bucketId": key.bucket_ids[0] if key.bucket_ids else None}
+        buckets: Fields = (
+            {"bucketIds": key.bucket_ids}
+            if version == "v4"
+            else {"bucketId": key.bucket_ids[0] if key.bucket_ids else None}
+        )
         return {"accountId": key.account_id, "applicationKeyId": key.id, "capabilities": list(key.capabilities), "keyName": key.name,
                 "expirationTimestamp": key.expires_ms, "namePrefix": key.name_prefix, "options": ["s3"], **buckets}  # fmt: skip
 
@@ -672,7 +686,9 @@ class Partner:
         self.settings = self.settings.changed(changes)
         if "case_sensitive_order" in changes:
             for group in self.groups.values():
-                group.order = sorted((self._sort_key(self.accounts[account_id].email), account_id) for _key, account_id in group.order)
+                group.order = sorted(
+                    (self._sort_key(self.accounts[account_id].email), account_id) for _key, account_id in group.order
+                )
         if "log_size" in changes:
             self.log = deque(self.log, maxlen=self.settings.log_size)
         if "creates_per_second" in changes:
@@ -756,7 +772,9 @@ def b2_stats(of: str) -> Fields:
     if number % 2:
         counts = [str(count) for count in counts]
     stamp = (None, f"d202501{day:02d}_m083000", f"2025-01-{day:02d}T08:30:00Z")[number // 28 % 3]
-    return dict(zip(("b2BytesStoredCount", "b2FilesStoredCount", "bucketCount", "b2StatsAsOfTimestamp"), [*counts, stamp]))
+    return dict(
+        zip(("b2BytesStoredCount", "b2FilesStoredCount", "bucketCount", "b2StatsAsOfTimestamp"), [*counts, stamp])
+    )
 
 
 def in_range(value: int, name: str, highest: int) -> int:
@@ -789,7 +807,9 @@ def checked_fields(fields: Fields, known: Mapping[str, tuple[type, bool]], from_
     checked = dict(fields)
     for name, given in fields.items():
         wanted = known[name][0]
-        value = checked[name] = int(given) if from_query and wanted is int and re.fullmatch(r"-?\d{1,18}", given) else given
+        value = checked[name] = (
+            int(given) if from_query and wanted is int and re.fullmatch(r"-?\d{1,18}", given) else given
+        )
         texts = value if wanted is list and isinstance(value, list) else []
         # A bool is an int to Python, not to JSON.
         fits = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
@@ -916,7 +936,10 @@ def response_head(status: int, headers: Mapping[str, str]) -> bytes:
     """With the date, unless the headers have one; an interim response (1xx) has only what it is given."""
     if status >= 200 and "date" not in map(str.lower, headers):
         headers = {"Date": formatdate(usegmt=True), **headers}
-    lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [
+        f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
@@ -1002,7 +1025,9 @@ class Connection(asyncio.Protocol):
             request = self._parse()
         except ApiFault as fault:
             body = to_json(fault.body())
-            self._transport.write(response_head(fault.status, {"Content-Length": str(len(body)), "Connection": "close"}) + body)
+            self._transport.write(
+                response_head(fault.status, {"Content-Length": str(len(body)), "Connection": "close"}) + body
+            )
             self.close()
             return
         if request:
@@ -1051,7 +1076,9 @@ class Connection(asyncio.Protocol):
                 self.close()
         except Exception:  # noqa: BLE001 - a mistake in here must not pass for a fault that somebody asked for
             traceback.print_exc()
-            await self._send_json(500, {"status": 500, "code": "standin_broken", "message": traceback.format_exc(limit=-1)})
+            await self._send_json(
+                500, {"status": 500, "code": "standin_broken", "message": traceback.format_exc(limit=-1)}
+            )
             self.close()
         finally:
             self._task = None
@@ -1059,7 +1086,9 @@ class Connection(asyncio.Protocol):
 
     async def _send_json(self, status: int, body: Json) -> None:
         payload = to_json(body)
-        await self.write(response_head(status, {"Content-Type": JSON_TYPE, "Content-Length": str(len(payload))}) + payload)
+        await self.write(
+            response_head(status, {"Content-Type": JSON_TYPE, "Content-Length": str(len(payload))}) + payload
+        )
 
     async def _serve_control(self, request: Request) -> None:
         try:
@@ -1079,7 +1108,9 @@ class Connection(asyncio.Protocol):
         operation = OPERATIONS[matched[2]]
         if request.method not in operation.methods:
             self._partner.calls["unknown"] += 1
-            await self._send_json(405, ApiFault(405, "method_not_allowed", f"use {' or '.join(operation.methods)}").body())
+            await self._send_json(
+                405, ApiFault(405, "method_not_allowed", f"use {' or '.join(operation.methods)}").body()
+            )
             return
         await Exchange(self, self._partner, read_call(request, matched[1], matched[2])).run()
 
@@ -1089,7 +1120,9 @@ def read_call(request: Request, version: str, operation: str) -> Call:
     defect = None
     try:
         if request.method == "GET":
-            fields = dict(urllib.parse.parse_qsl(request.query, keep_blank_values=True, strict_parsing=bool(request.query)))
+            fields = dict(
+                urllib.parse.parse_qsl(request.query, keep_blank_values=True, strict_parsing=bool(request.query))
+            )
         elif request.body or OPERATIONS[operation].fields:
             fields = json.loads(request.body)
             if not isinstance(fields, dict) or request.query:
@@ -1134,7 +1167,9 @@ class Exchange:
     async def _wait_half(self) -> None:
         """Wait for half the latency that there was when the call came; longer if it is raised, and no longer if it is set to nothing."""
         started = time.monotonic()
-        while (now := self.partner.latency(self.call.operation)) and (left := max(self.latency, now) / 2 - (time.monotonic() - started)) > 0:
+        while (now := self.partner.latency(self.call.operation)) and (
+            left := max(self.latency, now) / 2 - (time.monotonic() - started)
+        ) > 0:
             await asyncio.sleep(min(left, LATENCY_STEP))
 
     async def execute(self) -> Answer:
@@ -1212,7 +1247,9 @@ async def fault_hang_after(exchange: Exchange, *, seconds: float | None = None, 
 async def fault_truncate(exchange: Exchange, *, bytes: int | None = None, fraction: float = 0.5) -> None:
     answer = await exchange.execute()
     payload = exchange.payload(answer)
-    await exchange.send(answer.status, payload, answer.headers, cut_at=int(len(payload) * fraction) if bytes is None else bytes)
+    await exchange.send(
+        answer.status, payload, answer.headers, cut_at=int(len(payload) * fraction) if bytes is None else bytes
+    )
 
 
 async def fault_empty(exchange: Exchange, *, status: int = 200, execute: bool | None = None) -> None:
@@ -1220,10 +1257,16 @@ async def fault_empty(exchange: Exchange, *, status: int = 200, execute: bool | 
     await exchange.send(status, b"", {})
 
 
-async def fault_html(exchange: Exchange, *, status: int = 502, body: str | None = None, execute: bool | None = None) -> None:
+async def fault_html(
+    exchange: Exchange, *, status: int = 502, body: str | None = None, execute: bool | None = None
+) -> None:
     await exchange.execute_if(execute, status)
     reason = REASONS.get(status, "Status")
-    page = f"<html><head><title>{reason}</title></head><body><h1>{status} {reason}</h1></body></html>" if body is None else body
+    page = (
+        f"<html><head><title>{reason}</title></head><body><h1>{status} {reason}</h1></body></html>"
+        if body is None
+        else body
+    )
     await exchange.send(status, page.encode(), {"Content-Type": "text/html"})
 
 
@@ -1566,7 +1609,11 @@ class Server:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
-            lambda: Connection(self._partner, self._connections), self._host, self._port, backlog=1024, reuse_address=True
+            lambda: Connection(self._partner, self._connections),
+            self._host,
+            self._port,
+            backlog=1024,
+            reuse_address=True,
         )
         self._listener = listener
         port = listener.sockets[0].getsockname()[1]
@@ -1590,7 +1637,9 @@ class Server:
 class StandIn(Verbs):
     """The stand-in in a thread of this process."""
 
-    def __init__(self, port: int = 0, groups: Sequence[str | Fields] = (), settings: Mapping[str, Json] | None = None) -> None:
+    def __init__(
+        self, port: int = 0, groups: Sequence[str | Fields] = (), settings: Mapping[str, Json] | None = None
+    ) -> None:
         self.partner = Partner(Settings.of(settings or {}), groups)
         self._server = Server(self.partner, port=port)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -1651,7 +1700,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--ready-file", help="gets the line that is also printed, once requests are served")
-    parser.add_argument("--group", action="append", default=[], metavar="NAME[:MEMBERS]", help="may be given more than once")
+    parser.add_argument(
+        "--group", action="append", default=[], metavar="NAME[:MEMBERS]", help="may be given more than once"
+    )
     parser.add_argument("--latency-ms", type=float, help="of every request")
     parser.add_argument("--key-id", help="the master key's id, which is the admin's account id")
     parser.add_argument("--key", help="the master key")

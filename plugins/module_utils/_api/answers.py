@@ -22,8 +22,20 @@ import re
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import Answer
-from ansible_collections.community.backblaze.plugins.module_utils._errors import REMEDIES, AnswerError, ApiError, B2Error
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, as_text, folded, one, read_member
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    REMEDIES,
+    AnswerError,
+    ApiError,
+    B2Error,
+)
+from ansible_collections.community.backblaze.plugins.module_utils._members import (
+    Member,
+    NewMember,
+    as_text,
+    folded,
+    one,
+    read_member,
+)
 
 _TRANSIENT_STATUS = {
     408: "request_timeout",
@@ -106,7 +118,9 @@ def judge(answer: Answer) -> Verdict:
     if 300 <= answer.status < 400:
         return Verdict.REDIRECTED
     # An unknown code in a client error is still a "no"; without any code somebody else than the service may have spoken.
-    return Verdict.REFUSED if code and answer.status < 500 and answer.status not in _TRANSIENT_STATUS else Verdict.UNCLEAR
+    return (
+        Verdict.REFUSED if code and answer.status < 500 and answer.status not in _TRANSIENT_STATUS else Verdict.UNCLEAR
+    )
 
 
 def refuses_token(answer: Answer) -> bool:
@@ -122,7 +136,13 @@ def problem(operation: str, answer: Answer, *, of_member: bool = False) -> B2Err
             remedy="Check the realm.",
         )
     if 200 <= answer.status < 300:
-        what = "cut short" if not answer.complete else "empty" if not answer.body.strip() else "not what the Partner API answers"
+        what = (
+            "cut short"
+            if not answer.complete
+            else "empty"
+            if not answer.body.strip()
+            else "not what the Partner API answers"
+        )
         return AnswerError(f"The answer of Backblaze to {operation} is {what}.")
     code, message = _code(answer)
     # A code that nobody knows may be anything that looks like one.
@@ -133,7 +153,14 @@ def problem(operation: str, answer: Answer, *, of_member: bool = False) -> B2Err
             remedy="Check the realm and the proxy settings of the environment.",
         )
     unclear = judge(answer) is Verdict.UNCLEAR
-    return ApiError(operation, answer.status, code or _TRANSIENT_STATUS[answer.status], message, unclear=unclear, of_member=of_member)
+    return ApiError(
+        operation,
+        answer.status,
+        code or _TRANSIENT_STATUS[answer.status],
+        message,
+        unclear=unclear,
+        of_member=of_member,
+    )
 
 
 def retry_after(answer: Answer, now: datetime.datetime) -> t.Optional[float]:
@@ -186,7 +213,11 @@ def _fields_in_text(text: str, name: str) -> t.Iterator[tuple[int, str]]:
 
 def _loose_key_id(text: str) -> str:
     """Find what has the documented form of a key id; a number has it too, if it is long enough, but stands without quotes."""
-    found = (match for match in _KEY_ID.finditer(text) if not match.group().isdigit() or text[match.start() - 1 : match.start()] == '"')
+    found = (
+        match
+        for match in _KEY_ID.finditer(text)
+        if not match.group().isdigit() or text[match.start() - 1 : match.start()] == '"'
+    )
     return next((match.group() for match in found), "")
 
 
@@ -235,8 +266,13 @@ def _keys_in_text(text: str, group_id: str) -> list[NewMember]:
     for number, (_at, key) in enumerate(keys):
         end = next((start for start in starts[number:] if start > starts[number]), len(text))
         part = text[starts[number] : end] if len(keys) > 1 else text
-        raw = {name: _field_in_text(part, name) for name in ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")}
-        found += [NewMember(read_member(raw, group_id), _field_in_text(part, _KEY_ID_FIELD), _secret(key))] if key else []
+        raw = {
+            name: _field_in_text(part, name)
+            for name in ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")
+        }
+        found += (
+            [NewMember(read_member(raw, group_id), _field_in_text(part, _KEY_ID_FIELD), _secret(key))] if key else []
+        )
     return found
 
 
@@ -323,7 +359,11 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
     new = next(iter(ours or keys), None)
     if new is None:
         return None
-    doubts = [] if plain else ["it was cut short, or is not the JSON of one answer, or its fields are not where they should be"]
+    doubts = (
+        []
+        if plain
+        else ["it was cut short, or is not the JSON of one answer, or its fields are not where they should be"]
+    )
     if not 200 <= answer.status < 300:
         doubts.append(f"it came with HTTP {answer.status}")
     if len(ours) > 1:
@@ -350,7 +390,9 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
     if member.group_id != group_id:
         complaints.append("it names another Group")
     if region and member.region != region:
-        complaints.append(f"it names the region {_printable(member.region)!r}" if member.region else "it names no region")
+        complaints.append(
+            f"it names the region {_printable(member.region)!r}" if member.region else "it names no region"
+        )
     return dataclasses.replace(
         new,
         # The address is the one asked for: what the service sent is not let near a path or a host name.
@@ -372,7 +414,9 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
 def _without(member: Member, secrets: t.Sequence[str]) -> Member:
     """Return a member without the texts that hold a secret."""
     texts = {name: value for name, value in member.__dict__.items() if isinstance(value, str)}
-    cleared: dict[str, t.Any] = {name: "" for name, value in texts.items() if any(secret in value for secret in secrets)}
+    cleared: dict[str, t.Any] = {
+        name: "" for name, value in texts.items() if any(secret in value for secret in secrets)
+    }
     return dataclasses.replace(member, **cleared)
 
 

@@ -19,7 +19,14 @@ import threading
 import time
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.answers import Verdict, judge, parse, problem, refuses_token, retry_after
+from ansible_collections.community.backblaze.plugins.module_utils._api.answers import (
+    Verdict,
+    judge,
+    parse,
+    problem,
+    refuses_token,
+    retry_after,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._api.pace import AT_ONCE, Pace, Turn
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import (
     MAX_BODY,
@@ -29,7 +36,13 @@ from ansible_collections.community.backblaze.plugins.module_utils._api.transport
     basic_auth,
     check_service_url,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, B2Error, NetworkError, OptionError, PatienceError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    AnswerError,
+    B2Error,
+    NetworkError,
+    OptionError,
+    PatienceError,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._members import as_text, one
 
 AUTHORIZE = "b2_authorize_account"
@@ -181,13 +194,18 @@ class Caller:
 
         def send() -> tuple[Answer, t.Optional[dict[str, t.Any]]]:
             self._count(AUTHORIZE)
-            return _take(lambda is_sound: self._transport.send("GET", url, auth=basic_auth(key_id, key), is_sound=is_sound), Handling(accept_object))
+            return _take(
+                lambda is_sound: self._transport.send("GET", url, auth=basic_auth(key_id, key), is_sound=is_sound),
+                Handling(accept_object),
+            )
 
         body = self._repeat(AUTHORIZE, send, of_member=of_member)
         groups = one(one(body.get("apiInfo")).get("groupsApi"))
         account_id, token = as_text(body.get("accountId")), as_text(body.get("authorizationToken"))
         if not account_id or not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise AnswerError("Backblaze answered authorize without a usable account id and token.", remedy="Check the realm.")
+            raise AnswerError(
+                "Backblaze answered authorize without a usable account id and token.", remedy="Check the realm."
+            )
         groups_url = groups.get("groupsApiUrl")
         return Session(
             account_id=account_id,
@@ -208,7 +226,9 @@ class Caller:
         with self._calls_lock:
             self._calls[operation] += 1
 
-    def _send(self, method: str, operation: str, fields: dict[str, t.Any], how: Handling[T]) -> tuple[Answer, t.Optional[T]]:
+    def _send(
+        self, method: str, operation: str, fields: dict[str, t.Any], how: Handling[T]
+    ) -> tuple[Answer, t.Optional[T]]:
         """Send one call with a valid token; a refused one means that most probably nothing was executed, and is renewed.
 
         That is once, unless other threads may have used up the fresh token in the meantime: those few codes do not say why a token is refused.
@@ -226,7 +246,9 @@ class Caller:
             url = f"{session.groups_url}/b2api/{self._version}/{operation}"
             full = {"adminAccountId": session.account_id, **fields}
             content: dict[str, t.Any] = {"query": full} if method == "GET" else {"body": json.dumps(full).encode()}
-            return self._transport.send(method, url, auth=TokenAuth(session.token), is_sound=is_sound, most=how.most, **content)
+            return self._transport.send(
+                method, url, auth=TokenAuth(session.token), is_sound=is_sound, most=how.most, **content
+            )
 
         session = self.authorize()
         answer, value = send(session)

@@ -32,7 +32,8 @@ def read_credentials(path: str, names: t.Collection[str]) -> dict[str, str]:
     except json.JSONDecodeError as exc:
         where = f"line {exc.lineno}, column {exc.colno}"
         raise OptionError(
-            f"The credentials file {path} is not JSON ({where}).", remedy="Let a program write it: quotes in values have to be escaped."
+            f"The credentials file {path} is not JSON ({where}).",
+            remedy="Let a program write it: quotes in values have to be escaped.",
         ) from None
     except (ValueError, RecursionError):
         # An endless number, or lists in lists in lists.
@@ -44,7 +45,9 @@ def read_credentials(path: str, names: t.Collection[str]) -> dict[str, str]:
         raise OptionError(f"The credentials file {path} has a name that is not known.", remedy=known)
     wrong = [name for name, value in content.items() if not isinstance(value, str)]
     if wrong:
-        raise OptionError(f"In the credentials file {path} the value of {' and of '.join(wrong)} is no text.", remedy=known)
+        raise OptionError(
+            f"In the credentials file {path} the value of {' and of '.join(wrong)} is no text.", remedy=known
+        )
     return {name: value for name, value in content.items() if value}
 
 
@@ -65,14 +68,22 @@ def _read(path: str) -> bytes:
             if not stat.S_ISREG(found.st_mode):
                 raise _Unfit("is no regular file")
             if found.st_uid != os.geteuid():
-                raise _Unfit(f"belongs to user {found.st_uid}, but is read by user {os.geteuid()}", "It has to belong to the user that reads it.")
+                raise _Unfit(
+                    f"belongs to user {found.st_uid}, but is read by user {os.geteuid()}",
+                    "It has to belong to the user that reads it.",
+                )
             if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise _Unfit(f"is open to others than its owner (mode {stat.S_IMODE(found.st_mode):04o})", f"Close it: chmod 600 {path}")
+                raise _Unfit(
+                    f"is open to others than its owner (mode {stat.S_IMODE(found.st_mode):04o})",
+                    f"Close it: chmod 600 {path}",
+                )
             content = file.read(MAX_BYTES + 1)
     except ValueError:
         raise _Unfit("has a name that no file can have") from None
     except OSError as exc:
-        raise _Unfit("is a symlink, which is not followed" if exc.errno == errno.ELOOP else f"cannot be read ({exc.strerror})") from None
+        raise _Unfit(
+            "is a symlink, which is not followed" if exc.errno == errno.ELOOP else f"cannot be read ({exc.strerror})"
+        ) from None
     if len(content) > MAX_BYTES:
         raise _Unfit(f"is larger than {MAX_BYTES // 1024} KiB, so it is some other file")
     return content

@@ -18,7 +18,12 @@ import threading
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.answers import MAX_CREATE_ANSWER, find_new_member
-from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller, Handling, accept_object, back_off
+from ansible_collections.community.backblaze.plugins.module_utils._api.calls import (
+    Caller,
+    Handling,
+    accept_object,
+    back_off,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     WRONG_KEY_CODES,
     AnswerError,
@@ -147,7 +152,9 @@ class Client:
             return found[0].group_id
         if found:
             ids = ", ".join(group.group_id for group in found)
-            raise OptionError(f"{len(found)} Groups have the name {group_name!r}: {ids}.", remedy="Name the Group by group_id.")
+            raise OptionError(
+                f"{len(found)} Groups have the name {group_name!r}: {ids}.", remedy="Name the Group by group_id."
+            )
         raise OptionError(
             f"This account is the admin of no Group with the name {group_name!r}.",
             remedy="List the Groups with community.backblaze.b2_group_info.",
@@ -221,7 +228,12 @@ class Client:
         return _of_address(self.members(group_id), email)
 
     def create_member(
-        self, group_id: str, email: str, region: t.Optional[str] = None, gate: t.Callable[[], None] = lambda: None, ignoring: str = ""
+        self,
+        group_id: str,
+        email: str,
+        region: t.Optional[str] = None,
+        gate: t.Callable[[], None] = lambda: None,
+        ignoring: str = "",
     ) -> NewMember:
         """Create a member. The caller has to make the key of the result safe before it does anything else.
 
@@ -274,7 +286,15 @@ class Client:
                 self._settle_resent(group_id, email, exc, ignoring)
             raise
 
-    def _settle_taken(self, group_id: str, email: str, unanswered: list[B2Error], resent: list[B2Error], refusal: ApiError, ignoring: str) -> None:
+    def _settle_taken(
+        self,
+        group_id: str,
+        email: str,
+        unanswered: list[B2Error],
+        resent: list[B2Error],
+        refusal: ApiError,
+        ignoring: str,
+    ) -> None:
         """Say whose the address is that Backblaze will not take: returns only where it is nobody's in this Group."""
         for look in range(_LATE_LISTING_LOOKS if unanswered or resent else 1):
             try:
@@ -283,7 +303,9 @@ class Client:
                 member = self.search_member(group_id, email)
             except B2Error as exc:
                 if unanswered:
-                    raise KeyLostError(email, "", f"{unanswered[0].happened} The look-up failed too: {exc.happened}") from refusal
+                    raise KeyLostError(
+                        email, "", f"{unanswered[0].happened} The look-up failed too: {exc.happened}"
+                    ) from refusal
                 return
             if member and member.account_id == ignoring:
                 member = None
@@ -292,7 +314,9 @@ class Client:
             if member:
                 raise MemberExistsError(member) from refusal
         if unanswered:
-            raise KeyLostError(email, "", f"{unanswered[0].happened} Now the address is refused, yet it is not in the Group.") from refusal
+            raise KeyLostError(
+                email, "", f"{unanswered[0].happened} Now the address is refused, yet it is not in the Group."
+            ) from refusal
 
     def _settle_resent(self, group_id: str, email: str, refusal: B2Error, ignoring: str) -> None:
         """Look, if that is possible, whether a create that most probably was not executed was: returns only where nothing shows that it was."""
@@ -340,7 +364,11 @@ class Client:
         return self.search_member(group_id, email)
 
     def eject_member(
-        self, group_id: str, account_id: str, new_email: t.Optional[str] = None, gate: t.Callable[[], None] = lambda: None
+        self,
+        group_id: str,
+        account_id: str,
+        new_email: t.Optional[str] = None,
+        gate: t.Callable[[], None] = lambda: None,
     ) -> t.Optional[Member]:
         """Eject a member; it cannot be undone. Return the member, or None where it had left already.
 
@@ -358,7 +386,9 @@ class Client:
                 answer = self._caller.operate("POST", EJECT_MEMBER, fields, how)
             except ApiError as refusal:
                 ours = bool(unanswered or resent)
-                if refusal.code != "invalid_member_account_id" or not self._has_left(group_id, account_id, _LATE_LISTING_LOOKS if ours else 1):
+                if refusal.code != "invalid_member_account_id" or not self._has_left(
+                    group_id, account_id, _LATE_LISTING_LOOKS if ours else 1
+                ):
                     raise
                 # Gone: by a call of ours that was sent before, or by somebody else.
                 return Member(account_id=account_id, email=new_email or "", group_id=group_id) if ours else None

@@ -113,5 +113,13 @@ class Response(http.client.HTTPResponse):
         Only then may its connection be used again. To be called after ``end``.
         """
         encodings = self.headers.get_all("Transfer-Encoding") or []
-        framed = (self.chunked and len(encodings) == 1 and not self._lengths) or (self._lengths == [str(size)] and not encodings)
-        return framed and self.version == 11 and not self.headers.defects and not self._reader.rest and not self._reader.pending
+        framed = (self.chunked and len(encodings) == 1 and not self._lengths) or (
+            self._lengths == [str(size)] and not encodings
+        )
+        return (
+            framed
+            and self.version == 11
+            and not self.headers.defects
+            and not self._reader.rest
+            and not self._reader.pending
+        )

@@ -92,7 +92,12 @@ def _credential_of(request: t.Any, auth: t.Any) -> tuple[str, ...]:
 
 def _host(url: str) -> tuple[str, str]:
     """Return (scheme, host) of a plain URL, or raise ValueError for anything that parsers could read in two ways."""
-    if not isinstance(url, str) or not url.isascii() or not url.isprintable() or any(character in url for character in " \\@?#"):
+    if (
+        not isinstance(url, str)
+        or not url.isascii()
+        or not url.isprintable()
+        or any(character in url for character in " \\@?#")
+    ):
         raise ValueError("it is not a plain URL")
     parts = urlsplit(url)
     if not parts.hostname or (parts.port is not None and not 0 < parts.port < 65536):
@@ -141,7 +146,9 @@ def check_service_url(url: t.Any, realm: str, what: str) -> str:
     checked = check_url(url, what, AnswerError)
     same = is_loopback(checked) if is_loopback(realm) else _same_owner(_host(checked)[1], _host(realm)[1])
     if not same:
-        raise AnswerError(f"{what} {checked[:_SHOWN]!r} is refused: it does not belong to the realm {realm}. No credential was sent there.")
+        raise AnswerError(
+            f"{what} {checked[:_SHOWN]!r} is refused: it does not belong to the realm {realm}. No credential was sent there."
+        )
     return checked
 
 
@@ -192,7 +199,11 @@ def _strict(pool: t.Any) -> t.Any:
     connection = pool.ConnectionCls
     if issubclass(connection.response_class, Response):
         return pool
-    return type(pool.__name__, (pool,), {"ConnectionCls": type(connection.__name__, (connection,), {"response_class": Response})})
+    return type(
+        pool.__name__,
+        (pool,),
+        {"ConnectionCls": type(connection.__name__, (connection,), {"response_class": Response})},
+    )
 
 
 class _Adapter(HTTPAdapter):
@@ -209,7 +220,9 @@ class _Adapter(HTTPAdapter):
 
     @staticmethod
     def _make_strict(manager: t.Any) -> t.Any:
-        manager.pool_classes_by_scheme = {scheme: _strict(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
+        manager.pool_classes_by_scheme = {
+            scheme: _strict(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
         return manager
 
 
@@ -267,14 +280,19 @@ class Transport:
             url = f"{url}?{urlencode(query)}"
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
-            prepared = self._session.prepare_request(requests.Request(method, url, headers=headers, data=body, auth=auth))
+            prepared = self._session.prepare_request(
+                requests.Request(method, url, headers=headers, data=body, auth=auth)
+            )
             # What an auth object adds requests does not look at.
             for header in prepared.headers.items():
                 check_header_validity(header)
         except (requests.RequestException, ValueError):
             # A URL or a header that cannot be one: nothing has left.
             raise NetworkError(
-                "The request could not be made: its URL or a header is not valid.", sent=False, hopeless=True, remedy="Check the credentials."
+                "The request could not be made: its URL or a header is not valid.",
+                sent=False,
+                hopeless=True,
+                remedy="Check the credentials.",
             ) from None
         # A loopback address is reached directly: a proxy would carry the credential off this machine in clear.
         proxies = {} if is_loopback(url.partition("?")[0]) else get_environ_proxies(url)
@@ -342,7 +360,9 @@ class Transport:
         # A number of thousands of digits is more than Python reads.
         complete = whole and not (declared.isdecimal() and size < int(declared[:_MOST_DIGITS]))
         body = _decoded(b"".join(parts), response.headers.get("Content-Encoding", ""))
-        return Answer(response.status_code, response.headers, body, complete, asked_with, rest), complete and original.is_certain(size)
+        return Answer(
+            response.status_code, response.headers, body, complete, asked_with, rest
+        ), complete and original.is_certain(size)
 
     def _network_error(self, url: str, exc: Exception) -> NetworkError:
         host = urlsplit(url).netloc
@@ -363,16 +383,29 @@ class Transport:
         )
         if isinstance(exc, requests.exceptions.ProxyError):
             return NetworkError(
-                f"The proxy for {host} does not answer ({reason}).", sent=not unsent, remedy="Check the proxy settings of the environment."
+                f"The proxy for {host} does not answer ({reason}).",
+                sent=not unsent,
+                remedy="Check the proxy settings of the environment.",
             )
         if unsent:
-            return NetworkError(f"{host} cannot be reached ({reason}).", sent=False, remedy="Check the network, the realm and the proxy settings.")
+            return NetworkError(
+                f"{host} cannot be reached ({reason}).",
+                sent=False,
+                remedy="Check the network, the realm and the proxy settings.",
+            )
         if isinstance(exc, requests.exceptions.Timeout):
-            return NetworkError(f"{host} did not answer within {self._timeout:g} seconds.", sent=True, remedy="Run again, or raise api_timeout.")
+            return NetworkError(
+                f"{host} did not answer within {self._timeout:g} seconds.",
+                sent=True,
+                remedy="Run again, or raise api_timeout.",
+            )
         if isinstance(exc, requests.exceptions.InvalidURL):
             # Of the service or of a proxy, and seen before a connection is made.
             return NetworkError(
-                "The request could not be made: a URL is not valid.", sent=False, hopeless=True, remedy="Check the realm and the proxy settings."
+                "The request could not be made: a URL is not valid.",
+                sent=False,
+                hopeless=True,
+                remedy="Check the realm and the proxy settings.",
             )
         if isinstance(exc, ValueError):
             return _unreadable(url, exc)

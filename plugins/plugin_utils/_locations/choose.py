@@ -69,7 +69,9 @@ def _local_path(repository: str) -> str:
 
 
 @contextlib.contextmanager
-def remote_copy(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, lost: t.Callable[[str], None]) -> t.Iterator[RemoteCopy]:
+def remote_copy(
+    action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, lost: t.Callable[[str], None]
+) -> t.Iterator[RemoteCopy]:
     """Give the place of a vault directory that is not on the controller, with a copy of it that goes at the end.
 
     lost: see Elsewhere. Raises OptionError where the options cannot be, and StoreError where the place would not outlive this job.
@@ -96,7 +98,9 @@ def private_directory() -> t.Iterator[str]:
 
 def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, vault_dir: str) -> Remote:
     if not vault_dir.startswith("/") or ".." in vault_dir.split("/"):
-        raise OptionError(f"vault_dir {vault_dir} is not an absolute path without .., which it has to be with vault_location: target.")
+        raise OptionError(
+            f"vault_dir {vault_dir} is not an absolute path without .., which it has to be with vault_location: target."
+        )
     # "/" twice at the beginning is something else to normpath.
     path = os.path.normpath(f"/{vault_dir.lstrip('/')}")
     _prove_not_here(action, task_vars)
@@ -108,11 +112,16 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
     variables = dict(task_vars)
 
     def execute(arguments: dict[str, t.Any]) -> t.Mapping[str, t.Any]:
-        result: t.Mapping[str, t.Any] = action._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables)
+        result: t.Mapping[str, t.Any] = action._execute_module(
+            module_name=MODULE, module_args=arguments, task_vars=variables
+        )
         return result
 
     return Target(
-        str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"), path, execute, options.get("vault_mode", PRIVATE)
+        str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"),
+        path,
+        execute,
+        options.get("vault_mode", PRIVATE),
     )
 
 
@@ -140,7 +149,9 @@ def _prove_not_here(action: ActionBase, task_vars: TaskVars) -> None:
 def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: str, vault_dir: str) -> Remote:
     folder = os.path.normpath(vault_dir)
     if vault_dir.startswith("/") or folder.startswith("..") or ".git" in folder.split("/"):
-        raise OptionError(f"vault_dir {vault_dir} is not a path within a repository, which it has to be with vault_location: git.")
+        raise OptionError(
+            f"vault_dir {vault_dir} is not a path within a repository, which it has to be with vault_location: git."
+        )
     repository = options["vault_git_repo"] or ""
     if not repository:
         raise OptionError("vault_git_repo is missing.", remedy="Name the repository for the keys.")

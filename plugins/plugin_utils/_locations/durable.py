@@ -17,7 +17,9 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 #: Set by ansible-runner and by AWX.
 _DIRECTORIES = ("AWX_ISOLATED_DATA_DIR", "AWX_PRIVATE_DATA_DIR")
 #: For vault_dir on the controller.
-OTHER_LOCATIONS = "Or keep the keys on a host, with vault_location: target, or in a Git repository, with vault_location: git."
+OTHER_LOCATIONS = (
+    "Or keep the keys on a host, with vault_location: target, or in a Git repository, with vault_location: git."
+)
 
 
 def is_job(environment: t.Optional[t.Mapping[str, str]] = None) -> bool:
@@ -34,4 +36,7 @@ def prove_durable(directory: str, promised: bool, otherwise: str = "") -> None:
     if promised or not is_job():
         return
     remedy = "Mount a directory that outlives the job, name it here, and set vault_dir_is_durable: true. An emptyDir does not outlive the job."
-    raise StoreError(f"{directory} may be lost with this job of AWX or ansible-runner, and every key in it.", remedy=f"{remedy} {otherwise}".rstrip())
+    raise StoreError(
+        f"{directory} may be lost with this job of AWX or ansible-runner, and every key in it.",
+        remedy=f"{remedy} {otherwise}".rstrip(),
+    )

@@ -23,8 +23,19 @@ from ansible import constants as C
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import FILE_NAME, STATE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import Git, without_userinfo
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Claim, Lease, is_stale, read_lease
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, Contents, Written, digest, is_kept
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
+    Claim,
+    Lease,
+    is_stale,
+    read_lease,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import (
+    Change,
+    Contents,
+    Written,
+    digest,
+    is_kept,
+)
 
 #: The branches of leases are under this name, if nobody has named another one.
 LOCK_BRANCH = "b2-members-lock"
@@ -37,7 +48,9 @@ _TRIES = 25
 _TRIES_ALONE = 3
 _LONGEST_PAUSE = 2.0
 # How a push of a lease is refused because somebody else was faster: by git here, by git on the server, or by a server with JGit.
-_FASTER = re.compile(r"stale info|cannot lock ref|failed to update ref|incorrect old value|already exists|does not exist|failed to lock")
+_FASTER = re.compile(
+    r"stale info|cannot lock ref|failed to update ref|incorrect old value|already exists|does not exist|failed to lock"
+)
 
 
 class Repository:
@@ -92,7 +105,9 @@ class Repository:
         self._look()
         # Later on it was there, and somebody has deleted it.
         if first and self._asked and not self._tip and self._heads():
-            raise StoreError(f"{self._url} has no branch {self._asked}.", remedy="Make it, or name another vault_git_branch.")
+            raise StoreError(
+                f"{self._url} has no branch {self._asked}.", remedy="Make it, or name another vault_git_branch."
+            )
         if not self._folder_is_there():
             return Contents({}, frozenset(), exists=False)
         found, odd = self._listed()
@@ -162,7 +177,9 @@ class Repository:
 
     def _tree(self, *what: str) -> t.Iterator[tuple[str, str, str]]:
         """Yield (mode, object, path) of what ls-tree lists."""
-        for entry in self._git("ls-tree", "-z", "--full-tree", *what, environment={"GIT_LITERAL_PATHSPECS": "1"}).split(b"\0")[:-1]:
+        for entry in self._git("ls-tree", "-z", "--full-tree", *what, environment={"GIT_LITERAL_PATHSPECS": "1"}).split(
+            b"\0"
+        )[:-1]:
             about, _tab, path = entry.partition(b"\t")
             mode, _kind, blob = about.decode().split(" ")
             yield mode, blob, os.fsdecode(path)
@@ -208,15 +225,22 @@ class Repository:
             refused = {
                 path: "somebody else has changed it"
                 for path, blob in blobs.items()
-                if there.get(path, "") not in {blob, *map(self._blobs.get, changes[path].replaces), *self._past.get(path, ())}
+                if there.get(path, "")
+                not in {blob, *map(self._blobs.get, changes[path].replaces), *self._past.get(path, ())}
             }
             if refused and not attempt:
                 # What we know of the branch may be old.
                 self._catch_up()
                 continue
             if holder:
-                refused.update((path, "another run has taken over") for path in changes if path.startswith(f"{STATE_NAME}/"))
-            news = {path: changes[path].data for path, blob in blobs.items() if path not in refused and there.get(path) != blob}
+                refused.update(
+                    (path, "another run has taken over") for path in changes if path.startswith(f"{STATE_NAME}/")
+                )
+            news = {
+                path: changes[path].data
+                for path, blob in blobs.items()
+                if path not in refused and there.get(path) != blob
+            }
             if not news and not there.keys() & set(gone):
                 return Written(refused, holder)
             commit = self._commit(news, there.keys() & set(gone))
@@ -240,7 +264,12 @@ class Repository:
 
     def _catch_up(self) -> None:
         """Learn which commit the branch is at with as few commands as can be: whoever pushes while they run is ahead of us again."""
-        if self._tip and not self._git.ask("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{self._branch}:{_TIP}").code:
+        if (
+            self._tip
+            and not self._git.ask(
+                "fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{self._branch}:{_TIP}"
+            ).code
+        ):
             self._tip = self._git("rev-parse", _TIP).decode().strip()
         else:
             # There is no branch, or somebody has deleted it.
@@ -267,7 +296,11 @@ class Repository:
             parts += [b"M 100644 inline " + _quoted(self._whole(path)), _data(data)]
         parts += [b"D " + _quoted(self._whole(path)) for path in gone]
         parts.append(b"get-mark :1\ndone\n")
-        return self._git("fast-import", "--quiet", "--force", "--done", "--date-format=now", given=b"".join(parts)).decode().strip()
+        return (
+            self._git("fast-import", "--quiet", "--force", "--done", "--date-format=now", given=b"".join(parts))
+            .decode()
+            .strip()
+        )
 
     def _subject(self, usual: str, keys: int = 0) -> str:
         """Return the subject of a commit with so many files of keys."""
@@ -345,10 +378,19 @@ class Repository:
         tree = self._git("mktree").decode().strip()
         # On what is there: a server that deletes no branch may refuse as well to rewrite one.
         commit = self._git("commit-tree", tree, *(["-p", there] if there else []), "-m", record).decode().strip()
-        answer = self._git.ask("push", "--porcelain", "--no-verify", f"--force-with-lease={self._lock}:{there}", "origin", f"{commit}:{self._lock}")
+        answer = self._git.ask(
+            "push",
+            "--porcelain",
+            "--no-verify",
+            f"--force-with-lease={self._lock}:{there}",
+            "origin",
+            f"{commit}:{self._lock}",
+        )
         flag, summary = _told(answer.output).get(self._lock, ("", ""))
         if not flag or (flag == "!" and not _FASTER.search(summary)):
-            raise StoreError(f"{self.name} did not take a push ({answer.said or summary}).", remedy="Mend that, then run again.")
+            raise StoreError(
+                f"{self.name} did not take a push ({answer.said or summary}).", remedy="Mend that, then run again."
+            )
         if flag == "!":
             return summary
         self._held = commit
@@ -380,7 +422,8 @@ class Repository:
         lease = read_lease(lines[-1] if lines else "")
         if not lease.id and self._git("ls-tree", _LOCK):
             raise StoreError(
-                f"{self.name}: the branch {lock.removeprefix('refs/heads/')} is no lease.", remedy="Name another vault_git_lock_branch, or rename it."
+                f"{self.name}: the branch {lock.removeprefix('refs/heads/')} is no lease.",
+                remedy="Name another vault_git_lock_branch, or rename it.",
             )
         return lease, commit, time.time() - int(said)
 

@@ -86,11 +86,16 @@ class Git:
         environment = _environment()
         return f"{environment['GIT_COMMITTER_NAME']} <{environment['GIT_COMMITTER_EMAIL']}>"
 
-    def __call__(self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None) -> bytes:
+    def __call__(
+        self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None
+    ) -> bytes:
         """Run a command; return its output, or raise StoreError with what it said."""
         answer = self.ask(*arguments, given=given, environment=environment)
         if answer.code:
-            raise StoreError(f"git {arguments[0]} failed ({answer.said or f'exit code {answer.code}'}).", remedy="Mend that, then run again.")
+            raise StoreError(
+                f"git {arguments[0]} failed ({answer.said or f'exit code {answer.code}'}).",
+                remedy="Mend that, then run again.",
+            )
         return answer.output
 
     def ask(self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None) -> Answer:
@@ -109,9 +114,16 @@ class Git:
                     start_new_session=True,
                 )
         except OSError as exc:
-            raise StoreError(f"git cannot be run on the controller ({exc.strerror}).", remedy="Install git there, or choose another place.") from exc
+            raise StoreError(
+                f"git cannot be run on the controller ({exc.strerror}).",
+                remedy="Install git there, or choose another place.",
+            ) from exc
         output, errors = _communicate(process, given, arguments[0])
-        lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith("hint:")]
+        lines = [
+            line.strip()
+            for line in errors.decode("utf-8", "replace").splitlines()
+            if line.strip() and not line.startswith("hint:")
+        ]
         return Answer(process.returncode, output, without_userinfo(" ".join(lines[-_LINES_TOLD:])).rstrip("."))
 
     @contextlib.contextmanager
@@ -152,13 +164,17 @@ def without_password(url: str) -> tuple[str, t.Optional[Login]]:
     found = _WEB_URL.fullmatch(url)
     if not found:
         if _PASSWORD.search(url):
-            raise OptionError("vault_git_repo has a password, which only https:// and http:// can use.", remedy="Take the password out of the URL.")
+            raise OptionError(
+                "vault_git_repo has a password, which only https:// and http:// can use.",
+                remedy="Take the password out of the URL.",
+            )
         return url, None
     protocol, userinfo, host, path = found.groups()
     # With a slash in its password, what looks like host and port is the beginning of a user name and a password.
     if not _WEB_HOST.fullmatch(host) or (not userinfo and ":" in host and "@" in path):
         raise OptionError(
-            "vault_git_repo is an invalid URL.", remedy="Percent-encode special characters in its user name and password, such as %2F for a slash."
+            "vault_git_repo is an invalid URL.",
+            remedy="Percent-encode special characters in its user name and password, such as %2F for a slash.",
         )
     user, colon, password = (userinfo or "").partition(":")
     if not colon:
@@ -166,7 +182,9 @@ def without_password(url: str) -> tuple[str, t.Optional[Login]]:
     values = [urllib.parse.unquote_to_bytes(value) for value in (user, password)]
     answer = b"username=%b\npassword=%b\n" % (values[0], values[1])
     if any(set(value) & {*b"\n\r\0"} for value in values) or len(answer) > _PIPE_BYTES:
-        raise OptionError("vault_git_repo has a user name or password that git cannot take: too long, or with a line end or NUL in it.")
+        raise OptionError(
+            "vault_git_repo has a user name or password that git cannot take: too long, or with a line end or NUL in it."
+        )
     # As git tells the protocol, and so that the URL can be a part of a setting's name.
     path = path.replace("=", "%3D")
     return f"{protocol.lower()}://{host}{path}", Login(protocol.lower(), host, answer)
@@ -193,7 +211,9 @@ def _communicate(process: subprocess.Popen[bytes], given: bytes, command: str) -
             limit = patience(PATIENCE)
             if time.monotonic() - started >= limit:
                 _end(process)
-                raise StoreError(f"git {command} did not come to its end within {limit:.0f} seconds.", remedy="Run again.") from None
+                raise StoreError(
+                    f"git {command} did not come to its end within {limit:.0f} seconds.", remedy="Run again."
+                ) from None
         except BaseException:
             # Whoever ends this process means the command as well.
             _end(process)

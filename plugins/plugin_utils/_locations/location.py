@@ -51,7 +51,9 @@ class Location(t.Protocol):
         Return their paths. What this run had written into them is gone from there then, and on StoreError it may be.
         """
 
-    def held(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> contextlib.AbstractContextManager[None]:
+    def held(
+        self, group: str, patience: float, wait: t.Callable[[float], t.Any]
+    ) -> contextlib.AbstractContextManager[None]:
         """Keep other machines from changing what is kept about a Group; on leaving, what came ``later`` is put in its place.
 
         group: its name as a directory. patience: seconds to wait for another run.
@@ -94,7 +96,9 @@ class Controller:
         """Do nothing."""
         return frozenset()
 
-    def held(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> contextlib.AbstractContextManager[None]:
+    def held(
+        self, group: str, patience: float, wait: t.Callable[[float], t.Any]
+    ) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""
         return contextlib.nullcontext()
 

@@ -30,7 +30,13 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
     is_member_directory,
     is_temporary,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import STALE_SECONDS, Claim, Heartbeat, Lease, new_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
+    STALE_SECONDS,
+    Claim,
+    Heartbeat,
+    Lease,
+    new_lease,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
 INDEX = f"{STATE_NAME}/{INDEX_NAME}"
@@ -183,7 +189,9 @@ class RemoteCopy:
         """Write a file of the copy, with the time of its original. Not synced: it is in its own place already."""
         target = os.path.join(self.copy, path)
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        with open(target, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)) as file:
+        with open(
+            target, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        ) as file:
             file.write(data)
         if time_there is not None:
             now = time.time()
@@ -270,7 +278,10 @@ class RemoteCopy:
                 refused = self._refused
             except StoreError as exc:
                 refused = dict.fromkeys(gone, exc.happened.rstrip("."))
-            amiss.update((path, f"the file was removed and cannot be written again: {refused[path]}") for path in gone & refused.keys())
+            amiss.update(
+                (path, f"the file was removed and cannot be written again: {refused[path]}")
+                for path in gone & refused.keys()
+            )
         return {os.path.join(self.copy, path): reason for path, reason in amiss.items()}
 
     def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
@@ -367,8 +378,14 @@ class RemoteCopy:
                 )
             wait(_POLL_SECONDS)
         if claim.other and not claim.other.released:
-            why = "is not there any more" if claim.other.dead else f"had not said for {STALE_SECONDS / 60:.0f} minutes that it is still there"
-            self.notes.append(f"The lease of Group {group} in {self.copy} was taken over from {claim.other}, which {why}.")
+            why = (
+                "is not there any more"
+                if claim.other.dead
+                else f"had not said for {STALE_SECONDS / 60:.0f} minutes that it is still there"
+            )
+            self.notes.append(
+                f"The lease of Group {group} in {self.copy} was taken over from {claim.other}, which {why}."
+            )
         self._lost = ""
         try:
             with Heartbeat(self._refresh):

@@ -20,8 +20,17 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import STALE_SECONDS, Claim, Lease, read_lease
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, Contents, Written
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
+    STALE_SECONDS,
+    Claim,
+    Lease,
+    read_lease,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import (
+    Change,
+    Contents,
+    Written,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.signals import patience
 
 MODULE = "community.backblaze.b2_vault_files"
@@ -74,7 +83,10 @@ class Target:
 
     def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
         """Put files in their place on the host; see Depot."""
-        files = {path: {"data": change.data.decode("latin-1"), "replaces": sorted(change.replaces)} for path, change in changes.items()}
+        files = {
+            path: {"data": change.data.decode("latin-1"), "replaces": sorted(change.replaces)}
+            for path, change in changes.items()
+        }
         result = self._run("write", bundle=_packed({"files": files, "gone": list(gone)}), **self._lease)
         with self._understood():
             return Written({path: str(reason) for path, reason in _unpacked(result).items()}, _holder(result))
@@ -108,7 +120,9 @@ class Target:
         try:
             result = self._answered(whole)
         except (AnsibleError, OSError) as exc:
-            raise StoreError(f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Mend that, then run again.") from exc
+            raise StoreError(
+                f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Mend that, then run again."
+            ) from exc
         if result.get("failed") or result.get("unreachable"):
             raise StoreError(f"On {self._host}: {_why(result)}", remedy="Fix that, then run again.")
         return result
@@ -132,7 +146,9 @@ class Target:
             thread.join(_LOOK_SECONDS)
             limit = patience(PATIENCE)
             if thread.is_alive() and time.monotonic() - started >= limit:
-                raise StoreError(f"{self.name} gave no answer within {limit:.0f} seconds.", remedy="Find out why, then run again.")
+                raise StoreError(
+                    f"{self.name} gave no answer within {limit:.0f} seconds.", remedy="Find out why, then run again."
+                )
         if problems:
             raise problems[0]
         return results[0]
@@ -144,7 +160,8 @@ class Target:
             yield
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as exc:
             raise StoreError(
-                f"{self.name} gave an answer that cannot be read ({type(exc).__name__}).", remedy="Find out what answers there, then run again."
+                f"{self.name} gave an answer that cannot be read ({type(exc).__name__}).",
+                remedy="Find out what answers there, then run again.",
             ) from exc
 
 
@@ -154,7 +171,9 @@ def _why(result: t.Mapping[str, t.Any]) -> str:
     # With a terminal, ssh brings both as one.
     written = str(result.get("module_stderr") or "").strip() + "\n" + str(result.get("module_stdout") or "").strip()
     lines = [line.strip() for line in written.splitlines() if line.strip() and not _SSH_NOISE.match(line)]
-    return f"{message.rstrip('.')}. It wrote: {' '.join(lines[-_LINES_SHOWN:])[-_CHARACTERS_SHOWN:]}" if lines else message
+    return (
+        f"{message.rstrip('.')}. It wrote: {' '.join(lines[-_LINES_SHOWN:])[-_CHARACTERS_SHOWN:]}" if lines else message
+    )
 
 
 def _packed(content: t.Any) -> str:

@@ -16,7 +16,9 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal i
 Location = tuple[str, int]
 
 
-def hand_over(source: Location, target: Location, group_ids: t.Collection[str], kept: t.Collection[str], modes: Modes = PRIVATE) -> list[str]:
+def hand_over(
+    source: Location, target: Location, group_ids: t.Collection[str], kept: t.Collection[str], modes: Modes = PRIVATE
+) -> list[str]:
     """Take accounts whose key is lost from one journal into another; the caller holds both locks. StoreError where that fails.
 
     Return the addresses of creates that a killed run was about to send: these stay in the old journal.
@@ -34,7 +36,11 @@ def hand_over(source: Location, target: Location, group_ids: t.Collection[str], 
         here, there = (Journal(state, path, modes=modes) for path, state in (source, target))
         for journal in (here, there):
             stack.callback(journal.finish)
-        known = {(entry.group_id, entry.email): entry.account_id for group_id in group_ids for entry in there.entries(group_id)}
+        known = {
+            (entry.group_id, entry.email): entry.account_id
+            for group_id in group_ids
+            for entry in there.entries(group_id)
+        }
         for entry in lost:
             account = known.get((entry.group_id, entry.email))
             if account is None:

@@ -13,10 +13,25 @@ import os
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, exists, explained, identity, look, opened
+from ansible_collections.community.backblaze.plugins.module_utils._files import (
+    DIRECTORY,
+    exists,
+    explained,
+    identity,
+    look,
+    opened,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
-from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import FILE_NAME, is_member_directory, is_temporary
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_stored, holds_more, read_key_text
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
+    FILE_NAME,
+    is_member_directory,
+    is_temporary,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import (
+    as_stored,
+    holds_more,
+    read_key_text,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
@@ -71,7 +86,11 @@ class KeyFiles:
     def refresh(self, group_id: t.Optional[str] = None) -> None:
         """Read what is new, and what has changed of a Group."""
         with explained("cannot be read", self.directory.path), os.scandir(self.directory.path) as entries:
-            names = [entry.name for entry in entries if is_member_directory(entry.name) and entry.is_dir(follow_symlinks=False)]
+            names = [
+                entry.name
+                for entry in entries
+                if is_member_directory(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
         due = [name for name in names if self._group(name) in ("", group_id)]
         files = {**self._files, **dict(each(self._read, due))}
         self._files = {name: files[name] for name in sorted(names)}
@@ -84,9 +103,17 @@ class KeyFiles:
         """Return the key file of an address, an empty one where there is nothing of that kind."""
         path = self.file(email)
         try:
-            with explained("cannot be read", path), self.directory.root() as root, opened(root, email, DIRECTORY) as directory:
+            with (
+                explained("cannot be read", path),
+                self.directory.root() as root,
+                opened(root, email, DIRECTORY) as directory,
+            ):
                 if not exists(directory, FILE_NAME):
-                    lefts = [self._left(directory, name, email) for name in os.listdir(directory) if is_temporary(name, FILE_NAME)]
+                    lefts = [
+                        self._left(directory, name, email)
+                        for name in os.listdir(directory)
+                        if is_temporary(name, FILE_NAME)
+                    ]
                     return _File(variables=next(filter(None, lefts), {}), astray=bool(lefts))
                 known = self._files.get(email)
                 if known and known.identity == identity(os.lstat(FILE_NAME, dir_fd=directory)):
@@ -99,7 +126,11 @@ class KeyFiles:
             variables = read_key_text(plaintext, path, email)
         except StoreError as exc:
             return _File(identity(found), problem=str(exc))
-        problem = "" if variables.get("b2_group_id") else "It does not say of which Group it is. Add b2_group_id to it with ansible-vault edit."
+        problem = (
+            ""
+            if variables.get("b2_group_id")
+            else "It does not say of which Group it is. Add b2_group_id to it with ansible-vault edit."
+        )
         return _File(identity(found), variables, holds_more(plaintext, variables), problem)
 
     def _left(self, directory: int, name: str, email: str) -> Variables:
@@ -119,11 +150,19 @@ class KeyFiles:
 
     def of(self, group_id: str) -> dict[str, _File]:
         """Return the files of a Group, by address."""
-        return {email: file for email, file in self._files.items() if not file.problem and not file.astray and self._group(email) == group_id}
+        return {
+            email: file
+            for email, file in self._files.items()
+            if not file.problem and not file.astray and self._group(email) == group_id
+        }
 
     def astray(self, group_id: str) -> dict[str, Variables]:
         """Return by address what there is only in what killed runs left, of a Group or of one that cannot be seen."""
-        return {email: file.variables for email, file in self._files.items() if file.astray and self._group(email) in ("", group_id)}
+        return {
+            email: file.variables
+            for email, file in self._files.items()
+            if file.astray and self._group(email) in ("", group_id)
+        }
 
     def unfit(self) -> list[Entry]:
         """Return what belongs to no Group that could be told."""

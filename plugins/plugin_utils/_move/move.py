@@ -23,11 +23,22 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import S
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import STATE_NAME, name_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.journal_copy import hand_over
-from ansible_collections.community.backblaze.plugins.plugin_utils._move.key_files import Entry, KeyFiles, KeyFilesOf, Variables, each
+from ansible_collections.community.backblaze.plugins.plugin_utils._move.key_files import (
+    Entry,
+    KeyFiles,
+    KeyFilesOf,
+    Variables,
+    each,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import GROUP_VARS, HOST_VARS, _groups_in, open_store
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import (
+    GROUP_VARS,
+    HOST_VARS,
+    _groups_in,
+    open_store,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir, switches_off
@@ -100,10 +111,14 @@ def move_keys(move: Move, sealer: Sealer) -> Moved:
     if move.layout == GROUP_VARS:
         _move_files(move, sealer, result)
     else:
-        for group_id in sorted({*_groups_in(move.source), *_groups_with_state(move)}) if move.group_id is None else [move.group_id]:
+        for group_id in (
+            sorted({*_groups_in(move.source), *_groups_with_state(move)}) if move.group_id is None else [move.group_id]
+        ):
             origin = GroupVarsStore(move.source, sealer, group_id)
             with _named(result, origin.file("")):
-                _move_group(move, group_id, origin, HostVarsStore(move.target, sealer, modes=move.modes), sealer, result)
+                _move_group(
+                    move, group_id, origin, HostVarsStore(move.target, sealer, modes=move.modes), sealer, result
+                )
     return result
 
 
@@ -114,7 +129,11 @@ def _move_files(move: Move, sealer: Sealer, result: Moved) -> None:
     states = _groups_with_state(move)
     done: list[str] = []
     # Keys of one more Group may come while another one's are moved.
-    while due := sorted({*files.groups(), *states}.difference(done)) if move.group_id is None else [move.group_id][len(done) :]:
+    while (
+        due := sorted({*files.groups(), *states}.difference(done))
+        if move.group_id is None
+        else [move.group_id][len(done) :]
+    ):
         done += due
         for group_id in due:
             with _named(result, move.source):
@@ -139,7 +158,13 @@ def _named(result: Moved, path: str) -> t.Iterator[None]:
 
 
 def _move_group(
-    move: Move, group_id: str, origin: _Origin, target: Store, sealer: Sealer, result: Moved, unread: t.Callable[[], list[Entry]] = list
+    move: Move,
+    group_id: str,
+    origin: _Origin,
+    target: Store,
+    sealer: Sealer,
+    result: Moved,
+    unread: t.Callable[[], list[Entry]] = list,
 ) -> None:
     """Move the keys of one Group, under its lock in both directories. unread: gives what may be a key of the Group and cannot be read."""
     with contextlib.ExitStack() as stack:
@@ -150,7 +175,8 @@ def _move_group(
                 places = {_location(one.path): one for one in (source, target.directory)}
             # In the same order for everybody, so that two moves in opposite directions do not wait for each other.
             held = {
-                location: stack.enter_context(one.locked(group_id, move.vault_lock_timeout, time.sleep)) for location, one in sorted(places.items())
+                location: stack.enter_context(one.locked(group_id, move.vault_lock_timeout, time.sleep))
+                for location, one in sorted(places.items())
             }
             states = [held[location] for location in places]
             origin.tidy()
@@ -165,7 +191,9 @@ def _move_group(
         for email, reason in each(lambda email: _unfit(origin, target, email, variables[email]), variables):
             folder = folders[email]
             if folder in switched_off:
-                result.left.append(Entry(email, origin.file(email), str(switches_off(move.target, folder, switched_off[folder]))))
+                result.left.append(
+                    Entry(email, origin.file(email), str(switches_off(move.target, folder, switched_off[folder])))
+                )
             elif reason:
                 result.left.append(Entry(email, origin.file(email), reason))
             else:
@@ -193,7 +221,9 @@ def _move_group(
         result.changed |= len(failed) < len(fit)
         # What counts is what is read from disk, by a store that has written nothing.
         fresh = open_store(move.layout, move.target, sealer, group_id)
-        checked = each(lambda email: _not_as_it_was(fresh, email, fit[email]), (email for email in fit if email not in failed))
+        checked = each(
+            lambda email: _not_as_it_was(fresh, email, fit[email]), (email for email in fit if email not in failed)
+        )
         failed.update((email, reason) for email, reason in checked if reason)
         removed, reason = set[str](), "here it was changed meanwhile, or could not be taken away."
         try:
@@ -205,7 +235,11 @@ def _move_group(
             if email in removed:
                 result.moved.append(Entry(email, target.file(email)))
             else:
-                result.left.append(Entry(email, origin.file(email), failed.get(email, f"It is in {target.file(email)} as well: {reason}")))
+                result.left.append(
+                    Entry(
+                        email, origin.file(email), failed.get(email, f"It is in {target.file(email)} as well: {reason}")
+                    )
+                )
 
 
 def _location(path: str) -> tuple[int, int]:
@@ -300,5 +334,9 @@ def _groups_with_state(move: Move) -> list[str]:
     with explained("cannot be read", path), contextlib.suppress(FileNotFoundError):
         if move.write and _location(move.source) != _location(move.target):
             with os.scandir(path) as entries:
-                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and name_of(entry.name) == entry.name]
+                return [
+                    entry.name
+                    for entry in entries
+                    if entry.is_dir(follow_symlinks=False) and name_of(entry.name) == entry.name
+                ]
     return []

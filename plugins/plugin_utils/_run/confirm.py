@@ -88,7 +88,9 @@ def _copied(
             kept[home] = as_new_member(variables) if variables else None
         kept.setdefault(home, None)
     with contextlib.suppress(StoreError):
-        unproven = {path: as_new_member(variables) for path, variables in store.unproven.of(email).items() if path in amiss}
+        unproven = {
+            path: as_new_member(variables) for path, variables in store.unproven.of(email).items() if path in amiss
+        }
         kept.update((path, dataclasses.replace(new, doubt=_UNCERTAIN)) for path, new in unproven.items())
     return kept
 
@@ -143,9 +145,13 @@ def _rescued(
         account = new.member.account_id if new else one.member.account_id if one and one.member else ""
         message = f"The key of {email} is gone from {path}: {amiss[path]}."
         if saved:
-            message += f" It was stored in {saved}. The next run {'tries it' if new and new.doubt else 'moves it home'}."
+            message += (
+                f" It was stored in {saved}. The next run {'tries it' if new and new.doubt else 'moves it home'}."
+            )
         else:
-            message += f" It could not be stored anywhere else, so the key of account {account or 'unknown'} is lost: {why}"
+            message += (
+                f" It could not be stored anywhere else, so the key of account {account or 'unknown'} is lost: {why}"
+            )
         if one is None or one.path != path:
             notes.append(f"{message} {new.doubt if new else ''}".strip())
             continue
@@ -155,5 +161,11 @@ def _rescued(
         elif journal and outcome is Outcome.KEY_LOST:
             with contextlib.suppress(StoreError):
                 journal.lost(job.group_id, email, account)
-        one = dataclasses.replace(one, outcome=outcome, path=saved, adopted=one.adopted and bool(saved), message=f"{one.message} {message}".strip())
+        one = dataclasses.replace(
+            one,
+            outcome=outcome,
+            path=saved,
+            adopted=one.adopted and bool(saved),
+            message=f"{one.message} {message}".strip(),
+        )
     return one, notes

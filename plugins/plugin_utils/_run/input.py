@@ -31,12 +31,16 @@ def wanted_members(entries: t.Sequence[t.Any]) -> list[Wanted]:
         try:
             one = _wanted_member(entry)
             if one.email in wanted:
-                raise OptionError(f"{one.email} is there more than once (addresses are compared without regard to case).")
+                raise OptionError(
+                    f"{one.email} is there more than once (addresses are compared without regard to case)."
+                )
             wanted[one.email] = one
         except OptionError as exc:
             problems.append(f"entry {number}: {exc.happened}")
     if problems:
-        raise OptionError(f"{len(problems)} of {len(entries)} members cannot be: " + " ".join(problems), remedy="Mend the list.")
+        raise OptionError(
+            f"{len(problems)} of {len(entries)} members cannot be: " + " ".join(problems), remedy="Mend the list."
+        )
     return list(wanted.values())
 
 
@@ -52,7 +56,9 @@ class WantedGroup:
         return f"Group {self.group_name or self.group_id}"
 
 
-def wanted_groups(entries: t.Sequence[t.Mapping[str, t.Any]], read_file: t.Callable[[str], list[t.Any]]) -> list[WantedGroup]:
+def wanted_groups(
+    entries: t.Sequence[t.Mapping[str, t.Any]], read_file: t.Callable[[str], list[t.Any]]
+) -> list[WantedGroup]:
     """Check a list of Groups with their members as the user wrote it; OptionError names every one that cannot be."""
     if not entries:
         raise OptionError("The list of Groups is empty.", remedy="Give at least one Group, or leave the task out.")
@@ -63,15 +69,22 @@ def wanted_groups(entries: t.Sequence[t.Mapping[str, t.Any]], read_file: t.Calla
         group = WantedGroup(entry["group_id"] or "", entry["group_name"] or "", ())
         try:
             group = dataclasses.replace(
-                group, members=wanted_members(entry["members"] if entry["members_file"] is None else read_file(entry["members_file"]))
+                group,
+                members=wanted_members(
+                    entry["members"] if entry["members_file"] is None else read_file(entry["members_file"])
+                ),
             )
         except OptionError as exc:
             problems.append(f"{group}: {exc.happened}")
         groups.append(group)
         twice = sorted(one.email for one in group.members if owners.setdefault(one.email, group) is not group)
-        problems += [f"{group}: {email} is wanted in {owners[email]} too; an account is in one Group only." for email in twice]
+        problems += [
+            f"{group}: {email} is wanted in {owners[email]} too; an account is in one Group only." for email in twice
+        ]
     names = [str(group) for group in groups]
-    problems += [f"{name} is there more than once." for name in sorted({name for name in names if names.count(name) > 1})]
+    problems += [
+        f"{name} is there more than once." for name in sorted({name for name in names if names.count(name) > 1})
+    ]
     if problems:
         raise OptionError("The list of Groups cannot be: " + " ".join(problems), remedy="Mend the list.")
     return groups
@@ -81,7 +94,9 @@ def _wanted_member(entry: t.Any) -> Wanted:
     if isinstance(entry, str):
         entry = {"email": entry}
     if not isinstance(entry, dict):
-        raise OptionError(f"it is {type(entry).__name__}, but has to be a dictionary with email and, if wanted, region.")
+        raise OptionError(
+            f"it is {type(entry).__name__}, but has to be a dictionary with email and, if wanted, region."
+        )
     unknown = sorted(str(name) for name in entry if name not in _MEMBER_FIELDS)
     if unknown:
         raise OptionError(f"it has unknown fields: {', '.join(unknown)}.")
@@ -106,7 +121,9 @@ def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Poli
     try:
         check_email(form.format(account_id="0a1b2c3d4e5f", local="local", domain="domain.example"))
     except (LookupError, ValueError, AttributeError, B2Error):
-        raise OptionError(f"throwaway_email {form!r} gives no address.", remedy="Use {account_id}, {local} and {domain} in it.") from None
+        raise OptionError(
+            f"throwaway_email {form!r} gives no address.", remedy="Use {account_id}, {local} and {domain} in it."
+        ) from None
     members = frozenset(check_email(email) for email in options["recreate_members"] or ())
     strangers = sorted(members.difference(wanted))
     if strangers:
@@ -161,7 +178,9 @@ def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> lis
 
     def vaulted(_loader: yaml.SafeLoader, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            raise OptionError(f"members_file {path} has the tag !vault on something that is not a text (line {node.start_mark.line + 1}).")
+            raise OptionError(
+                f"members_file {path} has the tag !vault on something that is not a text (line {node.start_mark.line + 1})."
+            )
         return decrypt(node.value.encode()).decode("utf-8")
 
     def unsafe(loader: yaml.SafeLoader, node: yaml.Node) -> t.Any:
@@ -178,11 +197,17 @@ def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> lis
         raise OptionError(f"members_file {path} is not YAML{f' (line {mark.line + 1})' if mark else ''}.") from None
     except RecursionError:
         raise OptionError(
-            f"members_file {path} is nested too deep.", remedy="Write a list of members, each with email and, if wanted, region."
+            f"members_file {path} is nested too deep.",
+            remedy="Write a list of members, each with email and, if wanted, region.",
         ) from None
     except ValueError as exc:
         # A value that looks like a date and is none.
-        raise OptionError(f"members_file {path} holds a value that YAML cannot read ({exc}).", remedy="Put it in quotes.") from None
+        raise OptionError(
+            f"members_file {path} holds a value that YAML cannot read ({exc}).", remedy="Put it in quotes."
+        ) from None
     if not isinstance(entries, list):
-        raise OptionError(f"members_file {path} holds no list.", remedy="Write a list of members, each with email and, if wanted, region.")
+        raise OptionError(
+            f"members_file {path} holds no list.",
+            remedy="Write a list of members, each with email and, if wanted, region.",
+        )
     return entries

@@ -36,7 +36,15 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 class Journal:
     """The journal in an open directory; the caller holds the lock of the vault directory. Safe to use from many threads."""
 
-    def __init__(self, directory_fd: int, path: str, *, writable: bool = True, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
+    def __init__(
+        self,
+        directory_fd: int,
+        path: str,
+        *,
+        writable: bool = True,
+        location: Location = CONTROLLER,
+        modes: Modes = PRIVATE,
+    ) -> None:
         self._path = os.path.join(path, JOURNAL_NAME)
         self._lock = threading.Lock()
         self._sync = Shared()
@@ -130,7 +138,9 @@ class Journal:
         for number, line in enumerate(lines[:-1], 1):
             try:
                 record = json.loads(line)
-                event, *texts = (record.get(name, "") for name in ("event", "email", "group_id", "account_id", "path", "at"))
+                event, *texts = (
+                    record.get(name, "") for name in ("event", "email", "group_id", "account_id", "path", "at")
+                )
                 email, group_id, account_id, path, moment = texts
                 if not all(isinstance(value, str) for value in (event, *texts)) or unsafe_name(email):
                     raise ValueError("not a line of ours")

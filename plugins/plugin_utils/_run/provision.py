@@ -33,10 +33,24 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     settle,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.confirm import confirmed
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Places, Plan, Progress, Report, Result, Stop, foreseen
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import (
+    Job,
+    Places,
+    Plan,
+    Progress,
+    Report,
+    Result,
+    Stop,
+    foreseen,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal, is_recent
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import UnderWay, look
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.recover import Moves, recover, seal_from_fallback, try_doubtful
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.recover import (
+    Moves,
+    recover,
+    seal_from_fallback,
+    try_doubtful,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.workers import Workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
@@ -79,7 +93,9 @@ def provision_groups(
 
 
 def _confirmed_again(
-    jobs: t.Sequence[tuple[Job, Store]], fallback: FallbackStore, done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]]
+    jobs: t.Sequence[tuple[Job, Store]],
+    fallback: FallbackStore,
+    done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]],
 ) -> list[t.Union[tuple[Plan, Report], B2Error]]:
     """Confirm the keys of each Group after the last one: those of the first may be gone by then."""
     again: list[t.Union[tuple[Plan, Report], B2Error]] = []
@@ -95,7 +111,14 @@ def _confirmed_again(
             with contextlib.suppress(B2Error), _journal_of(job, store) as journal:
                 for each in lost:
                     journal.lost(job.group_id, each.email, each.member.account_id if each.member else "")
-        again.append((plan, dataclasses.replace(report, results=tuple(found.values()), notes=tuple(dict.fromkeys((*report.notes, *notes))))))
+        again.append(
+            (
+                plan,
+                dataclasses.replace(
+                    report, results=tuple(found.values()), notes=tuple(dict.fromkeys((*report.notes, *notes)))
+                ),
+            )
+        )
     return again
 
 
@@ -139,10 +162,16 @@ def provision(
     with contextlib.ExitStack() as stack:
         store.prove([one.email for one in job.wanted], write=write)
         state = stack.enter_context(
-            store.directory.locked(job.group_id, job.vault_lock_timeout, stop.wait) if write else store.directory.state(job.group_id)
+            store.directory.locked(job.group_id, job.vault_lock_timeout, stop.wait)
+            if write
+            else store.directory.state(job.group_id)
         )
         journal = Journal(
-            state, store.directory.state_path(job.group_id), writable=write, location=store.directory.location, modes=store.directory.modes
+            state,
+            store.directory.state_path(job.group_id),
+            writable=write,
+            location=store.directory.location,
+            modes=store.directory.modes,
         )
         stack.callback(journal.finish)
         entries = journal.entries(job.group_id)
@@ -167,8 +196,18 @@ def provision(
             seal_from_fallback(fallback, members, moves)
             kept = try_doubtful(client, fallback, entries, members, moves)
             stored.update(moves.found)
-            plan = make_plan(job, members, stored, entries, lambda keys: keys_open(client, keys, job.concurrency, stop), store.key, kept)
-            plan = dataclasses.replace(plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps))
+            plan = make_plan(
+                job,
+                members,
+                stored,
+                entries,
+                lambda keys: keys_open(client, keys, job.concurrency, stop),
+                store.key,
+                kept,
+            )
+            plan = dataclasses.replace(
+                plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps)
+            )
             changing = [step.wanted.email for step in plan.changes]
             store.prove_nothing_switched_off(changing)
             store.directory.prove_room(len(changing))
@@ -181,7 +220,9 @@ def provision(
             raise
         notes = (*moves.notes, *other.notes, *_remarks(job, plan, fallback))
         if job.check_mode:
-            return plan, Report(tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moves.any, check_mode=True)
+            return plan, Report(
+                tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moves.any, check_mode=True
+            )
         _close_settled(plan, journal)
         made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
         made, unconfirmed = confirmed(job, store, fallback, _results(plan, made), {*made, *moves.found}, journal)
@@ -193,7 +234,11 @@ def provision(
 
 def _remarks(job: Job, plan: Plan, fallback: FallbackStore) -> tuple[str, ...]:
     """Return what is to be said of options that do nothing, and of a fallback directory that takes no keys."""
-    idle = [step.wanted.email for step in plan.steps if step.wanted.email in job.policy.recreate_members and not step.replaces]
+    idle = [
+        step.wanted.email
+        for step in plan.steps
+        if step.wanted.email in job.policy.recreate_members and not step.replaces
+    ]
     replaced = "would be replaced" if job.check_mode else "is replaced"
     said = f"recreate_members names {', '.join(idle)}, whose key is not lost as far as the journal says. Nothing {replaced}."
     return (*([said] if idle else []), *filter(None, [fallback.unfit() if plan.changes else ""]))
@@ -204,7 +249,9 @@ def _results(plan: Plan, made: t.Mapping[str, Result]) -> dict[str, Result]:
     return {step.wanted.email: made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps}
 
 
-def _compared(client: Client, plan: Plan, made: dict[str, Result], stop: Stop) -> tuple[dict[str, Result], tuple[str, ...]]:
+def _compared(
+    client: Client, plan: Plan, made: dict[str, Result], stop: Stop
+) -> tuple[dict[str, Result], tuple[str, ...]]:
     """Hold created members against the Group, which says what account each is: the answer to a create may be right in itself, and about another one.
 
     What is not listed yet, or cannot be listed now, stays as it is: the next run compares it once more. Return the results and what is to be said.
@@ -225,18 +272,22 @@ def _compared(client: Client, plan: Plan, made: dict[str, Result], stop: Stop) -
         one, member, owner = made[email], members.get(email), owners.get(sealed.account_id, email)
         if member and member.account_id != sealed.account_id:
             step = decide_present(Wanted(email), member, KeyState(stored=Stored(sealed.account_id, "", one.path)))
-            made[email] = dataclasses.replace(one, outcome=step.outcome, message=f"{step.message} {one.message}".strip(), member=member)
-        elif owner != email:
-            message = (
-                f"{one.path} holds the key of account {sealed.account_id}, which is {owner} in the Group; {email} is not in it. Move that file away."
+            made[email] = dataclasses.replace(
+                one, outcome=step.outcome, message=f"{step.message} {one.message}".strip(), member=member
             )
-            made[email] = dataclasses.replace(one, outcome=Outcome.CONFLICT, message=f"{message} {one.message}".strip(), member=None)
+        elif owner != email:
+            message = f"{one.path} holds the key of account {sealed.account_id}, which is {owner} in the Group; {email} is not in it. Move that file away."
+            made[email] = dataclasses.replace(
+                one, outcome=Outcome.CONFLICT, message=f"{message} {one.message}".strip(), member=None
+            )
         elif not member:
             unlisted.append(email)
     if not unlisted:
         return made, ()
     more = f" and {len(unlisted) - 1} more" if unlisted[1:] else ""
-    return made, (f"{unlisted[0]}{more} is not listed in the Group yet, though its key came. Run again: the next run compares it with the Group.",)
+    return made, (
+        f"{unlisted[0]}{more} is not listed in the Group yet, though its key came. Run again: the next run compares it with the Group.",
+    )
 
 
 def make_plan(
@@ -257,7 +308,9 @@ def make_plan(
     parked = {one.email: one.path for one in settled if one.outcome is Outcome.KEY_MISSING}
     present = [one for one in job.wanted if one.email in members]
     whole = {email for email, found in stored.items() if found.key_id}
-    stored_opens = opens({one.email: key_of(one.email) for one in present if job.policy.verify_keys and one.email in whole})
+    stored_opens = opens(
+        {one.email: key_of(one.email) for one in present if job.policy.verify_keys and one.email in whole}
+    )
     given_opens = opens({one.email: (one.key_id, one.key) for one in present if one.key and one.email not in whole})
     refused = all_refused({**stored_opens, **given_opens})
     steps = []
@@ -280,10 +333,14 @@ def make_plan(
         )
         steps.append(decide_present(one, members.get(one.email), keys))
     paths = {email: found.path for email, found in stored.items()}
-    return Plan(job.group_id, tuple(steps), settled, paths, {member.account_id: email for email, member in members.items()})
+    return Plan(
+        job.group_id, tuple(steps), settled, paths, {member.account_id: email for email, member in members.items()}
+    )
 
 
-def keys_open(client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None) -> dict[str, Proof]:
+def keys_open(
+    client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None
+) -> dict[str, Proof]:
     """Try keys, many at a time: the account that each opens, empty where Backblaze says that it is no good; or why it could not be tried.
 
     One that cannot be tried, for its member's account is suspended or at a cap, says nothing about the others. Where the service gives no
@@ -324,8 +381,16 @@ def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[t.Union[tupl
         if job.check_mode or isinstance(one, B2Error):
             continue
         plan, report = one
-        lost = {each.email: each.account_id for each in plan.settled if each.outcome is Outcome.KEY_LOST and not each.known}
-        lost.update({each.email: each.member.account_id for each in report.results if each.outcome is Outcome.KEY_LOST and each.member})
+        lost = {
+            each.email: each.account_id for each in plan.settled if each.outcome is Outcome.KEY_LOST and not each.known
+        }
+        lost.update(
+            {
+                each.email: each.member.account_id
+                for each in report.results
+                if each.outcome is Outcome.KEY_LOST and each.member
+            }
+        )
         if not lost:
             continue
         with contextlib.suppress(B2Error), _journal_of(job, store) as journal:
@@ -345,7 +410,9 @@ def _journal_of(job: Job, store: Store) -> t.Iterator[Journal]:
             journal.finish()
 
 
-def _not_listed(client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored], stop: Stop) -> dict[str, Member]:
+def _not_listed(
+    client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored], stop: Stop
+) -> dict[str, Member]:
     """Look once more for wanted members whose key is stored and that the listing did not show: lists may lag behind.
 
     Where a key was stored just now, its member is given some seconds to turn up.
@@ -376,8 +443,13 @@ def _close_settled(plan: Plan, journal: Journal) -> None:
     only now, and this run may end before it comes to that address. So does one that is not wanted any more, for a while.
     """
     there = {one.email for one in plan.settled if one.outcome is not Outcome.ABSENT}
-    still_possible = {entry.email for entry in journal.entries(plan.group_id) if not entry.account_id and is_recent(entry)} - there
+    still_possible = {
+        entry.email for entry in journal.entries(plan.group_id) if not entry.account_id and is_recent(entry)
+    } - there
     about_to_be_created = {step.wanted.email for step in plan.changes}
     for one in plan.settled:
-        if one.outcome not in (Outcome.KEY_LOST, Outcome.KEY_MISSING) and one.email not in about_to_be_created | still_possible:
+        if (
+            one.outcome not in (Outcome.KEY_LOST, Outcome.KEY_MISSING)
+            and one.email not in about_to_be_created | still_possible
+        ):
             journal.close(plan.group_id, one.email)

@@ -51,7 +51,11 @@ class Moves:
 def recover(entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: Moves) -> None:
     """Find keys that a killed run saved beside their place, and move them there."""
     for entry in entries:
-        recovered = moves.store.recover(entry.email, members[entry.email].account_id, write=moves.write) if entry.email in members else None
+        recovered = (
+            moves.store.recover(entry.email, members[entry.email].account_id, write=moves.write)
+            if entry.email in members
+            else None
+        )
         if recovered:
             moves.found[entry.email] = recovered
             moves.notes.append(
@@ -70,12 +74,17 @@ def seal_from_fallback(fallback: FallbackStore, members: t.Mapping[str, Member],
             owner = accounts.get(os.path.basename(path).partition("-")[0])
             if owner and not unsafe_name(folded(owner.email)) and moves.store.read(folded(owner.email)) is None:
                 raise StoreError(
-                    f"{path} holds the key of {owner.email} and does not decrypt.", remedy="Give the run the vault password of that file."
+                    f"{path} holds the key of {owner.email} and does not decrypt.",
+                    remedy="Give the run the vault password of that file.",
                 )
             continue
         new = as_new_member(variables)
         email = new.member.email
-        if UNPROVEN in variables or email not in members or new.member.account_id not in ("", members[email].account_id):
+        if (
+            UNPROVEN in variables
+            or email not in members
+            or new.member.account_id not in ("", members[email].account_id)
+        ):
             continue
         new = dataclasses.replace(new, member=dataclasses.replace(new.member, account_id=members[email].account_id))
         there = moves.store.key(email)
@@ -91,19 +100,29 @@ def seal_from_fallback(fallback: FallbackStore, members: t.Mapping[str, Member],
         moves.notes.append(f"The key of {email} {moves.done} moved from {path} to {moves.store.file(email)}.")
 
 
-def try_doubtful(client: Client, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: Moves) -> dict[str, str]:
+def try_doubtful(
+    client: Client, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: Moves
+) -> dict[str, str]:
     """Try the keys that earlier runs kept because it was not certain whose they are, and move each to the member whose account it opens.
 
     Return the path of each that is kept as it is, by the address that it was kept for.
     """
     kept: dict[str, str] = {}
-    accounts = {member.account_id: (folded(member.email), member) for member in members.values() if not unsafe_name(folded(member.email))}
+    accounts = {
+        member.account_id: (folded(member.email), member)
+        for member in members.values()
+        if not unsafe_name(folded(member.email))
+    }
     waiting = [
         (entry.email, path, variables, moves.store.unproven.discard)
         for entry in entries
         for path, variables in moves.store.unproven.of(entry.email).items()
     ]
-    waiting += [(folded(variables["b2_email"]), path, variables, fallback.remove) for path, variables in fallback.found() if UNPROVEN in variables]
+    waiting += [
+        (folded(variables["b2_email"]), path, variables, fallback.remove)
+        for path, variables in fallback.found()
+        if UNPROVEN in variables
+    ]
     for kept_for, path, variables, remove in waiting:
         new = as_new_member(variables)
         kept[kept_for] = path
@@ -112,7 +131,9 @@ def try_doubtful(client: Client, fallback: FallbackStore, entries: t.Sequence[Op
         except StoppedError:
             raise
         except B2Error as exc:
-            moves.notes.append(f"The key in {path}, of which it is not certain whose it is, could not be tried. {exc.explain()}")
+            moves.notes.append(
+                f"The key in {path}, of which it is not certain whose it is, could not be tried. {exc.explain()}"
+            )
             continue
         email, owner = accounts.get(account, ("", None))
         there = moves.store.key(email) if owner else ("", "")
@@ -124,5 +145,7 @@ def try_doubtful(client: Client, fallback: FallbackStore, entries: t.Sequence[Op
             remove(path)
         if not any(there):
             moves.found[email] = Stored(account, new.key_id, moves.store.file(email), owner.group_id)
-            moves.notes.append(f"The key in {path} was tried, and opens the account of {email}. It {moves.done} moved to {moves.store.file(email)}.")
+            moves.notes.append(
+                f"The key in {path} was tried, and opens the account of {email}. It {moves.done} moved to {moves.store.file(email)}."
+            )
     return kept

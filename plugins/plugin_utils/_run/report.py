@@ -36,11 +36,19 @@ def summary_of_groups(
     problems = []
     for group, one in zip(groups, done, strict=True):
         if isinstance(one, B2Error):
-            share = _summary(Report(tuple(Result(each.email, Outcome.NOT_ATTEMPTED, one.happened) for each in group.members), ()), on_key_missing)
-            share.update({name: one.facts[name] for name in ("changed", "warnings") if name in one.facts}, msg=one.explain(UNCHANGED))
+            share = _summary(
+                Report(tuple(Result(each.email, Outcome.NOT_ATTEMPTED, one.happened) for each in group.members), ()),
+                on_key_missing,
+            )
+            share.update(
+                {name: one.facts[name] for name in ("changed", "warnings") if name in one.facts},
+                msg=one.explain(UNCHANGED),
+            )
         else:
             share = summary(*one, on_key_missing)
-        names = {name: value for name, value in (("group_id", group.group_id), ("group_name", group.group_name)) if value}
+        names = {
+            name: value for name, value in (("group_id", group.group_id), ("group_name", group.group_name)) if value
+        }
         total["changed"] = total["changed"] or share["changed"]
         for part in ("members", "settled"):
             total[part] += [{**names, **each} for each in share[part]]
@@ -50,7 +58,9 @@ def summary_of_groups(
         several["diff"] += [share["diff"]] if "diff" in share else []
         failed = share.get("failed", False)
         problems += [f"{group}: {share['msg']}"] * failed
-        total["groups"].append({**names, "changed": share["changed"], "failed": failed, "counts": share["counts"], "msg": share["msg"]})
+        total["groups"].append(
+            {**names, "changed": share["changed"], "failed": failed, "counts": share["counts"], "msg": share["msg"]}
+        )
     total["msg"] = f"{len(groups)} Groups: " + ", ".join(f"{count} {name}" for name, count in total["counts"].items())
     if problems:
         total["failed"] = True
@@ -90,7 +100,11 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: b
                 "  The key of each created member is sealed. Run again to go on; the next run says what became of members that were under way."
             )
     elif "outcome" in result:
-        lines.append(f"  {(result.get('member') or {}).get('email', 'The member')}: {result['outcome']}. {result.get('msg', '')}".rstrip(". "))
+        lines.append(
+            f"  {(result.get('member') or {}).get('email', 'The member')}: {result['outcome']}. {result.get('msg', '')}".rstrip(
+                ". "
+            )
+        )
     else:
         lines.append(f"  {result.get('msg', '')}")
     if check_mode:
@@ -104,7 +118,11 @@ def _summary(report: Report, on_key_missing: str) -> dict[str, t.Any]:
     for one in report.results:
         counts[one.outcome.value] = counts.get(one.outcome.value, 0) + 1
     named = {one.email for one in report.results}
-    lines = [f"{one.email}: {one.outcome.value}. {one.message}".strip() for one in report.results if _fails(one, on_key_missing)]
+    lines = [
+        f"{one.email}: {one.outcome.value}. {one.message}".strip()
+        for one in report.results
+        if _fails(one, on_key_missing)
+    ]
     lines += [
         f"{one.email}: {one.outcome.value}. {lost_message(one.email, one.account_id, proven=one.proven)}"
         for one in report.settled
@@ -117,12 +135,17 @@ def _summary(report: Report, on_key_missing: str) -> dict[str, t.Any]:
         "settled": [one.as_dict() for one in report.settled],
         "msg": f"{'Would be: ' if report.check_mode else ''}{', '.join(f'{count} {name}' for name, count in counts.items())}",
     }
-    warnings = [*report.notes, *(f"{one.email}: {one.outcome.value}. {one.message}" for one in report.results if _warns(one, on_key_missing))]
+    warnings = [
+        *report.notes,
+        *(f"{one.email}: {one.outcome.value}. {one.message}" for one in report.results if _warns(one, on_key_missing)),
+    ]
     if warnings:
         result["warnings"] = warnings
     if lines:
         result["failed"] = True
-        result["msg"] = f"Not as wanted: {len(lines)} (of {len(report.results)} members: {result['msg']}). " + " ".join(lines)
+        result["msg"] = f"Not as wanted: {len(lines)} (of {len(report.results)} members: {result['msg']}). " + " ".join(
+            lines
+        )
     return result
 
 

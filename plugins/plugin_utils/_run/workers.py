@@ -24,8 +24,22 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
     StoreError,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, folded
-from ansible_collections.community.backblaze.plugins.module_utils._plan import KeyState, Outcome, Step, decide_created, decide_present, outcome_of
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Places, Plan, Progress, Result, Stop
+from ansible_collections.community.backblaze.plugins.module_utils._plan import (
+    KeyState,
+    Outcome,
+    Step,
+    decide_created,
+    decide_present,
+    outcome_of,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import (
+    Job,
+    Places,
+    Plan,
+    Progress,
+    Result,
+    Stop,
+)
 
 T = t.TypeVar("T")
 
@@ -103,7 +117,11 @@ class Workers:
             return Result(email, Outcome.NOT_ATTEMPTED, str(exc))
         except Exception as exc:  # noqa: BLE001 - a bug of ours must not take the other members' results along; the journal has this one open
             self._stop.ask("an unexpected error came up")
-            return Result(email, Outcome.NOT_ATTEMPTED, f"Unexpected {type(exc).__name__}: please report it. The next run says what became of it.")
+            return Result(
+                email,
+                Outcome.NOT_ATTEMPTED,
+                f"Unexpected {type(exc).__name__}: please report it. The next run says what became of it.",
+            )
 
     def _may_create(self) -> None:
         """Wait while a key is not stored; StoppedError where the run was asked to end. Called before each create is sent."""
@@ -119,7 +137,9 @@ class Workers:
         self._patiently(lambda: self._journal.pending(self._plan.group_id, email), "the journal cannot be written")
         try:
             with self._slots:
-                new = self._client.create_member(self._plan.group_id, email, step.wanted.region, self._may_create, replaced)
+                new = self._client.create_member(
+                    self._plan.group_id, email, step.wanted.region, self._may_create, replaced
+                )
         except MemberExistsError as exc:
             return self._found_there(step, exc.member)
         except KeyLostError as exc:
@@ -136,7 +156,9 @@ class Workers:
         email = step.wanted.email
         ours = self._open_before.get(email) in ("", member.account_id)
         message = ""
-        parked = [path for path, variables in self._fallback.found() if variables.get("b2_account_id") == member.account_id]
+        parked = [
+            path for path, variables in self._fallback.found() if variables.get("b2_account_id") == member.account_id
+        ]
         if parked:
             return Result(email, Outcome.KEY_MISSING, f"Its key is in {parked[0]}; the next run moves it home.", member)
         if ours:
@@ -178,7 +200,12 @@ class Workers:
         email = step.wanted.email
         owner = self._known_as(lost.account_id, email)
         if owner:
-            return Result(email, Outcome.KEY_LOST, f"Account {lost.account_id} is not ejected: it is known as the one of {owner}.", lost)
+            return Result(
+                email,
+                Outcome.KEY_LOST,
+                f"Account {lost.account_id} is not ejected: it is known as the one of {owner}.",
+                lost,
+            )
         local, _at, domain = email.rpartition("@")
         throwaway = self._job.policy.throwaway.format(account_id=lost.account_id, local=local, domain=domain)
         try:
@@ -186,7 +213,12 @@ class Workers:
             self._journal.ejecting(self._plan.group_id, email, lost.account_id)
             left = self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
         except B2Error as exc:
-            return Result(email, Outcome.KEY_LOST, f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.explain()}", lost)
+            return Result(
+                email,
+                Outcome.KEY_LOST,
+                f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.explain()}",
+                lost,
+            )
         # An answer that names it from now on is an old one.
         with self._seen_lock:
             self._accounts[lost.account_id] = throwaway
@@ -209,7 +241,14 @@ class Workers:
         except StoreError as exc:
             return Result(step.wanted.email, Outcome.KEY_MISSING, str(exc), member)
         self._journal.close(self._plan.group_id, step.wanted.email)
-        return Result(step.wanted.email, step.outcome, "The given key was adopted: it opens this account and is stored.", member, path, adopted=True)
+        return Result(
+            step.wanted.email,
+            step.outcome,
+            "The given key was adopted: it opens this account and is stored.",
+            member,
+            path,
+            adopted=True,
+        )
 
     # From here on a key exists nowhere else but in this process.
 
@@ -236,10 +275,14 @@ class Workers:
         """Say that a key could not be stored anywhere. Whose it was may be doubtful; then the next run finds out what is in the Group."""
         account = new.member.account_id
         if new.doubt:
-            message = f"The key that came, of account {account or 'unknown'}, could not be stored anywhere: {why} {new.doubt}"
+            message = (
+                f"The key that came, of account {account or 'unknown'}, could not be stored anywhere: {why} {new.doubt}"
+            )
             return Result(email, Outcome.KEY_LOST, message, made=True)
         message = f"Account {account} was created, but its key could not be stored anywhere: {why}"
-        return Result(email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, account), new.member, made=True)
+        return Result(
+            email, Outcome.KEY_LOST, message + self._note(self._journal.lost, email, account), new.member, made=True
+        )
 
     def _stored(self, new: NewMember, tried: list[str], *, aside: bool) -> tuple[str, bool]:
         """Store a new key; return its path, empty where nothing takes it, and whether that is in the vault directory.
@@ -249,7 +292,9 @@ class Workers:
         email = new.member.email
         seal = (lambda one: self._store.unproven.put(email, one)) if aside else self._store.seal
         try:
-            return self._patiently(lambda: _sealed(seal, new, tried), f"keys can no longer be stored in {self._store.directory.path}"), True
+            return self._patiently(
+                lambda: _sealed(seal, new, tried), f"keys can no longer be stored in {self._store.directory.path}"
+            ), True
         except StoreError:
             with contextlib.suppress(StoreError):
                 return _sealed(self._fallback.seal, new, tried), False
@@ -281,12 +326,14 @@ class Workers:
         for other in new.others:
             if other.member.account_id:
                 with self._seen_lock:
-                    self._accounts.setdefault(other.member.account_id, "another member, whose key came in an answer to a create")
-            path, _home = self._stored(dataclasses.replace(other, member=dataclasses.replace(other.member, email=email)), tried, aside=True)
+                    self._accounts.setdefault(
+                        other.member.account_id, "another member, whose key came in an answer to a create"
+                    )
+            path, _home = self._stored(
+                dataclasses.replace(other, member=dataclasses.replace(other.member, email=email)), tried, aside=True
+            )
             paths += [path] if path else []
-        said = (
-            f"The answer also held {len(new.others)} keys of other members; those are stored in: {', '.join(paths) or 'no file'}. {' '.join(tried)}"
-        )
+        said = f"The answer also held {len(new.others)} keys of other members; those are stored in: {', '.join(paths) or 'no file'}. {' '.join(tried)}"
         return said.strip() if new.others else ""
 
     def _close(self, email: str, account: str, path: str, home: bool) -> None:
@@ -315,20 +362,27 @@ class Workers:
         message += f" That key is kept in {path}."
         if outcome is Outcome.KEY_LOST:
             lost = t.cast(Member, proof.member)
-            return Result(email, outcome, message + self._note(self._journal.lost, email, lost.account_id), lost, path, made=True)
+            return Result(
+                email, outcome, message + self._note(self._journal.lost, email, lost.account_id), lost, path, made=True
+            )
         self._journal.parked(self._plan.group_id, email, "", path)
         return Result(email, outcome, message, proof.member, path, made=True)
 
     def _bring_home(self, email: str, new: NewMember, member: Member, path: str, home: bool, message: str) -> Result:
         """Store a key in its place that was proven to be the member's, with all that is known about its account."""
-        known = dataclasses.replace(new, member=dataclasses.replace(member, email=email, group_id=self._plan.group_id), doubt="")
+        known = dataclasses.replace(
+            new, member=dataclasses.replace(member, email=email, group_id=self._plan.group_id), doubt=""
+        )
         location = self._store.file(email)
         try:
             if path == location:
                 if known.member != new.member:
                     _sealed(lambda one: self._store.seal(one, again=True), known, [])
             else:
-                self._patiently(lambda: _sealed(self._store.seal, known, []), f"keys can no longer be stored in {self._store.directory.path}")
+                self._patiently(
+                    lambda: _sealed(self._store.seal, known, []),
+                    f"keys can no longer be stored in {self._store.directory.path}",
+                )
                 (self._store.unproven.discard if home else self._fallback.remove)(path)
                 path, home = location, True
         except StoreError as exc:

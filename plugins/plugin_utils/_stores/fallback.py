@@ -12,7 +12,15 @@ import secrets
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, explained, get, make_directory, nearest, opened, replace
+from ansible_collections.community.backblaze.plugins.module_utils._files import (
+    DIRECTORY,
+    explained,
+    get,
+    make_directory,
+    nearest,
+    opened,
+    replace,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import is_temporary
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, read_key_text
@@ -54,7 +62,11 @@ class FallbackStore:
     def unfit(self) -> str:
         """Say why keys could not go here, or not to stay; empty where they could, as far as that can be seen without writing."""
         existing = nearest(self.path)
-        if os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK) and not (existing == self.path and os.path.islink(existing)):
+        if (
+            os.path.isdir(existing)
+            and os.access(existing, os.W_OK | os.X_OK)
+            and not (existing == self.path and os.path.islink(existing))
+        ):
             return self._doubt
         return f"vault_fallback_dir {self.path} cannot be used: {existing} is no directory that this user can write."
 

@@ -30,9 +30,18 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
-from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import FILE_NAME, group_directory, is_temporary
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
+    FILE_NAME,
+    group_directory,
+    is_temporary,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import FIELDS, as_new_member, as_stored, key_variables
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import (
+    FIELDS,
+    as_new_member,
+    as_stored,
+    key_variables,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_list import KeyList, new_text, read_text
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
@@ -65,7 +74,9 @@ class _Request:
 class GroupVarsStore:
     """One vault file for all members of a Group. Safe to use from many threads."""
 
-    def __init__(self, path: str, sealer: Sealer, group_id: str, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
+    def __init__(
+        self, path: str, sealer: Sealer, group_id: str, location: Location = CONTROLLER, modes: Modes = PRIVATE
+    ) -> None:
         self.directory = VaultDir(path, sealer, location, modes)
         self._sealer = sealer
         self._folder = group_directory(group_id)
@@ -237,7 +248,9 @@ class GroupVarsStore:
     def _replace(self, directory: int, known: _Known, keys: KeyList) -> _Known:
         """Write the file anew, unless it is not the one any more that the new text comes from; the caller syncs the directory."""
         sealed = known.sealer.seal(keys.text.encode("utf-8"))
-        found = replace(directory, FILE_NAME, sealed, known.found, lambda: self._prove_same(directory, known), self.directory.modes)
+        found = replace(
+            directory, FILE_NAME, sealed, known.found, lambda: self._prove_same(directory, known), self.directory.modes
+        )
         return _Known(keys, known.sealer, found)
 
     def _prove_same(self, directory: int, known: _Known) -> None:
@@ -276,7 +289,11 @@ class GroupVarsStore:
         """
         left_there = self._left()
         unread = sorted(name for name, left in left_there.items() if left is None)
-        found = Stored("", "", os.path.join(os.path.dirname(self._path), unread[0])) if unread and not self.read(email) else None
+        found = (
+            Stored("", "", os.path.join(os.path.dirname(self._path), unread[0]))
+            if unread and not self.read(email)
+            else None
+        )
         for left in left_there.values():
             variables = left.keys.get(email, {}) if left else {}
             if variables and variables.get("b2_account_id") in ("", account_id) and not self.read(email):
@@ -315,9 +332,14 @@ class GroupVarsStore:
         keys = self._refreshed().keys.keys
         for name, left in self._left().items():
             if left and all(
-                keys.get(email, {}).get("b2_application_key") == variables["b2_application_key"] for email, variables in left.keys.items()
+                keys.get(email, {}).get("b2_application_key") == variables["b2_application_key"]
+                for email, variables in left.keys.items()
             ):
-                with contextlib.suppress(OSError), self.directory.root() as root, opened(root, self._folder, DIRECTORY) as directory:
+                with (
+                    contextlib.suppress(OSError),
+                    self.directory.root() as root,
+                    opened(root, self._folder, DIRECTORY) as directory,
+                ):
                     os.unlink(name, dir_fd=directory)
                 self.directory.location.later(os.path.join(os.path.dirname(self._path), name))
 
@@ -387,6 +409,7 @@ def _is_news(request: _Request, there: t.Mapping[str, str], path: str) -> bool:
     same = there.get("b2_application_key") == new.key
     if there and not same and there.get("b2_application_key_id"):
         raise StoreError(
-            f"{path} holds another key of {new.member.email}, which is not replaced.", remedy="Cut its line out with ansible-vault edit, and keep it."
+            f"{path} holds another key of {new.member.email}, which is not replaced.",
+            remedy="Cut its line out with ansible-vault edit, and keep it.",
         )
     return not same or (request.again and dict(there) != key_variables(new))

@@ -34,7 +34,12 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.index import Index
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member, as_stored, key_text, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import (
+    as_new_member,
+    as_stored,
+    key_text,
+    read_key_text,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
@@ -111,7 +116,11 @@ class HostVarsStore:
     def _names(self) -> list[str]:
         """Return what may be an address with a key, by its directory."""
         with os.scandir(self.directory.path) as entries:
-            return [entry.name for entry in entries if is_member_directory(entry.name) and entry.is_dir(follow_symlinks=False)]
+            return [
+                entry.name
+                for entry in entries
+                if is_member_directory(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
 
     def _sealed(self, root: int, email: str) -> t.Optional[bytes]:
         """Return the content of the file for an address; None where there is none."""
@@ -176,7 +185,9 @@ class HostVarsStore:
                 if again or not same:
                     sealed = self._sealer.seal(key_text(new))
                     replace(directory, FILE_NAME, sealed, modes=self.directory.modes)
-                    self._index.put(email, sealed, Stored(new.member.account_id, new.key_id, group_id=new.member.group_id))
+                    self._index.put(
+                        email, sealed, Stored(new.member.account_id, new.key_id, group_id=new.member.group_id)
+                    )
                 os.fsync(directory)
             self._sync_root(root)
         self.directory.location.publish(path)

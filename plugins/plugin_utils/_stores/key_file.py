@@ -13,7 +13,12 @@ import typing as t
 import yaml
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, folded, may_be_template
+from ansible_collections.community.backblaze.plugins.module_utils._members import (
+    Member,
+    NewMember,
+    folded,
+    may_be_template,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 
 _HEADER = "---\n# Sealed by community.backblaze. Backblaze shows this key nowhere else: keep this file.\n"
@@ -57,7 +62,17 @@ def _scalar(value: str) -> str:
 
 
 #: What a key is stored with.
-FIELDS = frozenset({"b2_application_key_id", "b2_application_key", "b2_account_id", "b2_email", "b2_group_id", "b2_region", "b2_s3_endpoint"})
+FIELDS = frozenset(
+    {
+        "b2_application_key_id",
+        "b2_application_key",
+        "b2_account_id",
+        "b2_email",
+        "b2_group_id",
+        "b2_region",
+        "b2_s3_endpoint",
+    }
+)
 
 
 def key_variables(new: NewMember) -> dict[str, str]:
@@ -76,7 +91,9 @@ def key_variables(new: NewMember) -> dict[str, str]:
 
 def key_text(new: NewMember) -> bytes:
     """Return the text of a file that holds the host variables of a member."""
-    return (_HEADER + "".join(f"{name}: {_scalar(value)}\n" for name, value in key_variables(new).items())).encode("utf-8")
+    return (_HEADER + "".join(f"{name}: {_scalar(value)}\n" for name, value in key_variables(new).items())).encode(
+        "utf-8"
+    )
 
 
 def holds_more(plaintext: bytes, variables: t.Mapping[str, str]) -> bool:
@@ -92,7 +109,11 @@ def key_line(new: NewMember) -> str:
 
     Its address is not among them: from 2.22 on ansible-core masks every value of a vault file wherever it is shown, and hosts have that name.
     """
-    return "{" + ", ".join(f"{name}: {_scalar(value)}" for name, value in key_variables(new).items() if name != "b2_email") + "}"
+    return (
+        "{"
+        + ", ".join(f"{name}: {_scalar(value)}" for name, value in key_variables(new).items() if name != "b2_email")
+        + "}"
+    )
 
 
 def as_new_member(variables: t.Mapping[str, str]) -> NewMember:
@@ -109,7 +130,12 @@ def as_new_member(variables: t.Mapping[str, str]) -> NewMember:
 
 def as_stored(variables: t.Mapping[str, str], path: str = "") -> Stored:
     """Return what is known of a stored key, without the key."""
-    return Stored(variables.get("b2_account_id", ""), variables.get("b2_application_key_id", ""), path, variables.get("b2_group_id", ""))
+    return Stored(
+        variables.get("b2_account_id", ""),
+        variables.get("b2_application_key_id", ""),
+        path,
+        variables.get("b2_group_id", ""),
+    )
 
 
 def read_key_text(plaintext: bytes, path: str, email: t.Optional[str] = None) -> dict[str, str]:
@@ -121,15 +147,21 @@ def read_key_text(plaintext: bytes, path: str, email: t.Optional[str] = None) ->
         variables = dict(_pair(name, value) for name, value in root.value) if isinstance(root, yaml.MappingNode) else {}
     if not is_key(variables):
         raise StoreError(
-            f"{path} decrypts, but does not hold a member's key.", remedy="Move it away: this name is where the key of that member belongs."
+            f"{path} decrypts, but does not hold a member's key.",
+            remedy="Move it away: this name is where the key of that member belongs.",
         )
     if email is not None and not is_key_of(variables, email):
-        raise StoreError(f"{path} holds the key of another address.", remedy="Move it to the directory of its own address.")
+        raise StoreError(
+            f"{path} holds the key of another address.", remedy="Move it to the directory of its own address."
+        )
     return variables
 
 
 def _pair(name: yaml.Node, value: yaml.Node) -> tuple[str, str]:
-    texts = [text_of(node.value, node.tag, bare=node.style is None) if isinstance(node, yaml.ScalarNode) else None for node in (name, value)]
+    texts = [
+        text_of(node.value, node.tag, bare=node.style is None) if isinstance(node, yaml.ScalarNode) else None
+        for node in (name, value)
+    ]
     if texts[0] is None or texts[1] is None:
         return yaml.serialize(name), yaml.serialize(value)
     return texts[0], texts[1]

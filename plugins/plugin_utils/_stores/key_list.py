@@ -75,7 +75,9 @@ class KeyList:
             alone = _read(f"{VARIABLE}:\n{line}\n", self.path)
             if alone.keys == {new.member.email: key_variables(new)} and line.isascii() and line.isprintable():
                 return line + self.line_end
-        raise StoreError(f"The key of {new.member.email} could not be written in such a way that it comes back as it is.")
+        raise StoreError(
+            f"The key of {new.member.email} could not be written in such a way that it comes back as it is."
+        )
 
     def plus(self, lines: t.Mapping[str, str], news: t.Mapping[str, NewMember]) -> KeyList:
         """Return the text with more keys, each by address as a line of this text; one that is there already is replaced.
@@ -91,7 +93,9 @@ class KeyList:
 
     def without(self, emails: t.Collection[str]) -> KeyList:
         """Return the text without some of its keys; a comment behind one of them on its line stays."""
-        return self._edited(dict.fromkeys(emails, ""), {email: key for email, key in self.keys.items() if email not in emails})
+        return self._edited(
+            dict.fromkeys(emails, ""), {email: key for email, key in self.keys.items() if email not in emails}
+        )
 
     @property
     def bare(self) -> bool:
@@ -332,7 +336,11 @@ def _is_null(event: t.Any) -> bool:
 
 
 def _text(event: t.Any) -> t.Optional[str]:
-    return text_of(event.value, event.tag, bare=_is_bare(event)) if isinstance(event, yaml.ScalarEvent) and not event.anchor else None
+    return (
+        text_of(event.value, event.tag, bare=_is_bare(event))
+        if isinstance(event, yaml.ScalarEvent) and not event.anchor
+        else None
+    )
 
 
 def _is_bare(event: t.Any) -> bool:

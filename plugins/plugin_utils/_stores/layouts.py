@@ -13,7 +13,10 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import group_of, is_group_directory
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore, kept_in_other_layout
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import (
+    GroupVarsStore,
+    kept_in_other_layout,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
@@ -24,7 +27,9 @@ HOST_VARS = "host_vars"
 GROUP_VARS = "group_vars"
 
 
-def open_stores(layout: str, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> t.Callable[[str], Store]:
+def open_stores(
+    layout: str, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE
+) -> t.Callable[[str], Store]:
     """Return what gives the place for the keys of a Group, by its id: the same for all Groups in the layout ``host_vars``.
 
     Each, when it is proven, raises StoreError where the key of a wanted member is kept in this directory in the other layout.

@@ -25,9 +25,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 Secrets = t.Sequence[tuple[str, t.Any]]
 
 _SALT_BYTES = 32
-_NO_VAULT = (
-    "Give the run a vault password, with --vault-id or --vault-password-file, ANSIBLE_VAULT_PASSWORD_FILE, or a vault credential in the job template."
-)
+_NO_VAULT = "Give the run a vault password, with --vault-id or --vault-password-file, ANSIBLE_VAULT_PASSWORD_FILE, or a vault credential in the job template."
 
 
 class Sealer:
@@ -46,7 +44,9 @@ class Sealer:
             chosen = match_encrypt_secret(list(secrets), encrypt_vault_id=identity)
         except AnsibleError:
             known = ", ".join(sorted({str(name) for name, _secret in secrets}))
-            raise StoreError(f"This run has no vault secret with the id {identity!r}; it has {known}.", remedy=_NO_VAULT) from None
+            raise StoreError(
+                f"This run has no vault secret with the id {identity!r}; it has {known}.", remedy=_NO_VAULT
+            ) from None
         self._vault_id, self._secret = str(chosen[0]), chosen[1]
         self._told = bool(vault_id)
         self._secrets = list(secrets)
@@ -57,7 +57,9 @@ class Sealer:
         """Encrypt; every call has a salt of its own, even where the configuration fixes one."""
         try:
             with self._cores:
-                sealed = VaultLib(self._secrets).encrypt(plaintext, secret=self._secret, vault_id=self._vault_id, salt=os.urandom(_SALT_BYTES))
+                sealed = VaultLib(self._secrets).encrypt(
+                    plaintext, secret=self._secret, vault_id=self._vault_id, salt=os.urandom(_SALT_BYTES)
+                )
         except AnsibleError as exc:
             raise StoreError(f"Ansible Vault could not encrypt ({type(exc).__name__}).") from None
         return bytes(sealed)
@@ -65,12 +67,15 @@ class Sealer:
     def open(self, sealed: bytes, path: str, *, alone: bool = False) -> bytes:
         """Decrypt, or say which file it is that does not; alone: with no other secret than the one that this sealer encrypts with."""
         if not VaultLib.is_encrypted(sealed):
-            raise StoreError(f"{path} is not an Ansible Vault file.", remedy="Move it away, or encrypt it with ansible-vault.")
+            raise StoreError(
+                f"{path} is not an Ansible Vault file.", remedy="Move it away, or encrypt it with ansible-vault."
+            )
         try:
             return bytes(VaultLib([(self._vault_id, self._secret)] if alone else self._secrets).decrypt(sealed))
         except AnsibleError:
             raise StoreError(
-                f"{path} does not decrypt with the vault secrets of this run.", remedy="Give the run the vault password of that file."
+                f"{path} does not decrypt with the vault secrets of this run.",
+                remedy="Give the run the vault password of that file.",
             ) from None
 
     def open_to_rewrite(self, sealed: bytes, path: str) -> tuple[bytes, Sealer]:

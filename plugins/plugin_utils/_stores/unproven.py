@@ -11,7 +11,14 @@ import os
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, explained, get, make_in, opened, put
+from ansible_collections.community.backblaze.plugins.module_utils._files import (
+    DIRECTORY,
+    explained,
+    get,
+    make_in,
+    opened,
+    put,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import aside_name, is_aside
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, read_key_text

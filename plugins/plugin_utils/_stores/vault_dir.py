@@ -19,10 +19,27 @@ import typing as t
 from ansible import constants as C
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, explained, make_directory, make_in, nearest, opened, put
+from ansible_collections.community.backblaze.plugins.module_utils._files import (
+    DIRECTORY,
+    explained,
+    make_directory,
+    make_in,
+    nearest,
+    opened,
+    put,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
-from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import _LOCK_NAME, STATE_NAME, name_of, temporary_name
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import STALE_SECONDS, claim_here, lease_in
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
+    _LOCK_NAME,
+    STATE_NAME,
+    name_of,
+    temporary_name,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
+    STALE_SECONDS,
+    claim_here,
+    lease_in,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
@@ -63,11 +80,16 @@ class VaultDir:
                 make_directory(self.path, self.modes)
             existing = nearest(self.path)
             if existing == self.path and os.path.islink(self.path):
-                raise StoreError(f"vault_dir {self.path} is a symlink, which is not followed.", remedy="Name the directory itself.")
+                raise StoreError(
+                    f"vault_dir {self.path} is a symlink, which is not followed.", remedy="Name the directory itself."
+                )
             if not os.path.isdir(existing):
                 raise StoreError(f"{existing} is not a directory.", remedy="Choose another vault_dir.")
             if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
-                raise StoreError(f"{existing} cannot be written by this user.", remedy="Choose another vault_dir, or mend its permissions.")
+                raise StoreError(
+                    f"{existing} cannot be written by this user.",
+                    remedy="Choose another vault_dir, or mend its permissions.",
+                )
 
     def switched_off(self, names: t.Collection[str]) -> dict[str, str]:
         """Return by name the file of variables that Ansible would stop loading if a directory of that name were made beside it.
@@ -79,8 +101,16 @@ class VaultDir:
                 there = frozenset(os.listdir(self.path))
             except FileNotFoundError:
                 return {}
-        files = {name: [f"{name}{extension}" for extension in C.YAML_FILENAME_EXTENSIONS] for name in names if name not in there}
-        return {name: found[0] for name, candidates in files.items() if (found := [file for file in candidates if file in there])}
+        files = {
+            name: [f"{name}{extension}" for extension in C.YAML_FILENAME_EXTENSIONS]
+            for name in names
+            if name not in there
+        }
+        return {
+            name: found[0]
+            for name, candidates in files.items()
+            if (found := [file for file in candidates if file in there])
+        }
 
     def prove_nothing_switched_off(self, names: t.Collection[str]) -> None:
         """Show that no directory of one of these names, if it is made, switches off a file of variables; else StoreError."""
@@ -95,7 +125,10 @@ class VaultDir:
             files, twin = (keys, 0) if self.rewritten is None else (1, self.rewritten)
             inodes_short = inodes is not None and inodes < files * _INODES_PER_KEY
             if keys and (room < keys * _ROOM_PER_KEY + twin or inodes_short):
-                raise StoreError(f"There is no room for {keys} keys in {self.path}.", remedy="Make room, or choose another vault_dir.")
+                raise StoreError(
+                    f"There is no room for {keys} keys in {self.path}.",
+                    remedy="Make room, or choose another vault_dir.",
+                )
 
     def prove_writing(self) -> None:
         """Write a file as a key is written, and remove it; the caller holds the lock."""
@@ -149,7 +182,13 @@ class VaultDir:
                     )
                 wait(_LOCK_POLL_SECONDS)
             os.ftruncate(lock, 0)
-            os.pwrite(lock, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}).encode(), 0)
+            os.pwrite(
+                lock,
+                json.dumps(
+                    {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+                ).encode(),
+                0,
+            )
             # What the caller raises is its own and not explained here.
             held = stack.pop_all()
         with held:
@@ -212,7 +251,11 @@ def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
     others = f", and {more} more such files" if more else ""
     directory, moved = shlex.quote(name), shlex.quote(f"{name}/vars{os.path.splitext(file)[1]}")
     # Ansible loads a directory of that name as well.
-    way = f"mv {shlex.quote(file)} {directory}" if os.path.isdir(os.path.join(path, file)) else f"mkdir {directory} && mv {shlex.quote(file)} {moved}"
+    way = (
+        f"mv {shlex.quote(file)} {directory}"
+        if os.path.isdir(os.path.join(path, file))
+        else f"mkdir {directory} && mv {shlex.quote(file)} {moved}"
+    )
     return StoreError(
         f"A new directory {os.path.join(path, name)} would switch off the variables in {file} beside it{others}: where there is a directory, "
         "Ansible loads nothing but the files in it.",

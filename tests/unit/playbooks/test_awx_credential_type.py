@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._options import CREDENTIALS, ENVIRONMENT, credentials
-from ansible_collections.community.backblaze.tests.utils.awx import CREDENTIAL_TYPE, ENVIRONMENT_TYPE, credential_type, inject, problems
+from ansible_collections.community.backblaze.tests.utils.awx import (
+    CREDENTIAL_TYPE,
+    ENVIRONMENT_TYPE,
+    credential_type,
+    inject,
+    problems,
+)
 
 # AWX stores its fields as JSON in a database, which has no room for these two.
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]))
@@ -31,11 +37,15 @@ def test_each_has_every_option_that_may_stand_in_a_file_and_injects_all_of_them_
     assert [field["id"] for field in kind["inputs"]["fields"]] == list(CREDENTIALS)
     assert environment["inputs"] == kind["inputs"] and environment["name"] != kind["name"]
     assert {*kind["injectors"]} == {"env", "file"} and [*kind["injectors"]["env"]] == [*ENVIRONMENT["credentials_file"]]
-    assert {*environment["injectors"]} == {"env"} and [*environment["injectors"]["env"]] == [ENVIRONMENT[name][0] for name in CREDENTIALS]
+    assert {*environment["injectors"]} == {"env"} and [*environment["injectors"]["env"]] == [
+        ENVIRONMENT[name][0] for name in CREDENTIALS
+    ]
 
 
 def test_the_key_alone_is_secret():
-    assert [field["id"] for field in credential_type()["inputs"]["fields"] if field.get("secret")] == ["application_key"]
+    assert [field["id"] for field in credential_type()["inputs"]["fields"] if field.get("secret")] == [
+        "application_key"
+    ]
 
 
 WRONG = {
@@ -79,4 +89,6 @@ def test_what_is_in_its_fields_arrives_as_it_is(key_id, key, realm):
 
 
 def test_fields_that_nobody_filled_in_are_not_given(tmp_path):
-    assert arrived({"application_key_id": "id", "application_key": "key"}, tmp_path) == [("id", "key", "production")] * 3
+    assert (
+        arrived({"application_key_id": "id", "application_key": "key"}, tmp_path) == [("id", "key", "production")] * 3
+    )

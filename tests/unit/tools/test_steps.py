@@ -30,7 +30,10 @@ PASSES = "def test_passes(): pass"
 
 
 def test_tests_that_passed_are_counted(tmp_path):
-    assert of_pytest(tmp_path, PASSES, "@pytest.mark.parametrize('x', [1, 2])\ndef test_more(x): print('1 skipped in 1s')") == 3
+    assert (
+        of_pytest(tmp_path, PASSES, "@pytest.mark.parametrize('x', [1, 2])\ndef test_more(x): print('1 skipped in 1s')")
+        == 3
+    )
 
 
 @pytest.mark.parametrize(

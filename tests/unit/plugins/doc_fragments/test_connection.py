@@ -31,7 +31,10 @@ def documented(text):
 
 
 def taken(spec):
-    return {name: (option["type"], option.get("default"), option.get("choices"), option.get("required", False)) for name, option in spec.items()}
+    return {
+        name: (option["type"], option.get("default"), option.get("choices"), option.get("required", False))
+        for name, option in spec.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,10 @@ def taken(spec):
         (ModuleDocFragment.DOCUMENTATION, CONNECTION_SPEC),
         (ModuleDocFragment.GROUP, GROUP_SPEC),
         # vault_dir is documented by each module, which differ in it.
-        (ModuleDocFragment.VAULT, {name: option for name, option in VAULT_SPEC.items() if name not in {"vault_dir", *LOCATION_SPEC}}),
+        (
+            ModuleDocFragment.VAULT,
+            {name: option for name, option in VAULT_SPEC.items() if name not in {"vault_dir", *LOCATION_SPEC}},
+        ),
         (ModuleDocFragment.PLACE, LOCATION_SPEC),
     ],
 )
@@ -50,7 +56,9 @@ def test_options_are_documented_as_they_are(text, spec):
 
 def test_the_libraries_are_documented_as_they_are_required():
     lines = (pathlib.Path(__file__).parents[4] / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["requirements"] == [line for line in lines if line and not line.startswith("#")]
+    assert yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["requirements"] == [
+        line for line in lines if line and not line.startswith("#")
+    ]
 
 
 def test_every_variable_of_the_environment_is_documented():

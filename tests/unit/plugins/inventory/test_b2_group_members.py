@@ -10,7 +10,13 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
-from ansible_collections.community.backblaze.plugins.inventory.b2_group_members import InventoryModule, cache_digest, marked, prove_known, prove_named
+from ansible_collections.community.backblaze.plugins.inventory.b2_group_members import (
+    InventoryModule,
+    cache_digest,
+    marked,
+    prove_known,
+    prove_named,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 
 try:
@@ -43,7 +49,12 @@ OTHER_MARKS = "#jinja2: variable_start_string:'[[', variable_end_string:']]'\n[[
 
 
 def test_a_text_that_is_no_template_is_shown_as_it_is():
-    variables = {"b2_email": "alice@x.example", "b2_region": "us-west", "b2_group_name": "50 % off #1", "b2_bytes_stored": 7}
+    variables = {
+        "b2_email": "alice@x.example",
+        "b2_region": "us-west",
+        "b2_group_name": "50 % off #1",
+        "b2_bytes_stored": 7,
+    }
     assert marked(variables) == variables
     # As ansible-inventory shows what is trusted, which up to ansible-core 2.18 is every text that is not marked.
     assert {name: type(value) for name, value in marked(variables).items()} == {
@@ -51,7 +62,9 @@ def test_a_text_that_is_no_template_is_shown_as_it_is():
     }
 
 
-@pytest.mark.parametrize("text", ["{{ lookup('pipe', 'id') }}", "{{ 7 * 7 }}", "{% for x in [1] %}x{% endfor %}", "{# gone #}", OTHER_MARKS])
+@pytest.mark.parametrize(
+    "text", ["{{ lookup('pipe', 'id') }}", "{{ 7 * 7 }}", "{% for x in [1] %}x{% endfor %}", "{# gone #}", OTHER_MARKS]
+)
 @pytest.mark.parametrize("sent", [str, trust_as_template], ids=["plain", "trusted"])
 def test_no_text_is_taken_for_a_template(text, sent):
     for _time in range(2):
@@ -66,7 +79,13 @@ ASKED = {"realm": "production", "key_id": "0a1b2c3d4e5f", "group_ids": ["1", "2"
 
 @pytest.mark.parametrize(
     "other",
-    [{"realm": "staging"}, {"key_id": "0a1b2c3d4e60"}, {"group_ids": ["1"]}, {"group_names": ["hosting"]}, {"group_ids": ["1", "2", "hosting"]}],
+    [
+        {"realm": "staging"},
+        {"key_id": "0a1b2c3d4e60"},
+        {"group_ids": ["1"]},
+        {"group_names": ["hosting"]},
+        {"group_ids": ["1", "2", "hosting"]},
+    ],
     ids=str,
 )
 def test_the_cache_tells_members_of_other_options_apart(other):
@@ -74,20 +93,29 @@ def test_the_cache_tells_members_of_other_options_apart(other):
 
 
 @pytest.mark.parametrize(
-    "same", [{"realm": "https://api.backblazeb2.com/"}, {"group_ids": ["2", "1", "2"]}, {"group_names": ["resale", "hosting"]}], ids=str
+    "same",
+    [{"realm": "https://api.backblazeb2.com/"}, {"group_ids": ["2", "1", "2"]}, {"group_names": ["resale", "hosting"]}],
+    ids=str,
 )
 def test_the_cache_knows_the_same_question_in_other_words(same):
     assert cache_digest(**{**ASKED, **same}) == cache_digest(**ASKED)
 
 
-DEFINITIONS = {"group_names": {}, "group_ids": {"aliases": ["ids", {"name": "groups_by_id"}]}, "strict": {"aliases": None}}
+DEFINITIONS = {
+    "group_names": {},
+    "group_ids": {"aliases": ["ids", {"name": "groups_by_id"}]},
+    "strict": {"aliases": None},
+}
 
 
 @pytest.mark.parametrize(
     "given, says",
     [
         (["group_name"], "hosts.yml has an unknown option group_name. Did you mean group_names?"),
-        (["group_id", "Strict", "group_names"], "hosts.yml has unknown options: Strict, group_id. Did you mean strict, group_ids?"),
+        (
+            ["group_id", "Strict", "group_names"],
+            "hosts.yml has unknown options: Strict, group_id. Did you mean strict, group_ids?",
+        ),
         ([7], "hosts.yml has an unknown option 7. The options are group_ids, group_names, groups_by_id, ids, strict."),
     ],
 )

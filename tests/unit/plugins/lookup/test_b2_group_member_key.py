@@ -30,7 +30,13 @@ FIELDS = ["application_key_id", "application_key", "account_id", "region", "s3_e
 
 
 def new_member(number, group_id="100001", region="us-west"):
-    member = Member(account_id=f"5f2a1c0b3d{number:02}", email=f"m{number}@x.example", group_id=group_id, region=region, s3_endpoint="s3.x.example")
+    member = Member(
+        account_id=f"5f2a1c0b3d{number:02}",
+        email=f"m{number}@x.example",
+        group_id=group_id,
+        region=region,
+        s3_endpoint="s3.x.example",
+    )
     return NewMember(member, f"004{number}", f"K004{number}")
 
 
@@ -55,7 +61,9 @@ def look_up(monkeypatch):
         options = {"vault_layout": "host_vars", "group_id": None, **given}
         monkeypatch.setattr(lookup.LookupModule, "set_options", lambda self, **_given: None)
         monkeypatch.setattr(lookup.LookupModule, "get_option", lambda self, name: options[name])
-        loader = types.SimpleNamespace(get_basedir=os.getcwd, _vault=types.SimpleNamespace(secrets=SECRETS if secrets is None else secrets))
+        loader = types.SimpleNamespace(
+            get_basedir=os.getcwd, _vault=types.SimpleNamespace(secrets=SECRETS if secrets is None else secrets)
+        )
         return lookup.LookupModule(loader=loader).run(list(terms), {})
 
     return run
@@ -65,13 +73,17 @@ def look_up(monkeypatch):
 def decrypted(monkeypatch):
     calls = []
     decrypt = VaultLib.decrypt
-    monkeypatch.setattr(VaultLib, "decrypt", lambda self, *args, **kwargs: calls.append(args) or decrypt(self, *args, **kwargs))
+    monkeypatch.setattr(
+        VaultLib, "decrypt", lambda self, *args, **kwargs: calls.append(args) or decrypt(self, *args, **kwargs)
+    )
     return calls
 
 
 def snapshot(path):
     return {
-        os.path.join(root, name): os.stat(os.path.join(root, name)).st_mtime_ns for root, dirs, files in os.walk(path) for name in (*dirs, *files)
+        os.path.join(root, name): os.stat(os.path.join(root, name)).st_mtime_ns
+        for root, dirs, files in os.walk(path)
+        for name in (*dirs, *files)
     }
 
 
@@ -80,7 +92,13 @@ def test_one_address_decrypts_one_file(sealed, look_up, decrypted):
     before = snapshot(path)
     decrypted.clear()
     assert look_up("M7@X.example", vault_dir=path) == [
-        {"application_key_id": "0047", "application_key": "K0047", "account_id": "5f2a1c0b3d07", "region": "us-west", "s3_endpoint": "s3.x.example"}
+        {
+            "application_key_id": "0047",
+            "application_key": "K0047",
+            "account_id": "5f2a1c0b3d07",
+            "region": "us-west",
+            "s3_endpoint": "s3.x.example",
+        }
     ]
     assert len(decrypted) == 1
     assert snapshot(path) == before
@@ -91,7 +109,9 @@ def test_many_addresses_decrypt_the_file_of_a_group_once(sealed, look_up, decryp
     path = sealed("group_vars", *(new_member(number) for number in range(5)), new_member(5, "100002"))
     before = snapshot(path)
     decrypted.clear()
-    keys = look_up(*(f"m{number}@x.example" for number in range(5)), vault_dir=path, vault_layout="group_vars", group_id=group_id)
+    keys = look_up(
+        *(f"m{number}@x.example" for number in range(5)), vault_dir=path, vault_layout="group_vars", group_id=group_id
+    )
     assert [key["application_key"] for key in keys] == [f"K004{number}" for number in range(5)]
     assert [list(key) for key in keys] == [FIELDS] * 5
     assert len(decrypted) == files

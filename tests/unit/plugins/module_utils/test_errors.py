@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, KeyLostError, MemberExistsError, OptionError, remedy_for
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    ApiError,
+    KeyLostError,
+    MemberExistsError,
+    OptionError,
+    remedy_for,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member
 
 # By hand from the error table of Backblaze's reference.
@@ -56,7 +62,10 @@ def test_an_ejected_or_foreign_address_is_named_as_a_reason():
 
 
 def test_a_lost_key_never_claims_that_nothing_changed():
-    for lost in (KeyLostError("a@x.example", "5f2a1c0b3d4e", "the line was cut"), KeyLostError("a@x.example", "", "the line was cut")):
+    for lost in (
+        KeyLostError("a@x.example", "5f2a1c0b3d4e", "the line was cut"),
+        KeyLostError("a@x.example", "", "the line was cut"),
+    ):
         assert "Nothing was changed" not in lost.explain("Nothing was changed at Backblaze.")
         assert "a@x.example" in str(lost)
         assert "the line was cut" in str(lost)
@@ -64,5 +73,8 @@ def test_a_lost_key_never_claims_that_nothing_changed():
 
 
 def test_what_a_reader_gets_is_what_happened_what_changed_and_what_to_do():
-    assert str(OptionError("This cannot be.", remedy="Do that.")) == "This cannot be. Nothing was changed at Backblaze. Do that."
+    assert (
+        str(OptionError("This cannot be.", remedy="Do that."))
+        == "This cannot be. Nothing was changed at Backblaze. Do that."
+    )
     assert MemberExistsError(Member("5f2a1c0b3d4e", "A@x.example")).member.account_id == "5f2a1c0b3d4e"

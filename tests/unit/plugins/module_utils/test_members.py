@@ -79,13 +79,18 @@ def test_the_stats_may_be_missing_or_an_array():
 
 
 @pytest.mark.parametrize(
-    "sent, read", [({"a": 1}, {"a": 1}), ([{"a": 1}], {"a": 1}), ([], {}), ([{}, {}], {}), ([[{"a": 1}]], {}), ("x", {}), (None, {})]
+    "sent, read",
+    [({"a": 1}, {"a": 1}), ([{"a": 1}], {"a": 1}), ([], {}), ([{}, {}], {}), ([[{"a": 1}]], {}), ("x", {}), (None, {})],
 )
 def test_one_object_or_an_array_of_one(sent, read):
     assert one(sent) == read
 
 
-@given(st.dictionaries(st.sampled_from(["accountId", "email", "groupId", "groupName", "region", "s3Endpoint", "b2Stats"]), ANY))
+@given(
+    st.dictionaries(
+        st.sampled_from(["accountId", "email", "groupId", "groupName", "region", "s3Endpoint", "b2Stats"]), ANY
+    )
+)
 def test_no_type_of_any_field_makes_reading_a_member_fail(raw):
     shown = read_member(raw).as_dict()
     for name in ("account_id", "email", "group_id", "group_name", "region", "s3_endpoint"):
@@ -173,7 +178,16 @@ def test_addresses_that_are_accepted(email, accepted):
         "\u00fc" * 130 + "@b",
     ]
     # What a list that came as text, a mail program, a comment or a pattern of --limit leaves on an address.
-    + ['["a@x.example"', "[a@x.example]", "a@x.example]", "(a@x.example)", "<a@x.example>", "{a@x.example}", "'a@x.example'", '"a@x.example"']
+    + [
+        '["a@x.example"',
+        "[a@x.example]",
+        "a@x.example]",
+        "(a@x.example)",
+        "<a@x.example>",
+        "{a@x.example}",
+        "'a@x.example'",
+        '"a@x.example"',
+    ]
     + [
         "a@x.example,b@x.example",
         "a@x.example;",
@@ -195,7 +209,13 @@ def test_addresses_that_are_accepted(email, accepted):
         "a@x_y.example",
         "a@[127.0.0.1]",
     ]
-    + ["a..b@x.example", "a.@x.example", "a" * 65 + "@x.example", "a@" + "b" * 64 + ".example", "a@" + ".".join(["b" * 60] * 5)]
+    + [
+        "a..b@x.example",
+        "a.@x.example",
+        "a" * 65 + "@x.example",
+        "a@" + "b" * 64 + ".example",
+        "a@" + ".".join(["b" * 60] * 5),
+    ]
     # Letters that only look like ASCII, or that become ASCII when they are made lower-case.
     + [
         "j\u00fcrgen@x.example",
@@ -244,7 +264,9 @@ def test_an_accepted_address_is_one_plain_name_inside_its_directory(text):
     assert email == "".join(chr(ord(letter) + 32) if "A" <= letter <= "Z" else letter for letter in text)
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [("Ada@X.Example", "ada@x.example", True), ("\u212aen@x.example", "ken@x.example", False)])
+@pytest.mark.parametrize(
+    ("one", "other", "same"), [("Ada@X.Example", "ada@x.example", True), ("\u212aen@x.example", "ken@x.example", False)]
+)
 def test_addresses_are_compared_by_their_ascii_letters_only(one, other, same):
     """The Kelvin sign becomes a "k" in Python's lower case, and somebody else was ejected."""
     assert (folded(one) == folded(other)) is same
@@ -264,7 +286,13 @@ def test_regions_that_are_sent(region):
 
 @pytest.mark.parametrize(
     "region, meant",
-    [("us-west-004", "us-west"), ("EU-Central", "eu-central"), ("us_east", "us-east"), ("caeast", "ca-east"), ("US West", "us-west")]
+    [
+        ("us-west-004", "us-west"),
+        ("EU-Central", "eu-central"),
+        ("us_east", "us-east"),
+        ("caeast", "ca-east"),
+        ("US West", "us-west"),
+    ]
     + [
         ("s3.us-west-002", "us-west"),
         ("s3.us-west-004.backblazeb2.com", "us-west"),

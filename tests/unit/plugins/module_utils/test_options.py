@@ -12,7 +12,13 @@ import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, ENVIRONMENT, connect, credentials, realm_url
+from ansible_collections.community.backblaze.plugins.module_utils._options import (
+    CONNECTION_SPEC,
+    ENVIRONMENT,
+    connect,
+    credentials,
+    realm_url,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +94,11 @@ def test_a_file_that_is_named_has_to_be_right(tmp_path):
             found({"B2_CREDENTIALS_FILE": missing}, **{**given, name: None})
     # Of the environment it is only where something is still missing: another user may have been meant to read it.
     assert found({"B2_CREDENTIALS_FILE": missing}, **given) == ("id", "key", "staging")
-    assert found({"B2_CREDENTIALS_FILE": missing, "B2_MASTER_KEY": "key"}, application_key_id="id") == ("id", "key", "production")
+    assert found({"B2_CREDENTIALS_FILE": missing, "B2_MASTER_KEY": "key"}, application_key_id="id") == (
+        "id",
+        "key",
+        "production",
+    )
 
 
 def test_a_file_may_be_named_from_the_home_directory(write, monkeypatch, tmp_path):
@@ -102,7 +112,12 @@ def test_a_file_may_be_named_from_the_home_directory(write, monkeypatch, tmp_pat
 def test_what_the_environment_says_is_what_reaches_the_service(monkeypatch, standin, write, by_file):
     settings = standin.settings()
     if by_file:
-        path = write("mine", application_key_id=settings["admin_key_id"], application_key=settings["admin_key"], realm=standin.url)
+        path = write(
+            "mine",
+            application_key_id=settings["admin_key_id"],
+            application_key=settings["admin_key"],
+            realm=standin.url,
+        )
         monkeypatch.setenv("B2_CREDENTIALS_FILE", path)
     else:
         monkeypatch.setenv("B2_MASTER_KEY_ID", settings["admin_key_id"])

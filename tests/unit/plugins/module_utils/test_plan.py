@@ -12,7 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, KeyLostError, NetworkError, StoppedError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    ApiError,
+    KeyLostError,
+    NetworkError,
+    StoppedError,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     Event,
@@ -94,9 +99,14 @@ def test_absent():
 
 
 members = st.none() | st.builds(
-    Member, account_id=st.sampled_from(["a", "b"]), email=st.just("x@y"), region=st.sampled_from(["", "us-west", "us-east"])
+    Member,
+    account_id=st.sampled_from(["a", "b"]),
+    email=st.just("x@y"),
+    region=st.sampled_from(["", "us-west", "us-east"]),
 )
-stored_keys = st.none() | st.builds(Stored, account_id=st.sampled_from(["", "a", "b"]), key_id=st.sampled_from(["", "k"]), path=st.just("p"))
+stored_keys = st.none() | st.builds(
+    Stored, account_id=st.sampled_from(["", "a", "b"]), key_id=st.sampled_from(["", "k"]), path=st.just("p")
+)
 opens = st.sampled_from([None, "", "a", "b"])
 key_states = st.none() | st.builds(
     KeyState,
@@ -120,7 +130,9 @@ def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region
     stored = keys.stored if keys else None
     # Not over a member, but for the one case that the user asked for and the journal proves; never over a whole key.
     if present.outcome is Outcome.CREATED:
-        assert member is None or (present.replaces is member and keys.lost and keys.proven and keys.recreate and not keys.parked)
+        assert member is None or (
+            present.replaces is member and keys.lost and keys.proven and keys.recreate and not keys.parked
+        )
         assert stored is None or not stored.key_id
     if present.adopts:
         assert keys.given_opens == member.account_id
@@ -158,7 +170,11 @@ def test_what_an_earlier_run_left_open_is_settled(event, account_id, member, sto
     assert (settled.outcome, settled.known, settled.proven) == (outcome, known, proven)
     assert settled.path == ("/else/where" if outcome is Outcome.KEY_MISSING else "")
     if outcome is not Outcome.ABSENT:
-        assert settled.as_dict() == {"email": "alice@x.example", "outcome": outcome.value, "account_id": THERE.account_id}
+        assert settled.as_dict() == {
+            "email": "alice@x.example",
+            "outcome": outcome.value,
+            "account_id": THERE.account_id,
+        }
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -169,14 +185,20 @@ def test_a_lost_key_is_news_until_a_run_has_reported_it(event, told):
 
 
 def test_an_audit_names_what_each_side_lacks():
-    others = [Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example"), Member("dddddddddddd", "dora@x.example")]
+    others = [
+        Member("bbbbbbbbbbbb", "bob@x.example"),
+        Member("cccccccccccc", "cleo@x.example"),
+        Member("dddddddddddd", "dora@x.example"),
+    ]
     stored = {
         "alice@x.example": OURS,
         "cleo@x.example": Stored("cccccccccccc", "k", "p"),
         "dora@x.example": Stored("ffffffffffff", "k", "p"),
         "gone@x.example": Stored("eeeeeeeeeeee", "k", "p"),
     }
-    found = audit([THERE, *others], stored, {"alice@x.example": Proof(THERE.account_id), "cleo@x.example": Proof("")}, {}, {})
+    found = audit(
+        [THERE, *others], stored, {"alice@x.example": Proof(THERE.account_id), "cleo@x.example": Proof("")}, {}, {}
+    )
     assert {kind: [one["email"] for one in entries] for kind, entries in found.items()} == {
         "key_missing": ["bob@x.example"],
         "key_without_member": ["gone@x.example"],
@@ -190,7 +212,11 @@ def test_a_key_that_could_not_be_tried_is_named_and_the_others_are_judged():
     stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p")}
     members = [THERE, Member("bbbbbbbbbbbb", "bob@x.example")]
     found = audit(
-        members, stored, {"alice@x.example": Proof(problem="A cap of the member's account is used up."), "bob@x.example": Proof("")}, {}, {}
+        members,
+        stored,
+        {"alice@x.example": Proof(problem="A cap of the member's account is used up."), "bob@x.example": Proof("")},
+        {},
+        {},
     )
     (untried,), (dead,) = found["not_attempted"], found["key_dead"]
     assert (untried["email"], dead["email"]) == ("alice@x.example", "bob@x.example")
@@ -201,10 +227,22 @@ def test_a_key_that_could_not_be_tried_is_named_and_the_others_are_judged():
 @pytest.mark.parametrize("refused, told", [({"alice@x.example", "bob@x.example"}, True), ({"bob@x.example"}, False)])
 def test_when_every_key_is_refused_the_service_is_suspected_first(refused, told):
     """People would take good keys out of their vault while the service is at fault. What could not be tried says nothing."""
-    stored = {"alice@x.example": OURS, "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p"), "cleo@x.example": Stored("cccccccccccc", "k", "p")}
-    opened = {email: Proof("" if email in refused else THERE.account_id) for email in ("alice@x.example", "bob@x.example")}
+    stored = {
+        "alice@x.example": OURS,
+        "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p"),
+        "cleo@x.example": Stored("cccccccccccc", "k", "p"),
+    }
+    opened = {
+        email: Proof("" if email in refused else THERE.account_id) for email in ("alice@x.example", "bob@x.example")
+    }
     opened["cleo@x.example"] = Proof(problem="A cap of the member's account is used up.")
-    dead = audit([THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")], stored, opened, {}, {})["key_dead"]
+    dead = audit(
+        [THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")],
+        stored,
+        opened,
+        {},
+        {},
+    )["key_dead"]
     assert len(dead) == len(refused)
     assert all(entry["message"].startswith("Backblaze refused every key") is told for entry in dead)
 
@@ -260,7 +298,9 @@ def test_a_key_that_is_not_shown_to_be_the_members_is_never_called_created(new, 
         assert proof.opens != ""
         assert proof.member is None or proof.opens in (None, proof.member.account_id)
         # What is doubted was tried, and opens the account that is listed, or that the answer itself named.
-        assert not new.doubt or proof.opens == (proof.member.account_id if proof.member else new.named and new.member.account_id)
+        assert not new.doubt or proof.opens == (
+            proof.member.account_id if proof.member else new.named and new.member.account_id
+        )
     assert outcome is not Outcome.KEY_LOST or proof.member is not None
 
 
@@ -296,6 +336,11 @@ def test_members_are_found_whatever_the_case_of_their_address():
 def test_an_audit_tells_what_is_under_way_and_what_is_in_the_fallback_directory():
     members = [THERE, Member("bbbbbbbbbbbb", "bob@x.example"), Member("cccccccccccc", "cleo@x.example")]
     found = audit(members, {}, {}, {"alice@x.example": "A run is under way."}, {"bbbbbbbbbbbb": "/fallback/b.yml"})
-    assert [(one["email"], one["message"]) for one in found["not_attempted"]] == [("alice@x.example", "A run is under way.")]
+    assert [(one["email"], one["message"]) for one in found["not_attempted"]] == [
+        ("alice@x.example", "A run is under way.")
+    ]
     assert [one["email"] for one in found["key_missing"]] == ["bob@x.example", "cleo@x.example"]
-    assert "/fallback/b.yml" in found["key_missing"][0]["message"] and "/fallback" not in found["key_missing"][1]["message"]
+    assert (
+        "/fallback/b.yml" in found["key_missing"][0]["message"]
+        and "/fallback" not in found["key_missing"][1]["message"]
+    )

@@ -45,7 +45,9 @@ def test_what_is_no_text_is_refused_with_the_reason(text):
     assert 'vault_mode: "0640"' in str(refused.value)
 
 
-@pytest.mark.parametrize("value", ["0700", "1660", "02660", "4600", "u=rwx", "g=rX", "u=rws", "o+t", "u=rw,g=u", "0661"])
+@pytest.mark.parametrize(
+    "value", ["0700", "1660", "02660", "4600", "u=rwx", "g=rX", "u=rws", "o+t", "u=rw,g=u", "0661"]
+)
 def test_only_read_and_write_can_be_given(value):
     with pytest.raises(OptionError, match="other bits than r and w"):
         modes_of(value)
@@ -57,7 +59,10 @@ def test_the_owner_keeps_both(value):
         modes_of(value)
 
 
-@pytest.mark.parametrize("value", ["", "60", "0680", "rw", "u", "u=rw g=r", "u=rw,", "=rw", "x=r", "0640\n", "preserve", "u=r+w", "-0640", "0640 "])
+@pytest.mark.parametrize(
+    "value",
+    ["", "60", "0680", "rw", "u", "u=rw g=r", "u=rw,", "=rw", "x=r", "0640\n", "preserve", "u=r+w", "-0640", "0640 "],
+)
 def test_what_is_no_mode_is_refused(value):
     with pytest.raises(OptionError, match="is invalid"):
         modes_of(value)

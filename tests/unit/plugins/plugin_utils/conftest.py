@@ -27,7 +27,9 @@ def store(tmp_path, secrets):
 @pytest.fixture
 def new_member():
     def make(email="alice@x.example", key="K004abc/DEF+ghi_JKL-mno/PQRstuv", **fields):
-        member = Member(**{"account_id": "5f2a1c0b3d4e", "email": email, "group_id": "100001", "region": "us-west", **fields})
+        member = Member(
+            **{"account_id": "5f2a1c0b3d4e", "email": email, "group_id": "100001", "region": "us-west", **fields}
+        )
         return NewMember(member, "0045f2a1c0b3d4e0000000001", key)
 
     return make
@@ -38,5 +40,7 @@ def decrypted(monkeypatch):
     """How many texts were decrypted so far, as a list to be cleared."""
     calls = []
     decrypt = VaultLib.decrypt
-    monkeypatch.setattr(VaultLib, "decrypt", lambda self, *args, **kwargs: calls.append(args) or decrypt(self, *args, **kwargs))
+    monkeypatch.setattr(
+        VaultLib, "decrypt", lambda self, *args, **kwargs: calls.append(args) or decrypt(self, *args, **kwargs)
+    )
     return calls

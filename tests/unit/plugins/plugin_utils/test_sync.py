@@ -66,5 +66,8 @@ def test_a_key_that_is_sealed_is_on_disk(tmp_path, secrets, new_member, done, la
 def test_a_key_in_the_fallback_place_is_on_disk(tmp_path, secrets, new_member, done):
     path = FallbackStore(str(tmp_path / "state" / "fallback"), Sealer(secrets)).seal(new_member())
     made = [("fsync", "."), ("fsync", "state")]
-    written = [("fsync", "state/fallback/temporary"), ("rename", "state/fallback/temporary", os.path.relpath(path, tmp_path))]
+    written = [
+        ("fsync", "state/fallback/temporary"),
+        ("rename", "state/fallback/temporary", os.path.relpath(path, tmp_path)),
+    ]
     assert done == [*made, *written, ("fsync", "state/fallback")]

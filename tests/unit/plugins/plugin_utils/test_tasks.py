@@ -48,15 +48,26 @@ def test_the_summary_of_a_stopped_task_names_what_needs_attention_and_commands_n
         {"email": "ben@x.example", "outcome": "key_lost", "message": "Account \x1b[2J1 is\nlost."},
         {"email": "cleo@x.example", "outcome": "not_attempted", "message": "The run ended before."},
     ]
-    said = summary_of_stop({"members": members, "counts": {"created": 1, "key_lost": 1, "not_attempted": 1}}, "it was ended by SIGINT")
+    said = summary_of_stop(
+        {"members": members, "counts": {"created": 1, "key_lost": 1, "not_attempted": 1}}, "it was ended by SIGINT"
+    )
     lines = said.splitlines()
-    assert lines[0] == "community.backblaze: The run ended, because it was ended by SIGINT. created: 1, key_lost: 1, not_attempted: 1."
+    assert (
+        lines[0]
+        == "community.backblaze: The run ended, because it was ended by SIGINT. created: 1, key_lost: 1, not_attempted: 1."
+    )
     assert lines[1] == "  ben@x.example: key_lost. Account ?[2J1 is?lost." and len(lines) == 3
-    assert summary_of_stop({"msg": "Nothing was changed."}, "it was ended by SIGTERM").splitlines()[1] == "  Nothing was changed."
+    assert (
+        summary_of_stop({"msg": "Nothing was changed."}, "it was ended by SIGTERM").splitlines()[1]
+        == "  Nothing was changed."
+    )
 
 
 def test_the_summary_of_a_stopped_check_or_of_one_member_says_what_is_true():
     check = summary_of_stop({"members": [], "counts": {"created": 2}}, "it was ended by SIGTERM", check_mode=True)
     assert "nothing was changed" in check and "sealed" not in check
-    one = summary_of_stop({"outcome": "ejected", "member": {"email": "ada@x.example"}, "application_key": "K004secret"}, "it was ended by SIGTERM")
+    one = summary_of_stop(
+        {"outcome": "ejected", "member": {"email": "ada@x.example"}, "application_key": "K004secret"},
+        "it was ended by SIGTERM",
+    )
     assert one.splitlines()[1] == "  ada@x.example: ejected" and "K004secret" not in one

@@ -88,11 +88,28 @@ def test_the_code_decides_and_not_the_status(code, status):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>Oops</html>", b'{"status": 401, "code": "inv', b"[]", b"7", b"\xff\xfe", b'{"code": 5}', b'{"code": "two words"}', b"[" * 100000],
+    [
+        b"",
+        b"<html>Oops</html>",
+        b'{"status": 401, "code": "inv',
+        b"[]",
+        b"7",
+        b"\xff\xfe",
+        b'{"code": 5}',
+        b'{"code": "two words"}',
+        b"[" * 100000,
+    ],
 )
 @pytest.mark.parametrize(
     "status, verdict",
-    [(400, Verdict.UNCLEAR), (401, Verdict.UNCLEAR), (403, Verdict.UNCLEAR), (420, Verdict.UNCLEAR), (408, Verdict.UNCLEAR), (429, Verdict.THROTTLED)]
+    [
+        (400, Verdict.UNCLEAR),
+        (401, Verdict.UNCLEAR),
+        (403, Verdict.UNCLEAR),
+        (420, Verdict.UNCLEAR),
+        (408, Verdict.UNCLEAR),
+        (429, Verdict.THROTTLED),
+    ]
     + [
         (500, Verdict.UNCLEAR),
         (502, Verdict.UNCLEAR),
@@ -173,8 +190,16 @@ def test_retry_after_is_a_wait_or_nothing_whatever_is_sent(value):
 # The key in the create answer
 
 JUNK = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(alphabet='abcXYZ "\\/{}[]:,\u00e9\ud83d\n0', max_size=8)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet="abcdef", max_size=4), inner, max_size=3),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(alphabet='abcXYZ "\\/{}[]:,\u00e9\ud83d\n0', max_size=8),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet="abcdef", max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -207,7 +232,10 @@ def test_the_two_documented_shapes_have_no_complaint(wrap):
 def odd_answers(draw):
     """The true fields under junk: other fields of any type, any nesting, any order."""
     member = {name: draw(st.one_of(st.just(value), JUNK)) for name, value in MEMBER.items() if draw(st.booleans())}
-    body = {**draw(st.dictionaries(st.text(alphabet="mnopq", max_size=4), JUNK, max_size=3)), "groupMember": draw(st.one_of(st.just(member), JUNK))}
+    body = {
+        **draw(st.dictionaries(st.text(alphabet="mnopq", max_size=4), JUNK, max_size=3)),
+        "groupMember": draw(st.one_of(st.just(member), JUNK)),
+    }
     items = [*body.items(), ("applicationKeyId", KEY_ID), ("applicationKey", KEY)]
     value = dict(draw(st.permutations(items)))
     for wrap in draw(st.lists(st.sampled_from(["array", "array of two", "object"]), max_size=4)):
@@ -237,7 +265,9 @@ def test_a_key_is_found_in_an_answer_cut_anywhere_behind_it(body, data):
     assert found.doubt or cut == len(raw)
 
 
-@pytest.mark.parametrize("number, key_id", [("1000000000000000000000000", ""), ('"1000000000000000000000000"', "1000000000000000000000000")])
+@pytest.mark.parametrize(
+    "number, key_id", [("1000000000000000000000000", ""), ('"1000000000000000000000000"', "1000000000000000000000000")]
+)
 def test_a_long_number_is_no_key_id_without_quotes(number, key_id):
     same(look(f'{{"applicationKey": "{KEY}", "m": {number}, "applicationK'.encode(), complete=False), key_id)
 
@@ -245,7 +275,13 @@ def test_a_long_number_is_no_key_id_without_quotes(number, key_id):
 @given(
     st.sampled_from(["key", "secret", "application_key", "ApplicationKey", "K", "appKey"]),
     st.sampled_from(
-        [b'{"%s": "%s", "id": "%s"}', b"%s=%s&id=%s", b'<k name="%s">%s</k><i>%s</i>', b'{"%s": ["%s", ["%s"]]}', b"\xff\xfe %s %s %s \x00"]
+        [
+            b'{"%s": "%s", "id": "%s"}',
+            b"%s=%s&id=%s",
+            b'<k name="%s">%s</k><i>%s</i>',
+            b'{"%s": ["%s", ["%s"]]}',
+            b"\xff\xfe %s %s %s \x00",
+        ]
     ),
 )
 def test_a_key_of_the_documented_form_is_found_under_any_name(name, form):
@@ -270,7 +306,9 @@ def test_a_key_of_the_documented_form_is_found_under_any_name(name, form):
 )
 def test_what_does_not_fit_the_request_is_no_reason_to_drop_the_key(change, doubted):
     """Another address or account makes it doubtful whose key it is; another Group or region is only worth a word."""
-    found = look({"applicationKeyId": KEY_ID, "applicationKey": KEY, "groupMember": {**MEMBER, **change}}, region="us-west")
+    found = look(
+        {"applicationKeyId": KEY_ID, "applicationKey": KEY, "groupMember": {**MEMBER, **change}}, region="us-west"
+    )
     same(found)
     assert (bool(found.doubt), bool(found.complaint)) == (doubted, not doubted)
     assert found.named is not doubted
@@ -364,7 +402,12 @@ def test_a_key_id_of_another_form_is_to_be_tried(key_id):
 
 @pytest.mark.parametrize("twice", ["applicationKey", "applicationKeyId", "email", "accountId"])
 def test_a_field_that_is_there_twice_can_be_read_in_two_ways(twice):
-    values = {"applicationKey": OTHERS_KEY, "applicationKeyId": OTHERS_ID, "email": "bob@x.example", "accountId": "ffffffffffff"}
+    values = {
+        "applicationKey": OTHERS_KEY,
+        "applicationKeyId": OTHERS_ID,
+        "email": "bob@x.example",
+        "accountId": "ffffffffffff",
+    }
     for first in (True, False):
         text = json.dumps(OURS)
         field, wrong = f'"{twice}":', f'"{twice}": "{values[twice]}"'
@@ -377,7 +420,9 @@ def test_a_field_that_is_there_twice_can_be_read_in_two_ways(twice):
         assert KEY in {found.key, *(other.key for other in found.others)}
 
 
-@pytest.mark.parametrize("status, code", [(401, "expired_auth_token"), (429, "too_many_requests"), (500, "internal_error")])
+@pytest.mark.parametrize(
+    "status, code", [(401, "expired_auth_token"), (429, "too_many_requests"), (500, "internal_error")]
+)
 def test_a_key_is_taken_out_of_an_error_as_well(status, code):
     found = find_new_member(answer(status, {"status": status, "code": code, **OURS}), EMAIL, "100001", "")
     same(found)
@@ -408,8 +453,20 @@ def test_a_text_that_is_never_closed_costs_one_pass_and_little_memory(filler):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>busy</html>", {}, [], {"groupMember": MEMBER}, {"applicationKey": None, "groupMember": MEMBER}, {"applicationKeyId": KEY_ID}]
-    + [b'{"applicationKey":"K004abc', {"status": 401, "code": "invalid_email", "message": "cannot be used: alice@x.example"}, b"[" * 100000],
+    [
+        b"",
+        b"<html>busy</html>",
+        {},
+        [],
+        {"groupMember": MEMBER},
+        {"applicationKey": None, "groupMember": MEMBER},
+        {"applicationKeyId": KEY_ID},
+    ]
+    + [
+        b'{"applicationKey":"K004abc',
+        {"status": 401, "code": "invalid_email", "message": "cannot be used: alice@x.example"},
+        b"[" * 100000,
+    ],
 )
 def test_where_there_is_no_key_none_is_made_up(body):
     assert look(body) is None
@@ -427,7 +484,9 @@ def test_a_page_about_an_error_holds_no_key_whatever_it_looks_like(status):
     assert find_new_member(answer(status, page), EMAIL, "100001", "") is None
 
 
-@pytest.mark.parametrize("body", [b"[" + b"1," * 500_000 + b"1]", b"[" + b"[]," * 350_000 + b"[]]", b'{"a":[' + b"{}," * 350_000 + b"{}]}"])
+@pytest.mark.parametrize(
+    "body", [b"[" + b"1," * 500_000 + b"1]", b"[" + b"[]," * 350_000 + b"[]]", b'{"a":[' + b"{}," * 350_000 + b"{}]}"]
+)
 def test_a_large_flat_answer_takes_no_longer_than_a_deep_one(body):
     start = time.process_time()
     assert look(body) is None

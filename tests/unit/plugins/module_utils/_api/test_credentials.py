@@ -61,7 +61,10 @@ WRONG = {
     "a key for a name": ('{"@": ""}', "has a name that is not known"),
     "a name twice": ('{"realm": "", "realm": "@"}', "has a name more than once"),
     "a number": ('{"realm": 4004, "application_key": "@"}', "the value of realm is no text"),
-    "nothing for a text": ('{"realm": null, "application_key": ["@"]}', "the value of realm and of application_key is no text"),
+    "nothing for a text": (
+        '{"realm": null, "application_key": ["@"]}',
+        "the value of realm and of application_key is no text",
+    ),
     "an endless number": ('{"application_key": "@", "realm": ' + "1" * 5000 + "}", "too long or too deep"),
     "lists in lists": ('{"application_key": "@", "realm": ' + "[" * 60000, "too long or too deep"),
     "too much": (GOOD + " " * MAX_BYTES, "is larger than 64 KiB"),
@@ -105,7 +108,8 @@ def test_only_a_plain_file_is_read(path, tmp_path):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.sampled_from(NAMES) | st.text(), one)
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda one: st.lists(one) | st.dictionaries(st.sampled_from(NAMES) | st.text(), one),
 )
 
 

@@ -36,7 +36,14 @@ def test_members_come_in_the_order_of_the_groups(standin, make_client, groups, a
 def test_an_account_that_moves_meanwhile_is_listed_once(standin, client, groups):
     twin = client.members(groups[1])[0].account_id
     standin.faults(
-        [{"operation": LIST, "after": 1, "times": None, "action": {"kind": "patch", "body": {"groupMembers": {"0": {"accountId": twin}}}}}]
+        [
+            {
+                "operation": LIST,
+                "after": 1,
+                "times": None,
+                "action": {"kind": "patch", "body": {"groupMembers": {"0": {"accountId": twin}}}},
+            }
+        ]
     )
     assert [member.group_id for member in client.members_of(groups[1:3])] == [groups[1], groups[2]]
     assert [member.account_id for member in client.members_of(groups[1:3])].count(twin) == 1

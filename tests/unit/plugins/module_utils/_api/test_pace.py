@@ -191,7 +191,9 @@ def test_workers_that_oversleep_do_not_lose_the_pace(late):
     assert throttled < 0.05
 
 
-@pytest.mark.parametrize("before, after, within", [(60, 30, 30), (60, 6, 90), (200, 100, 30), (20, 60, 180), (60, 180, 180)])
+@pytest.mark.parametrize(
+    "before, after, within", [(60, 30, 30), (60, 6, 90), (200, 100, 30), (20, 60, 180), (60, 180, 180)]
+)
 @pytest.mark.parametrize("burst", [0.1, 1.0])
 def test_it_finds_a_limit_that_has_changed(before, after, within, burst):
     chance = random.Random(2)
@@ -221,7 +223,9 @@ def test_two_runs_share_what_a_service_allows():
     made, throttled = figures(calls, 60, 300)
     assert made >= 0.9 * 60
     assert throttled < 0.05
-    shares = [sum(admitted for at, admitted, pace in calls if at >= 60 and pace is each) / (60 * 240) for each in (one, other)]
+    shares = [
+        sum(admitted for at, admitted, pace in calls if at >= 60 and pace is each) / (60 * 240) for each in (one, other)
+    ]
     assert min(shares) > 0.1
 
 
@@ -314,7 +318,12 @@ def test_a_limit_that_is_not_met_any_more_is_forgotten():
 @settings(max_examples=200)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["turn", "turn", "pass", "throttle"]), st.floats(0, 20), st.sampled_from([0, 0.5, 1, 5, 300]), st.integers(0, 5)),
+        st.tuples(
+            st.sampled_from(["turn", "turn", "pass", "throttle"]),
+            st.floats(0, 20),
+            st.sampled_from([0, 0.5, 1, 5, 300]),
+            st.integers(0, 5),
+        ),
         max_size=60,
     ),
     st.floats(0, 1),

@@ -110,7 +110,15 @@ def test_a_token_that_other_threads_use_up_is_renewed_again(standin, make_client
 
 
 def test_a_token_that_is_always_refused_is_renewed_once(standin, make_client):
-    standin.faults([{"operation": "b2_list_groups", "times": None, "action": {"kind": "error", "status": 401, "code": "expired_auth_token"}}])
+    standin.faults(
+        [
+            {
+                "operation": "b2_list_groups",
+                "times": None,
+                "action": {"kind": "error", "status": 401, "code": "expired_auth_token"},
+            }
+        ]
+    )
     client = make_client(standin, connections=4)
     with pytest.raises(ApiError, match="so did a fresh one"):
         client.groups()
@@ -124,7 +132,12 @@ def test_a_token_that_is_always_refused_is_renewed_once(standin, make_client):
 
 def test_an_eject_whose_answer_was_lost_is_believed_when_the_list_catches_up(standin, client, group_id):
     member = standin.add_member("hosting", ALICE)
-    left = {"groupId": group_id, "groupName": "hosting", "groupMembers": [{"accountId": member["accountId"], "email": ALICE}], "nextEmail": None}
+    left = {
+        "groupId": group_id,
+        "groupName": "hosting",
+        "groupMembers": [{"accountId": member["accountId"], "email": ALICE}],
+        "nextEmail": None,
+    }
     standin.faults(
         [
             {"operation": "b2_eject_group_member", "action": {"kind": "cut_after"}},
@@ -178,9 +191,15 @@ def test_an_error_that_repeats_the_credential_does_not_show_it(standin, make_cli
         "basic": base64.b64encode(f"{standin.settings()['admin_key_id']}:{key}".encode()).decode(),
         "token": client._caller._session.token if client._caller._session else "",
     }[form]
-    bodies = [{"code": secret}, {"code": secret, "message": None}] if location == "code" else [{"code": "access_denied", "message": f"x {secret} y"}]
+    bodies = (
+        [{"code": secret}, {"code": secret, "message": None}]
+        if location == "code"
+        else [{"code": "access_denied", "message": f"x {secret} y"}]
+    )
     for body in bodies:
-        standin.faults([{"operation": "*", "times": None, "action": {"kind": "raw", "status": 401, "body": json.dumps(body)}}])
+        standin.faults(
+            [{"operation": "*", "times": None, "action": {"kind": "raw", "status": 401, "body": json.dumps(body)}}]
+        )
         with pytest.raises(B2Error) as caught:
             list(client.members(group_id))
         assert secret not in str(caught.value) + repr(caught.value.facts)
@@ -188,13 +207,23 @@ def test_an_error_that_repeats_the_credential_does_not_show_it(standin, make_cli
 
 
 def test_a_credential_too_short_to_be_one_changes_no_verdict(standin, make_client):
-    standin.faults([{"operation": "*", "times": None, "action": {"kind": "error", "status": 401, "code": "unauthorized", "message": "a bad key"}}])
+    standin.faults(
+        [
+            {
+                "operation": "*",
+                "times": None,
+                "action": {"kind": "error", "status": 401, "code": "unauthorized", "message": "a bad key"},
+            }
+        ]
+    )
     with pytest.raises(ApiError, match="a bad key") as caught:
         make_client(standin, key="a").groups()
     assert caught.value.code == "unauthorized"
 
 
-@pytest.mark.parametrize("url", ["https://example.com", "http://example.com", "http://127.0.0.1@example.com", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url", ["https://example.com", "http://example.com", "http://127.0.0.1@example.com", "file:///etc/passwd"]
+)
 def test_a_groups_url_that_leads_elsewhere_gets_no_token(standin, client, url):
     standin.settings(groups_api_url=url)
     with pytest.raises(AnswerError, match="groupsApiUrl"):
@@ -204,7 +233,9 @@ def test_a_groups_url_that_leads_elsewhere_gets_no_token(standin, client, url):
 
 def test_the_admin_is_who_the_answer_says(standin, make_client):
     """What the user typed is only a key id; the service refuses a call with another adminAccountId."""
-    standin.faults([{"operation": "b2_authorize_account", "action": {"kind": "patch", "body": {"accountId": "ffffffffffff"}}}])
+    standin.faults(
+        [{"operation": "b2_authorize_account", "action": {"kind": "patch", "body": {"accountId": "ffffffffffff"}}}]
+    )
     with pytest.raises(ApiError, match="adminAccountId"):
         make_client(standin).groups()
 
@@ -221,7 +252,11 @@ def test_a_whole_life_in_both_shapes_and_versions(standin, make_client, group_id
     new = client.create_member(group_id, ALICE, "eu-central")
     (entry,) = standin.ledger()
     assert (new.key_id, new.key, new.complaint + new.doubt) == (entry["key_id"], entry["key"], "")
-    assert (new.member.account_id, new.member.region, new.member.group_name) == (entry["account_id"], "eu-central", "hosting")
+    assert (new.member.account_id, new.member.region, new.member.group_name) == (
+        entry["account_id"],
+        "eu-central",
+        "hosting",
+    )
     assert client.account_of(new.key_id, new.key) == entry["account_id"]
     assert client.find_member(group_id, "ALICE@x.example").account_id == entry["account_id"]
     assert [member.email for member in client.members(group_id)] == [ALICE]
@@ -289,8 +324,16 @@ FAULTS = [
     ({"kind": "patch", "body": {"groupMember": {"email": "../evil"}}}, MADE, None),
     ({"kind": "patch", "body": {"applicationKey": None}}, LOST, None),
     ({"kind": "redirect", "location": "https://example.com/"}, NEVER, ""),
-    ({"kind": "raw", "status": 302, "headers": {"Location": "https://example.com/"}, "body": "", "execute": True}, LOST, None),
-    ({"kind": "raw", "status": 302, "headers": {"Location": "http://["}, "execute": True, "body": "@BODY@"}, MADE, None),
+    (
+        {"kind": "raw", "status": 302, "headers": {"Location": "https://example.com/"}, "body": "", "execute": True},
+        LOST,
+        None,
+    ),
+    (
+        {"kind": "raw", "status": 302, "headers": {"Location": "http://["}, "execute": True, "body": "@BODY@"},
+        MADE,
+        None,
+    ),
     ({"kind": "raw", "headers": {"Content-Length": "9" * 5000}, "body": "@BODY@"}, MADE, None),
     ({"kind": "raw", "headers": {"Content-Length": "7, 8"}, "body": "@BODY@"}, MADE, None),
     ({"kind": "delay", "seconds": 0.01}, MADE, None),
@@ -313,7 +356,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("action, end, code", FAULTS, ids=[" ".join(map(str, action.values())).replace("\n", " ") for action, _end, _code in FAULTS])
+@pytest.mark.parametrize(
+    "action, end, code",
+    FAULTS,
+    ids=[" ".join(map(str, action.values())).replace("\n", " ") for action, _end, _code in FAULTS],
+)
 def test_every_fault_of_a_create_is_told_as_what_it_was(standin, make_client, group_id, action, end, code):
     standin.faults([{"operation": CREATE, "action": action}])
     client = make_client(standin, timeout=0.5)
@@ -376,14 +423,22 @@ def test_answers_that_come_early_late_or_twice_give_nobody_another_members_key(s
     assert not any(new.doubt for new in keys.values()) or action["kind"] == "early"
     # What an interim answer comes before is the answer itself, so no key is lost by it.
     assert len(keys) == 40 or action["kind"] == "early"
-    assert all(failed.account_id == handed_out[email]["account_id"] for email, failed in made.items() if email not in keys)
+    assert all(
+        failed.account_id == handed_out[email]["account_id"] for email, failed in made.items() if email not in keys
+    )
 
 
 @pytest.mark.parametrize("location", ["instead", "before", "after"])
-def test_no_connection_is_used_again_after_an_answer_that_is_not_exactly_the_members(standin, client, group_id, monkeypatch, location):
+def test_no_connection_is_used_again_after_an_answer_that_is_not_exactly_the_members(
+    standin, client, group_id, monkeypatch, location
+):
     accepted = []
     made = standin_module.Connection.connection_made
-    monkeypatch.setattr(standin_module.Connection, "connection_made", lambda self, transport: (accepted.append(1), made(self, transport))[1])
+    monkeypatch.setattr(
+        standin_module.Connection,
+        "connection_made",
+        lambda self, transport: (accepted.append(1), made(self, transport))[1],
+    )
     client.groups()
     client.create_member(group_id, "before@x.example")
     assert len(accepted) == 1
@@ -430,7 +485,9 @@ def test_a_key_of_another_account_is_doubted_and_found_out(standin, client, grou
     assert proof.member.account_id == own["account_id"]
 
 
-@pytest.mark.parametrize("status, code", [(401, "expired_auth_token"), (401, "bad_auth_token"), (429, "too_many_requests")])
+@pytest.mark.parametrize(
+    "status, code", [(401, "expired_auth_token"), (401, "bad_auth_token"), (429, "too_many_requests")]
+)
 def test_a_key_in_an_answer_that_says_no_is_taken(standin, client, group_id, status, code):
     body = f'{{"status": {status}, "code": "{code}", "answer": @BODY@}}'
     standin.faults([{"operation": CREATE, "action": {"kind": "raw", "status": status, "execute": True, "body": body}}])
@@ -441,10 +498,16 @@ def test_a_key_in_an_answer_that_says_no_is_taken(standin, client, group_id, sta
 
 
 @pytest.mark.parametrize("retries", [0, 3])
-@pytest.mark.parametrize("status, code", [(401, "expired_auth_token"), (401, "bad_auth_token"), (429, "too_many_requests")])
-def test_a_create_that_was_executed_and_then_refused_is_found_out(standin, make_client, group_id, status, code, retries):
+@pytest.mark.parametrize(
+    "status, code", [(401, "expired_auth_token"), (401, "bad_auth_token"), (429, "too_many_requests")]
+)
+def test_a_create_that_was_executed_and_then_refused_is_found_out(
+    standin, make_client, group_id, status, code, retries
+):
     """Most probably nothing is executed behind such an answer, so it is sent again; if it was, the account is ours and its key is lost."""
-    standin.faults([{"operation": CREATE, "action": {"kind": "error", "status": status, "code": code, "execute": True}}])
+    standin.faults(
+        [{"operation": CREATE, "action": {"kind": "error", "status": status, "code": code, "execute": True}}]
+    )
     with pytest.raises(KeyLostError) as failed:
         make_client(standin, max_retries=retries).create_member(group_id, ALICE)
     (account,) = accounts(standin)
@@ -481,7 +544,12 @@ def test_a_key_that_is_restricted_to_buckets_is_tried_as_any_other(standin, make
 
 
 @pytest.mark.parametrize(
-    "code, says", [("storage_cap_exceeded", "member's account"), ("access_denied", "member's account"), ("unsupported", "version of the API")]
+    "code, says",
+    [
+        ("storage_cap_exceeded", "member's account"),
+        ("access_denied", "member's account"),
+        ("unsupported", "version of the API"),
+    ],
 )
 def test_what_is_wrong_with_a_members_account_is_not_told_as_the_admins(standin, client, code, says):
     standin.faults([{"operation": "b2_authorize_account", "action": {"kind": "error", "status": 403, "code": code}}])
@@ -491,11 +559,17 @@ def test_what_is_wrong_with_a_members_account_is_not_told_as_the_admins(standin,
     assert "admin" not in str(failed.value)
 
 
-@pytest.mark.parametrize("encoding, pack", [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress)])
+@pytest.mark.parametrize(
+    "encoding, pack", [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress)]
+)
 @pytest.mark.parametrize("share", [1.0, 0.95])
 def test_a_key_in_a_compressed_answer_is_found(standin, client, group_id, encoding, pack, share):
     """Uncompressed answers are asked for; a proxy may not care, and its answer may be cut short."""
-    body = {"applicationKeyId": KEY_ID, "applicationKey": KEY, "groupMember": {"email": ALICE, "groupId": group_id, "accountId": "5f2a1c0b3d4e"}}
+    body = {
+        "applicationKeyId": KEY_ID,
+        "applicationKey": KEY,
+        "groupMember": {"email": ALICE, "groupId": group_id, "accountId": "5f2a1c0b3d4e"},
+    }
     packed = pack(json.dumps({**body, "padding": "".join(map(str, range(300)))}).encode())
     packed = packed[: int(len(packed) * share)]
     raw = {"kind": "raw", "body": packed.decode("utf-8", "surrogateescape"), "headers": {"Content-Encoding": encoding}}
@@ -507,7 +581,9 @@ def test_a_key_in_a_compressed_answer_is_found(standin, client, group_id, encodi
 
 
 def test_a_text_like_a_key_on_an_error_page_is_no_key(standin, client, group_id):
-    standin.faults([{"operation": CREATE, "action": {"kind": "html", "status": 502, "body": f"<html>{KEY_ID} {KEY}</html>"}}])
+    standin.faults(
+        [{"operation": CREATE, "action": {"kind": "html", "status": 502, "body": f"<html>{KEY_ID} {KEY}</html>"}}]
+    )
     new = client.create_member(group_id, ALICE)
     (entry,) = standin.ledger()
     assert (new.key_id, new.key) == (entry["key_id"], entry["key"])
@@ -524,7 +600,10 @@ def test_a_lost_answer_and_a_late_listing_are_not_told_as_a_foreign_address(stan
 
 def test_when_nothing_can_be_looked_up_the_account_may_exist(standin, make_client, group_id):
     standin.faults(
-        [{"operation": CREATE, "action": {"kind": "cut_after"}}, {"operation": LIST, "times": None, "action": {"kind": "error", "status": 500}}]
+        [
+            {"operation": CREATE, "action": {"kind": "cut_after"}},
+            {"operation": LIST, "times": None, "action": {"kind": "error", "status": 500}},
+        ]
     )
     with pytest.raises(KeyLostError) as failed:
         make_client(standin, max_retries=1).create_member(group_id, ALICE)
@@ -626,7 +705,10 @@ def test_being_throttled_does_not_use_up_the_attempts(standin, make_client):
         client.groups()
 
 
-@pytest.mark.parametrize("action", [{"kind": "throttle", "retry_after": 7}, {"kind": "error", "status": 503, "headers": {"Retry-After": "7"}}])
+@pytest.mark.parametrize(
+    "action",
+    [{"kind": "throttle", "retry_after": 7}, {"kind": "error", "status": 503, "headers": {"Retry-After": "7"}}],
+)
 def test_a_retry_after_holds_every_call_of_the_client(standin, client, group_id, action):
     standin.faults([{"operation": "b2_list_groups", "action": action}])
     assert len(client.groups()) == 1
@@ -722,7 +804,9 @@ def test_a_pause_beyond_all_patience_ends_every_call_at_once(standin, make_clien
     """Or thousands of members would each wait for it in turn."""
     client = make_client(standin, max_retries=2)
     client.authorize()
-    standin.faults([{"operation": "b2_list_groups", "times": None, "action": {"kind": "throttle", "retry_after": 4000}}])
+    standin.faults(
+        [{"operation": "b2_list_groups", "times": None, "action": {"kind": "throttle", "retry_after": 4000}}]
+    )
     with pytest.raises(ApiError) as failed:
         client.groups()
     assert failed.value.code == "too_many_requests"
@@ -799,7 +883,13 @@ def test_eject_gives_a_new_address(standin, client, group_id):
 
 
 @pytest.mark.parametrize(
-    "kind", [{"kind": "cut_after"}, {"kind": "html", "execute": True}, {"kind": "truncate"}, {"kind": "error", "status": 500, "execute": True}]
+    "kind",
+    [
+        {"kind": "cut_after"},
+        {"kind": "html", "execute": True},
+        {"kind": "truncate"},
+        {"kind": "error", "status": 500, "execute": True},
+    ],
 )
 def test_an_unanswered_eject_that_happened_is_told_as_ours(standin, client, group_id, kind):
     member = standin.add_member(group_id, ALICE)
@@ -809,7 +899,9 @@ def test_an_unanswered_eject_that_happened_is_told_as_ours(standin, client, grou
 
 def test_that_a_member_is_gone_is_confirmed_before_it_is_believed(standin, client, group_id):
     member = standin.add_member(group_id, ALICE)
-    standin.faults([{"operation": EJECT, "action": {"kind": "error", "status": 401, "code": "invalid_member_account_id"}}])
+    standin.faults(
+        [{"operation": EJECT, "action": {"kind": "error", "status": 401, "code": "invalid_member_account_id"}}]
+    )
     with pytest.raises(ApiError) as failed:
         client.eject_member(group_id, member["accountId"])
     assert failed.value.code == "invalid_member_account_id"

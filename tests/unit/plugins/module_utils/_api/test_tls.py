@@ -81,7 +81,14 @@ def authorize(server, **given):
     """Authorize with these options, as every plugin does; return what the server was asked for that."""
     realm = f"https://{CONTROLLER}:{server.server_port}"
     validated = ArgumentSpecValidator(CONNECTION_SPEC).validate(
-        {"application_key_id": "0a1b2c3d4e5f", "application_key": "K004secret", "realm": realm, "api_timeout": 5, "max_retries": 0, **given}
+        {
+            "application_key_id": "0a1b2c3d4e5f",
+            "application_key": "K004secret",
+            "realm": realm,
+            "api_timeout": 5,
+            "max_retries": 0,
+            **given,
+        }
     )
     assert validated.error_messages == []
     client = connect(validated.validated_parameters)

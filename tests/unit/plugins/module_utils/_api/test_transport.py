@@ -30,7 +30,12 @@ from ansible_collections.community.backblaze.plugins.module_utils._api.transport
     check_url,
     is_loopback,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, B2Error, NetworkError, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    AnswerError,
+    B2Error,
+    NetworkError,
+    OptionError,
+)
 from ansible_collections.community.backblaze.tests.utils import standin as standin_module
 
 AUTHORIZE = "/b2api/v3/b2_authorize_account"
@@ -62,7 +67,14 @@ def test_urls_that_credentials_may_go_to(url, base):
 
 @pytest.mark.parametrize(
     "url",
-    ["http://example.com", "http://127.0.0.1.example.com", "http://localhost.example.com", "http://0.0.0.0:80", "http://10.0.0.1", "ftp://127.0.0.1"]
+    [
+        "http://example.com",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://0.0.0.0:80",
+        "http://10.0.0.1",
+        "ftp://127.0.0.1",
+    ]
     + [
         "https://user:password@example.com",
         "https://127.0.0.1@example.com",
@@ -70,8 +82,21 @@ def test_urls_that_credentials_may_go_to(url, base):
         "https:\\\\example.com",
         "//example.com",
     ]
-    + ["https://example.com\nX: y", "https://exa mple.com", "https://example.com\t", "http://localhost%00.example.com", "https://ex\u00e4mple.com"]
-    + ["https://example.com?a=b", "http://127.0.0.1#@example.com", "https://", "https://:443", "https://example.com:0", "https://example.com:99999"]
+    + [
+        "https://example.com\nX: y",
+        "https://exa mple.com",
+        "https://example.com\t",
+        "http://localhost%00.example.com",
+        "https://ex\u00e4mple.com",
+    ]
+    + [
+        "https://example.com?a=b",
+        "http://127.0.0.1#@example.com",
+        "https://",
+        "https://:443",
+        "https://example.com:0",
+        "https://example.com:99999",
+    ]
     + [
         "https://example.com:x",
         "http://2130706433",
@@ -111,7 +136,10 @@ def test_a_service_on_this_machine_cannot_send_its_caller_out():
     with pytest.raises(AnswerError):
         check_service_url("https://example.com", "http://127.0.0.1:1", "The groupsApiUrl")
     assert check_service_url("http://127.0.0.1:2", "http://127.0.0.1:1", "The groupsApiUrl") == "http://127.0.0.1:2"
-    assert check_service_url("https://groups.example.com/", "https://example.com", "The groupsApiUrl") == "https://groups.example.com"
+    assert (
+        check_service_url("https://groups.example.com/", "https://example.com", "The groupsApiUrl")
+        == "https://groups.example.com"
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +177,9 @@ def test_only_the_owner_of_the_realm_gets_the_token(realm, url, same):
 
 def authorize(transport, standin):
     settings = standin.settings()
-    return transport.send("GET", standin.url + AUTHORIZE, auth=basic_auth(settings["admin_key_id"], settings["admin_key"]))
+    return transport.send(
+        "GET", standin.url + AUTHORIZE, auth=basic_auth(settings["admin_key_id"], settings["admin_key"])
+    )
 
 
 def token_of(standin):
@@ -249,7 +279,15 @@ def test_an_endless_redirect_ends_at_the_limit(standin, transport, chunked):
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirects_are_not_followed(standin, other_standin, transport, status):
-    standin.faults([{"operation": "*", "times": None, "action": {"kind": "redirect", "location": other_standin.url + AUTHORIZE, "status": status}}])
+    standin.faults(
+        [
+            {
+                "operation": "*",
+                "times": None,
+                "action": {"kind": "redirect", "location": other_standin.url + AUTHORIZE, "status": status},
+            }
+        ]
+    )
     assert authorize(transport, standin).status == status
     assert other_standin.state()["calls"] == {}
 
@@ -320,7 +358,11 @@ def test_a_body_that_drips_for_ever_ends_with_the_timeout(standin):
 def test_connections_are_kept_alive(standin, monkeypatch):
     accepted = []
     made = standin_module.Connection.connection_made
-    monkeypatch.setattr(standin_module.Connection, "connection_made", lambda self, transport: (accepted.append(1), made(self, transport))[1])
+    monkeypatch.setattr(
+        standin_module.Connection,
+        "connection_made",
+        lambda self, transport: (accepted.append(1), made(self, transport))[1],
+    )
     transport = Transport(timeout=5.0, verify=True, connections=8)
     authorize(transport, standin)
     for _number in range(20):
@@ -380,7 +422,14 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    "interim", [[EARLY_HINTS], [PROCESSING], [CONTINUE, EARLY_HINTS, PROCESSING], [EARLY_HINTS + PROCESSING], [EARLY_HINTS[:30], EARLY_HINTS[30:]]]
+    "interim",
+    [
+        [EARLY_HINTS],
+        [PROCESSING],
+        [CONTINUE, EARLY_HINTS, PROCESSING],
+        [EARLY_HINTS + PROCESSING],
+        [EARLY_HINTS[:30], EARLY_HINTS[30:]],
+    ],
 )
 @pytest.mark.parametrize("together", [True, False])
 def test_an_interim_answer_is_not_taken_for_the_final_one(transport, interim, together):
@@ -428,7 +477,12 @@ def test_switching_protocols_is_an_answer_after_which_nothing_else_is_sent(trans
 def test_a_connection_of_which_it_is_not_certain_that_its_exchange_is_over_is_not_used_again(odd):
     transport = Transport(timeout=0.5, verify=True)
     with scripted([odd, [fine(b"second")]]) as (url, connections):
-        first = transport.send("GET", url + "/", auth=basic_auth("a", "b"), is_sound=lambda answer: answer.complete and answer.status == 200)
+        first = transport.send(
+            "GET",
+            url + "/",
+            auth=basic_auth("a", "b"),
+            is_sound=lambda answer: answer.complete and answer.status == 200,
+        )
         assert first.body in (b"", b"{}")
         time.sleep(0.05)
         assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).body == b"second"
@@ -454,7 +508,10 @@ def test_a_connection_is_used_again_only_after_the_answer_that_was_asked_for(tra
         looked_at = []
         for sound in (False, True, True):
             transport.send(
-                "GET", url + "/", auth=basic_auth("a", "b"), is_sound=lambda answer, sound=sound: (looked_at.append(answer.body), sound)[1]
+                "GET",
+                url + "/",
+                auth=basic_auth("a", "b"),
+                is_sound=lambda answer, sound=sound: (looked_at.append(answer.body), sound)[1],
             )
         assert looked_at == [b"first", b"second", b"third"]
     assert connections == [0, 1, 1]
@@ -477,7 +534,9 @@ def test_what_arrives_behind_the_end_is_kept_apart(transport):
     assert (answer.body, answer.rest, answer.complete) == (b"{}", fine(b"late"), True)
 
 
-@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"])
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"]
+)
 @pytest.mark.parametrize("drop", [b"x", b"x: y\r\n", b"1\r\nx\r\n"])
 def test_an_answer_that_drips_ends_with_the_timeout_wherever_it_drips(start, drop):
     """One deadline for headers, body and trailers: each byte used to begin a new one."""
@@ -503,7 +562,10 @@ def test_what_cannot_be_sent_is_known_as_not_sent(standin, transport):
 SECRET = "K004Secret/that+nobody_may-see1"
 
 
-@pytest.mark.parametrize("kind", [{"kind": "cut_before"}, {"kind": "hang_before"}, {"kind": "redirect", "location": "/"}, {"kind": "html"}, None])
+@pytest.mark.parametrize(
+    "kind",
+    [{"kind": "cut_before"}, {"kind": "hang_before"}, {"kind": "redirect", "location": "/"}, {"kind": "html"}, None],
+)
 def test_no_secret_is_in_an_error(standin, make_client, kind):
     """Not in its text, and not in a traceback of it with all its causes."""
     if kind:

@@ -27,7 +27,12 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.tar
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import GROUP_VARS, HOST_VARS, open_store, open_stores
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import (
+    GROUP_VARS,
+    HOST_VARS,
+    open_store,
+    open_stores,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 # Loaded before a child process becomes a user who cannot read where this Python is.
@@ -157,7 +162,9 @@ def provision(store, new):
     email = new.member.email
     store.prove([email], write=True)
     with store.directory.locked(GROUP, 0.0, time.sleep) as state:
-        journal = Journal(state, store.directory.state_path(GROUP), location=store.directory.location, modes=store.directory.modes)
+        journal = Journal(
+            state, store.directory.state_path(GROUP), location=store.directory.location, modes=store.directory.modes
+        )
         stored = store.stored()
         store.directory.prove_writing()
         journal.pending(GROUP, email)
@@ -171,7 +178,9 @@ def provision(store, new):
 
 def found_in(path):
     """Return the modes and the groups of all that is in a directory, by kind."""
-    found = [os.lstat(os.path.join(where, name)) for where, folders, files in os.walk(path) for name in (*folders, *files)]
+    found = [
+        os.lstat(os.path.join(where, name)) for where, folders, files in os.walk(path) for name in (*folders, *files)
+    ]
     files = {stat.S_IMODE(one.st_mode) for one in found if stat.S_ISREG(one.st_mode)}
     folders = {stat.S_IMODE(one.st_mode) for one in found if stat.S_ISDIR(one.st_mode)}
     return files, folders, {one.st_gid for one in found}
@@ -208,7 +217,9 @@ def test_two_users_of_a_group_take_turns_on_a_host(vault_dir, sealer, new_member
         copy = tempfile.mkdtemp(dir=vault_dir.parent / "copies")
         location = RemoteCopy(f"{copy}/copy", Target("srv1", path, execute, SHARED))
         try:
-            stored = provision(open_stores(layout, location.copy, sealer, location)(GROUP), new_member(email, f"K004{email}"))
+            stored = provision(
+                open_stores(layout, location.copy, sealer, location)(GROUP), new_member(email, f"K004{email}")
+            )
             return stored, found_in(copy)[:2] == ({PRIVATE.file}, {PRIVATE.directory})
         finally:
             shutil.rmtree(copy)
@@ -216,7 +227,10 @@ def test_two_users_of_a_group_take_turns_on_a_host(vault_dir, sealer, new_member
     assert as_user(FIRST, lambda: run(ALICE)) == str(([], True))
     assert as_user(SECOND, lambda: run(BOB)) == str(([ALICE], True))
     assert found_in(vault_dir) == ({0o660}, {0o2770}, {TEAM})
-    claimed = as_user(FIRST, lambda: execute({"path": path, "operation": "claim", "group": GROUP, "lease": "{}", "mode": "0660"})["ours"])
+    claimed = as_user(
+        FIRST,
+        lambda: execute({"path": path, "operation": "claim", "group": GROUP, "lease": "{}", "mode": "0660"})["ours"],
+    )
     assert claimed == "True" and (vault_dir / "new" / ".b2_members" / GROUP / "lease").exists()
     assert found_in(vault_dir) == ({0o660}, {0o2770}, {TEAM})
 
@@ -224,8 +238,13 @@ def test_two_users_of_a_group_take_turns_on_a_host(vault_dir, sealer, new_member
 def test_a_move_gives_the_mode_as_well(vault_dir, sealer, new_member):
     path = str(vault_dir)
     as_user(FIRST, lambda: HostVarsStore(path, sealer).seal(new_member()))
-    as_user(FIRST, lambda: move_keys(Move(GROUP_VARS, path, f"{path}/moved", vault_lock_timeout=0.0, modes=SHARED), sealer).moved)
-    assert as_user(SECOND, lambda: list(open_store(GROUP_VARS, f"{path}/moved", sealer, GROUP).stored())) == str([ALICE])
+    as_user(
+        FIRST,
+        lambda: move_keys(Move(GROUP_VARS, path, f"{path}/moved", vault_lock_timeout=0.0, modes=SHARED), sealer).moved,
+    )
+    assert as_user(SECOND, lambda: list(open_store(GROUP_VARS, f"{path}/moved", sealer, GROUP).stored())) == str(
+        [ALICE]
+    )
     assert found_in(vault_dir) == ({0o660}, {0o2770}, {TEAM})
 
 
@@ -258,7 +277,9 @@ def test_the_path_that_was_refused_is_named(vault_dir, sealer, new_member, what)
     as_user(FIRST, lambda: provision(open_stores(HOST_VARS, path, sealer, modes=SHARED)(GROUP), new_member()))
     refused = vault_dir / ".b2_members" / GROUP / what if what in ("lock", "") else vault_dir / what
     refused.chmod(0)
-    said = as_user(SECOND, lambda: provision(open_stores(HOST_VARS, path, sealer, modes=SHARED)(GROUP), new_member(BOB, "K004bob")))
+    said = as_user(
+        SECOND, lambda: provision(open_stores(HOST_VARS, path, sealer, modes=SHARED)(GROUP), new_member(BOB, "K004bob"))
+    )
     assert f"{refused}: Permission denied" in said or f"{refused} cannot be read (Permission denied)" in said, said
     if what in (ALICE, ".b2_members"):
         with pytest.raises(AssertionError, match=f"PermissionError.*{refused}"):

@@ -9,17 +9,25 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import OTHER_LOCATIONS, is_job, prove_durable
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import (
+    OTHER_LOCATIONS,
+    is_job,
+    prove_durable,
+)
 
 AWX = {"AWX_HOST": "https://awx.example.com", "JOB_ID": "61"}
 
 
-@pytest.mark.parametrize("environment", [{"AWX_ISOLATED_DATA_DIR": "/runner/artifacts/61"}, {"AWX_PRIVATE_DATA_DIR": "/tmp/awx_61_x"}, AWX])
+@pytest.mark.parametrize(
+    "environment", [{"AWX_ISOLATED_DATA_DIR": "/runner/artifacts/61"}, {"AWX_PRIVATE_DATA_DIR": "/tmp/awx_61_x"}, AWX]
+)
 def test_a_job_is_told_by_its_environment(environment):
     assert is_job(environment)
 
 
-@pytest.mark.parametrize("environment", [{}, {"JOB_ID": "61"}, {"AWX_HOST": "https://awx.example.com"}, {"HOME": "/runner"}])
+@pytest.mark.parametrize(
+    "environment", [{}, {"JOB_ID": "61"}, {"AWX_HOST": "https://awx.example.com"}, {"HOME": "/runner"}]
+)
 def test_what_is_not_a_job(environment):
     assert not is_job(environment)
 
@@ -33,5 +41,11 @@ def test_a_directory_of_a_job_takes_a_promise(monkeypatch):
     prove_durable("vault_dir /srv/keys", promised=True)
     with pytest.raises(StoreError) as caught:
         prove_durable("vault_dir /srv/keys", promised=False, otherwise=OTHER_LOCATIONS)
-    for said in ("vault_dir /srv/keys may be lost", "vault_dir_is_durable: true", "emptyDir", "vault_location: target", "vault_location: git"):
+    for said in (
+        "vault_dir /srv/keys may be lost",
+        "vault_dir_is_durable: true",
+        "emptyDir",
+        "vault_location: target",
+        "vault_location: git",
+    ):
         assert said in str(caught.value)

@@ -17,9 +17,17 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT, LOCATION_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import choose, git_command
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import Repository
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import Git, without_password, without_userinfo
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import (
+    Git,
+    without_password,
+    without_userinfo,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Claim, new_lease
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, RemoteCopy, digest
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import (
+    Change,
+    RemoteCopy,
+    digest,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
@@ -32,8 +40,19 @@ NEW = frozenset([""])
 def git(*arguments, cwd, **environment):
     """Run git as somebody."""
     env = {**{name: value for name, value in os.environ.items() if not name.startswith("GIT_")}, **environment}
-    named = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "init.defaultBranch=main", "-c", "protocol.file.allow=always")
-    return subprocess.run(["git", *named, *arguments], cwd=cwd, env=env, check=True, capture_output=True, text=True).stdout
+    named = (
+        "-c",
+        "user.name=x",
+        "-c",
+        "user.email=x@x",
+        "-c",
+        "init.defaultBranch=main",
+        "-c",
+        "protocol.file.allow=always",
+    )
+    return subprocess.run(
+        ["git", *named, *arguments], cwd=cwd, env=env, check=True, capture_output=True, text=True
+    ).stdout
 
 
 @pytest.fixture
@@ -111,10 +130,17 @@ def test_only_ours_is_read_and_what_is_in_the_way_is_named(remote, pushed):
     pushed("keys/dir@x/b2_vault.yml/file", "")
     found = remote().read({})
     assert found.files == {ADA: b"A"}
-    assert found.odd == {"plain@x": "file", "link@x": "symlink", "inner@x/b2_vault.yml": "symlink", "dir@x/b2_vault.yml": "directory"}
+    assert found.odd == {
+        "plain@x": "file",
+        "link@x": "symlink",
+        "inner@x/b2_vault.yml": "symlink",
+        "dir@x/b2_vault.yml": "directory",
+    }
 
 
-@pytest.mark.parametrize(("folder", "said"), [("keys", "is a symlink"), ("keys/in", "is a symlink"), ("file", "not a directory")])
+@pytest.mark.parametrize(
+    ("folder", "said"), [("keys", "is a symlink"), ("keys/in", "is a symlink"), ("file", "not a directory")]
+)
 def test_a_directory_that_is_none_is_refused(remote, pushed, folder, said):
     pushed("file", "")
     pushed("keys", link="file")
@@ -129,7 +155,11 @@ def test_a_push_that_is_refused_is_made_anew_on_what_others_have_pushed(remote, 
     pushed("readme", "2")
     pushed(f"keys/{BEN}", "of somebody else")
     assert not put(one, ada="A")
-    assert (shown(origin, "readme"), shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{BEN}")) == ("2", "A", "of somebody else")
+    assert (shown(origin, "readme"), shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{BEN}")) == (
+        "2",
+        "A",
+        "of somebody else",
+    )
 
 
 def test_a_file_that_somebody_else_has_changed_is_not_replaced(remote, origin, pushed):
@@ -139,7 +169,11 @@ def test_a_file_that_somebody_else_has_changed_is_not_replaced(remote, origin, p
     pushed(f"keys/{ADA}", "of somebody else")
     pushed(f"keys/{JOURNAL}", "edited")
     refused = put(one, ada="A", ben="B", journal="JJ")
-    assert set(refused) == {ADA, JOURNAL} and shown(origin, f"keys/{ADA}") == "of somebody else" and shown(origin, f"keys/{BEN}") == "B"
+    assert (
+        set(refused) == {ADA, JOURNAL}
+        and shown(origin, f"keys/{ADA}") == "of somebody else"
+        and shown(origin, f"keys/{BEN}") == "B"
+    )
     # The same as ours is ours: a push whose answer was lost.
     pushed(f"keys/{ADA}", "A")
     assert set(put(one, ada="A")) == set()
@@ -172,7 +206,10 @@ def test_a_branch_that_was_set_back_takes_what_is_written(remote, origin, pushed
     one.read({})
     assert not one.write({JOURNAL: Change(b"J", frozenset([digest(b"old")])), ADA: Change(b"A", NEW)}, ()).refused
     git("update-ref", "refs/heads/main", "main^", cwd=origin)
-    assert not one.write({JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ()).refused and shown(origin, f"keys/{JOURNAL}") == "JJ"
+    assert (
+        not one.write({JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ()).refused
+        and shown(origin, f"keys/{JOURNAL}") == "JJ"
+    )
     pushed(f"keys/{JOURNAL}", "edited")
     assert set(one.write({JOURNAL: Change(b"JJJ", frozenset([digest(b"JJ")]))}, ()).refused) == {JOURNAL}
 
@@ -479,7 +516,10 @@ def test_what_was_pushed_without_an_answer_is_ours(remote, origin, monkeypatch):
         monkeypatch.setattr(Git, "ask", ask)
     assert shown(origin, f"keys/{JOURNAL}") == "J"
     # What was written meanwhile is to replace either.
-    assert not one.write({JOURNAL: Change(b"JJ", frozenset(["", digest(b"J")]))}, ()).refused and shown(origin, f"keys/{JOURNAL}") == "JJ"
+    assert (
+        not one.write({JOURNAL: Change(b"JJ", frozenset(["", digest(b"J")]))}, ()).refused
+        and shown(origin, f"keys/{JOURNAL}") == "JJ"
+    )
     there = git("rev-parse", LOCK, cwd=origin)
     # Commits are dated by the second.
     time.sleep(1.1)
@@ -554,7 +594,14 @@ def test_user_name_and_password_are_taken_out_of_a_url(url, left, answer):
 
 
 @pytest.mark.parametrize(
-    "url", ["https://git.example/a:b@c", "https://ada@git.example/x", "ssh://git@git.example:22/x", "git@git.example:a:b@c", "/srv/x"]
+    "url",
+    [
+        "https://git.example/a:b@c",
+        "https://ada@git.example/x",
+        "ssh://git@git.example:22/x",
+        "git@git.example:a:b@c",
+        "/srv/x",
+    ],
 )
 def test_a_url_without_a_password_stays_as_it_is(url):
     assert without_password(url) == (url, None)
@@ -583,13 +630,17 @@ def test_a_password_that_git_cannot_be_given_is_refused_and_not_shown(remote, ur
 def filled(repository, **wanted):
     """Return what git learns where it wants to log in, by the means of the repository and of the user."""
     text = "".join(f"{name}={value}\n" for name, value in wanted.items())
-    return repository.ask("credential", "fill", given=text.encode(), environment={"GIT_ASKPASS": "true"}).output.decode()
+    return repository.ask(
+        "credential", "fill", given=text.encode(), environment={"GIT_ASKPASS": "true"}
+    ).output.decode()
 
 
 def test_a_password_is_for_its_server_alone_and_no_other_helper_is_told(tmp_path, monkeypatch):
     told = tmp_path / "told"
     config = tmp_path / "config"
-    config.write_text(f'[credential]\n\thelper = "!f() {{ cat >> {told}; echo username=bob; echo password=bobs; }}; f"\n')
+    config.write_text(
+        f'[credential]\n\thelper = "!f() {{ cat >> {told}; echo username=bob; echo password=bobs; }}; f"\n'
+    )
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
     repository = Git(str(tmp_path), "https://ada:s3cret@git.example:8443/x.git")
     assert "password=s3cret" in filled(repository, protocol="https", host="git.example:8443")
@@ -598,16 +649,22 @@ def test_a_password_is_for_its_server_alone_and_no_other_helper_is_told(tmp_path
         found = filled(repository, **remote_copy)
         assert "password=bobs" in found and "s3cret" not in found
     for operation in ("approve", "reject"):
-        repository("credential", operation, given=b"protocol=https\nhost=git.example:8443\nusername=ada\npassword=s3cret\n")
+        repository(
+            "credential", operation, given=b"protocol=https\nhost=git.example:8443\nusername=ada\npassword=s3cret\n"
+        )
     assert "s3cret" not in told.read_text()
     # Without a password it is as it ever was.
-    assert "password=bobs" in filled(Git(str(tmp_path), "https://git.example:8443/x.git"), protocol="https", host="git.example:8443")
+    assert "password=bobs" in filled(
+        Git(str(tmp_path), "https://git.example:8443/x.git"), protocol="https", host="git.example:8443"
+    )
 
 
 def test_a_url_with_a_password_is_not_rewritten(tmp_path, monkeypatch):
     """What a user has git do with the same URL without a password was never for this one."""
     config = tmp_path / "config"
-    config.write_text('[url "ssh://git.example/"]\n\tinsteadOf = https://git.example/\n\tpushInsteadOf = https://git.example/\n')
+    config.write_text(
+        '[url "ssh://git.example/"]\n\tinsteadOf = https://git.example/\n\tpushInsteadOf = https://git.example/\n'
+    )
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
     repository = Git(str(tmp_path / "repository"), "https://ada:s3cret@git.example/x=y.git")
     (tmp_path / "repository").mkdir()
@@ -646,7 +703,11 @@ def test_hooks_and_variables_of_the_user_do_not_reach_it(remote, origin, tmp_pat
     hook.parent.mkdir(parents=True)
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)
-    for name, value in (("GIT_TEMPLATE_DIR", str(tmp_path / "templates")), ("GIT_DIR", "/nonexistent"), ("GIT_INDEX_FILE", "/nonexistent")):
+    for name, value in (
+        ("GIT_TEMPLATE_DIR", str(tmp_path / "templates")),
+        ("GIT_DIR", "/nonexistent"),
+        ("GIT_INDEX_FILE", "/nonexistent"),
+    ):
         monkeypatch.setenv(name, value)
     one = remote()
     one.read({})

@@ -28,8 +28,19 @@ from ansible_collections.community.backblaze.plugins.modules import b2_vault_fil
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import lease as lease_module
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import target as target_location
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Claim, Lease, new_lease, read_lease
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Change, Contents, RemoteCopy, Written, is_kept
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
+    Claim,
+    Lease,
+    new_lease,
+    read_lease,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import (
+    Change,
+    Contents,
+    RemoteCopy,
+    Written,
+    is_kept,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
@@ -68,10 +79,14 @@ class Run:
     def __init__(self, directory, there, sealer, layout="host_vars"):
         self.wire = Wire()
         self.stopped = []
-        self.location = RemoteCopy(str(directory / f"copy{os.urandom(4).hex()}"), Target("srv1", str(there), self.wire), self.stopped.append)
+        self.location = RemoteCopy(
+            str(directory / f"copy{os.urandom(4).hex()}"), Target("srv1", str(there), self.wire), self.stopped.append
+        )
         path = self.location.copy
         self.store = (
-            HostVarsStore(path, sealer, location=self.location) if layout == "host_vars" else GroupVarsStore(path, sealer, GROUP, self.location)
+            HostVarsStore(path, sealer, location=self.location)
+            if layout == "host_vars"
+            else GroupVarsStore(path, sealer, GROUP, self.location)
         )
 
     def held(self, patience=0.0, group=GROUP):
@@ -103,7 +118,9 @@ def test_a_key_that_is_sealed_is_there_and_the_next_run_finds_it(run, there, sec
     with first.held():
         first.store.seal(new_member())
         sealer = Sealer(secrets)
-        local = HostVarsStore(str(there), sealer) if layout == "host_vars" else GroupVarsStore(str(there), sealer, GROUP)
+        local = (
+            HostVarsStore(str(there), sealer) if layout == "host_vars" else GroupVarsStore(str(there), sealer, GROUP)
+        )
         assert local.key("alice@x.example") == (new_member().key_id, new_member().key)
         first.store.remember()
     second = run(layout=layout)
@@ -211,7 +228,9 @@ def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there,
             one.store.seal(new_member())
         assert "ben@x.example" in file.read_text()
         # Nor does a host take it.
-        change = {f".b2_members/{GROUP}/journal.jsonl": {"data": "x", "replaces": [remote_copy.digest(file.read_bytes())]}}
+        change = {
+            f".b2_members/{GROUP}/journal.jsonl": {"data": "x", "replaces": [remote_copy.digest(file.read_bytes())]}
+        }
         lease = new_lease().as_text()
         for group in ("100002", None):
             refused, _holder = b2_vault_files.write(str(there), {"files": change}, group, lease)
@@ -254,7 +273,9 @@ def test_those_who_come_together_share_a_message(run, new_member):
     with one.held():
         before = one.wire.asked.count("write")
         remote_copy._GATHER_SECONDS = 0.2
-        threads = [threading.Thread(target=one.store.seal, args=(new_member(f"m{number}@x.example"),)) for number in range(12)]
+        threads = [
+            threading.Thread(target=one.store.seal, args=(new_member(f"m{number}@x.example"),)) for number in range(12)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -267,7 +288,9 @@ def test_a_file_that_somebody_else_changed_is_not_replaced_and_holds_up_no_other
     with one.held():
         (there / "alice@x.example").mkdir()
         (there / "alice@x.example" / "b2_vault.yml").write_text("of somebody else")
-        with pytest.raises(StoreError, match=r"alice@x.example/b2_vault.yml cannot be written .somebody else has changed it"):
+        with pytest.raises(
+            StoreError, match=r"alice@x.example/b2_vault.yml cannot be written .somebody else has changed it"
+        ):
             one.store.seal(new_member())
         one.store.seal(new_member("bob@x.example"))
     assert (there / "alice@x.example" / "b2_vault.yml").read_text() == "of somebody else"
@@ -309,7 +332,9 @@ def test_a_directory_that_is_gone_is_not_made_anew(run, there, new_member):
 def test_keys_that_are_gone_are_published_again(run, there, new_member, layout):
     one = run(layout=layout)
     with one.held():
-        assert one.location.confirm() == {} and "read" not in one.wire.asked[2:], "nothing was published, so there is nothing to look for"
+        assert one.location.confirm() == {} and "read" not in one.wire.asked[2:], (
+            "nothing was published, so there is nothing to look for"
+        )
         path = one.store.seal(new_member())
         aside = one.store.unproven.put("alice@x.example", new_member(key="K004other"))
         before = len(one.wire.asked)
@@ -333,13 +358,17 @@ def test_a_key_that_cannot_be_published_again_is_named(run, there, new_member):
             (there / f"{name}@x.example" / "b2_vault.yml").unlink()
         (there / "carl@x.example").rmdir()
         (there / "carl@x.example").symlink_to("elsewhere")
-        assert one.location.confirm() == {paths[0]: "somebody else has changed the file", paths[2]: "a symlink is in the way"}
+        assert one.location.confirm() == {
+            paths[0]: "somebody else has changed the file",
+            paths[2]: "a symlink is in the way",
+        }
         assert (there / "alice@x.example" / "b2_vault.yml").read_text() == "of somebody else"
         assert (there / "bob@x.example" / "b2_vault.yml").exists()
         there.rename(there.with_name("away"))
         amiss = one.location.confirm()
         assert set(amiss) == set(paths) and all(
-            reason.startswith("the file was removed and cannot be written again: On srv1: ") for reason in amiss.values()
+            reason.startswith("the file was removed and cannot be written again: On srv1: ")
+            for reason in amiss.values()
         )
         there.with_name("away").rename(there)
         one.wire.broken = "no connection"
@@ -403,7 +432,9 @@ def holding(tmp_path, there):
         arguments = [where, str(there), str(tmp_path / f"copy{where}"), GROUP, repr(OPTIONS)]
         command = [sys.executable, "-c", HOLDER, *arguments]
         environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[8])}
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
             assert process.stdout.readline() == "held\n"
             yield process
             process.stdin.close()
@@ -533,7 +564,9 @@ def test_who_was_taken_over_keeps_its_keys_safe_and_makes_no_more(run, there, ne
         journal = first.journal(state)
         journal.pending(GROUP, "ada@x.example")
         other = run()
-        assert other.location._remote.claim(GROUP, dataclasses.replace(new_lease(), pid=4711, host="other"), _id_of(there)).ours
+        assert other.location._remote.claim(
+            GROUP, dataclasses.replace(new_lease(), pid=4711, host="other"), _id_of(there)
+        ).ours
         before = (there / ".b2_members" / GROUP / "journal.jsonl").read_bytes()
         with pytest.raises(StoreError, match="another run has taken over, process 4711 on other"):
             journal.pending(GROUP, "ben@x.example")
@@ -542,7 +575,9 @@ def test_who_was_taken_over_keeps_its_keys_safe_and_makes_no_more(run, there, ne
         assert (there / "alice@x.example" / "b2_vault.yml").exists()
         assert (there / ".b2_members" / GROUP / "journal.jsonl").read_bytes() == before
         journal.finish()
-    assert _id_of(there) and "4711" in (there / ".b2_members" / GROUP / "lease").read_text(), "the lease of another run was given up"
+    assert _id_of(there) and "4711" in (there / ".b2_members" / GROUP / "lease").read_text(), (
+        "the lease of another run was given up"
+    )
 
 
 def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
@@ -620,7 +655,9 @@ def _wait_for(condition):
 
 
 def _id_of(there):
-    return b2_vault_files.id_of(b2_vault_files.json.loads((there / ".b2_members" / GROUP / "lease").read_text())["lease"])
+    return b2_vault_files.id_of(
+        b2_vault_files.json.loads((there / ".b2_members" / GROUP / "lease").read_text())["lease"]
+    )
 
 
 def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypatch):
@@ -636,8 +673,19 @@ def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypa
     # Where nothing can be seen of processes, one that can be asked for is there.
     with monkeypatch.context() as hidden:
         hidden.setattr(lease_module, "_started", lambda pid: os.stat(f"/nonexistent/{pid}"))
-        assert not lease.dead and dataclasses.replace(lease, pid=2**22 + 1).dead and not dataclasses.replace(lease, pid=2**80).dead
-    for text in ("", "{}", "[]", "null", '{"id": 1}', '{"id": 1, "pid": 1e999, "host": "", "since": "", "process": ""}'):
+        assert (
+            not lease.dead
+            and dataclasses.replace(lease, pid=2**22 + 1).dead
+            and not dataclasses.replace(lease, pid=2**80).dead
+        )
+    for text in (
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"id": 1}',
+        '{"id": 1, "pid": 1e999, "host": "", "since": "", "process": ""}',
+    ):
         assert isinstance(read_lease(text), Lease) and not read_lease(text).dead
 
 
@@ -665,7 +713,13 @@ def test_what_is_ours_is_so_on_both_sides(path):
         *("b2_vault.yml", "a/b/b2_vault.yml", "a@x/vars.yml"),
         *("../b2_vault.yml", "./b2_vault.yml", ".b2_members/../journal.jsonl", "a@x/.b2_vault.yml.\nD keys\n#.tmp"),
         *(".b2_members/b2_vault.yml", ".b2_members/1/lock", ".b2_members/1/lease", ".b2_members/a/b/journal.jsonl"),
-        *("lost+found/b2_vault.yml", "all/b2_vault.yml", "b2_groups/b2_vault.yml", ".trash@x/b2_vault.yml", "a b@x/b2_vault.yml"),
+        *(
+            "lost+found/b2_vault.yml",
+            "all/b2_vault.yml",
+            "b2_groups/b2_vault.yml",
+            ".trash@x/b2_vault.yml",
+            "a b@x/b2_vault.yml",
+        ),
     ],
 )
 def test_what_is_not_ours_is_not_on_both_sides(path):
@@ -677,7 +731,15 @@ def test_what_is_not_ours_is_not_on_both_sides(path):
 @pytest.mark.parametrize(
     "path",
     [
-        *("../b2_vault.yml", "a/../b2_vault.yml", "/etc/b2_vault.yml", "./b2_vault.yml", "a//b2_vault.yml", "a\0/b2_vault.yml", ""),
+        *(
+            "../b2_vault.yml",
+            "a/../b2_vault.yml",
+            "/etc/b2_vault.yml",
+            "./b2_vault.yml",
+            "a//b2_vault.yml",
+            "a\0/b2_vault.yml",
+            "",
+        ),
         ".b2_members/../journal.jsonl",
     ],
 )
@@ -712,14 +774,24 @@ class Liar:
 
 @pytest.mark.parametrize(
     "path",
-    ["/{outside}/b2_vault.yml", "../outside/b2_vault.yml", "../b2_vault.yml", ".b2_members/../journal.jsonl", "..", "a@x\0", "\ud800/b2_vault.yml"],
+    [
+        "/{outside}/b2_vault.yml",
+        "../outside/b2_vault.yml",
+        "../b2_vault.yml",
+        ".b2_members/../journal.jsonl",
+        "..",
+        "a@x\0",
+        "\ud800/b2_vault.yml",
+    ],
 )
 @pytest.mark.parametrize("kind", ["file", "path", "odd"])
 def test_nothing_is_written_where_a_host_wants_it(tmp_path, path, kind):
     outside = tmp_path / "outside"
     outside.mkdir()
     path = path.format(outside=str(outside)[1:])
-    lie = {"file": {"files": {path: b"x"}}, "path": {"paths": frozenset([path])}, "odd": {"odd": {path: "symlink"}}}[kind]
+    lie = {"file": {"files": {path: b"x"}}, "path": {"paths": frozenset([path])}, "odd": {"odd": {path: "symlink"}}}[
+        kind
+    ]
     location = RemoteCopy(str(tmp_path / "copy"), Liar(**lie))
     location._digests[path] = "known"
     with pytest.raises(StoreError, match="is no path that a key can have"):
@@ -815,7 +887,11 @@ def test_what_is_odd_there_is_as_odd_in_the_copy(run, there):
     (there / "odd@x").mkdir()
     os.mkfifo(there / "odd@x" / "b2_vault.yml")
     one = run()
-    for email, said in (("dir@x", "not a plain file"), ("plain@x", "not a directory"), ("link@x", "not a directory but a symlink")):
+    for email, said in (
+        ("dir@x", "not a plain file"),
+        ("plain@x", "not a directory"),
+        ("link@x", "not a directory but a symlink"),
+    ):
         with pytest.raises(StoreError, match=f"{email}.* is {said}"):
             one.store.prove([email], write=False)
     one.store.prove(["fine@x"], write=False)
@@ -829,7 +905,9 @@ def test_the_room_is_that_of_the_place(run, monkeypatch):
     one = run()
     one.store.prove([], write=True)
     one.store.directory.prove_room(5)
-    monkeypatch.setattr(b2_vault_files.os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 10, 10, 10, 100, 2, 2, 0, 255)))
+    monkeypatch.setattr(
+        b2_vault_files.os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 10, 10, 10, 100, 2, 2, 0, 255))
+    )
     one.store.prove([], write=True)
     with pytest.raises(StoreError, match="no room for 5 keys"):
         one.store.directory.prove_room(5)

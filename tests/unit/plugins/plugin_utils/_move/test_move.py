@@ -53,7 +53,12 @@ def target(tmp_path):
 def members(new_member):
     """Two hundred members of two Groups."""
     return [
-        new_member(f"m{number}@x.example", f"K004{number}", group_id=(GROUP, OTHER)[number % 2], region=("us-west", "{{ x }}", "")[number % 3])
+        new_member(
+            f"m{number}@x.example",
+            f"K004{number}",
+            group_id=(GROUP, OTHER)[number % 2],
+            region=("us-west", "{{ x }}", "")[number % 3],
+        )
         for number in range(200)
     ]
 
@@ -175,7 +180,9 @@ def test_keys_in_the_other_layout_are_not_taken_for_missing(source, sealer, new_
 
 
 @pytest.mark.parametrize("remote_copy", [True, False])
-def test_keys_move_there_and_back_with_every_byte_of_their_variables(move, keys, source, target, sealer, members, remote_copy):
+def test_keys_move_there_and_back_with_every_byte_of_their_variables(
+    move, keys, source, target, sealer, members, remote_copy
+):
     target = target if remote_copy else source
     store = HostVarsStore(source, sealer)
     for one in members:
@@ -189,7 +196,9 @@ def test_keys_move_there_and_back_with_every_byte_of_their_variables(move, keys,
 
     there = move("group_vars", there=target)
     assert sorted(emails(there.moved)) == sorted(everything) and not there.left
-    assert {entry.path for entry in there.moved} == {GroupVarsStore(target, sealer, group).file("") for group in (GROUP, OTHER)}
+    assert {entry.path for entry in there.moved} == {
+        GroupVarsStore(target, sealer, group).file("") for group in (GROUP, OTHER)
+    }
     assert keys(target) == ({}, everything)
     assert set(tree(target)) == {f"b2_group_{GROUP}/b2_vault.yml", f"b2_group_{OTHER}/b2_vault.yml"}
     assert not remote_copy or os.listdir(source) == [".b2_members"]
@@ -239,7 +248,11 @@ def test_another_key_in_the_new_place_leaves_both_alone(move, keys, source, targ
     there.seal(new_member(key="K004another"))
     for write in (False, True, True):
         result = move(layout, write=write)
-        assert emails(result.left) == [ALICE] and "another key" in result.left[0].message and there.file(ALICE) in result.left[0].message
+        assert (
+            emails(result.left) == [ALICE]
+            and "another key" in result.left[0].message
+            and there.file(ALICE) in result.left[0].message
+        )
         assert result.left[0].path == here.file(ALICE)
     for path, key in ((source, new_member().key), (target, "K004another")):
         own, shared = keys(path)
@@ -271,7 +284,11 @@ def test_what_would_be_lost_with_a_file_is_named(move, source, sealer, new_membe
     }
     for name, text in texts.items():
         seal(store.file(f"{name}@x.example"), sealer, text)
-    seal(store.file("foreign@x.example"), Sealer([("default", VaultSecret(b"another"))]), key_text(new_member("foreign@x.example")))
+    seal(
+        store.file("foreign@x.example"),
+        Sealer([("default", VaultSecret(b"another"))]),
+        key_text(new_member("foreign@x.example")),
+    )
     os.makedirs(os.path.dirname(store.file("empty@x.example")))
     # Somebody's hand, and no loss: the same variables, written another way.
     seal(store.file("bare@x.example"), sealer, yaml.safe_dump(key_variables(new_member("bare@x.example"))))
@@ -286,7 +303,9 @@ def test_what_would_be_lost_with_a_file_is_named(move, source, sealer, new_membe
     assert set(before) - set(tree(source)) == {"bare@x.example/b2_vault.yml"}
 
 
-def test_what_would_be_lost_with_an_entry_is_named_and_all_else_in_the_file_survives(move, keys, source, target, sealer):
+def test_what_would_be_lost_with_an_entry_is_named_and_all_else_in_the_file_survives(
+    move, keys, source, target, sealer
+):
     single = GroupVarsStore(source, sealer, GROUP)
     entry = "{b2_application_key: k, b2_application_key_id: i, b2_email: %s%s}"
     rest = f"# mine\nb2_member_keys:\n  more@x.example: {entry % ('more@x.example', ', port: 22')}\nport: 22 # of ssh\n"
@@ -305,7 +324,9 @@ def test_a_file_that_cannot_be_opened_does_not_keep_the_other_groups(move, sourc
     seal(bad, sealer, "b2_member_keys: 1\n")
     result = move("host_vars")
     assert emails(result.moved) == [ALICE]
-    assert [(entry.email, entry.path) for entry in result.left] == [("", bad)] and "no mapping" in result.left[0].message
+    assert [(entry.email, entry.path) for entry in result.left] == [("", bad)] and "no mapping" in result.left[
+        0
+    ].message
 
 
 def kill_before_rename(store, email):
@@ -321,7 +342,11 @@ def test_a_key_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, key
     GroupVarsStore(source, sealer, GROUP).seal(new_member())
     GroupVarsStore(source, sealer, OTHER).seal(new_member("carol@x.example", group_id=OTHER))
     result = move("host_vars", write=write)
-    assert emails(result.moved) == ["carol@x.example"] and emails(result.left) == [BOB] and "layout group_vars" in result.left[0].message
+    assert (
+        emails(result.moved) == ["carol@x.example"]
+        and emails(result.left) == [BOB]
+        and "layout group_vars" in result.left[0].message
+    )
     assert set(keys(source)[1]) == ({ALICE} if write else {ALICE, "carol@x.example"})
     # The remedy.
     assert open_store("group_vars", source, sealer, GROUP).recover(BOB, new_member(BOB).member.account_id, write=True)
@@ -329,7 +354,9 @@ def test_a_key_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, key
 
 
 @pytest.mark.parametrize("group_id", [None, GROUP])
-def test_a_file_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, keys, source, sealer, new_member, group_id):
+def test_a_file_that_a_killed_run_left_keeps_its_group_until_it_is_home(
+    move, keys, source, sealer, new_member, group_id
+):
     store = HostVarsStore(source, sealer)
     for one in (new_member(), new_member(BOB), new_member("carol@x.example", group_id=OTHER)):
         store.seal(one)
@@ -352,14 +379,21 @@ def test_what_a_killed_run_left_of_an_unknown_group_keeps_everything(move, sourc
     with open(torn, "wb"):
         pass
     result = move("group_vars", group_id=group_id)
-    assert not result.moved and not result.changed and emails(result.left) == [BOB] and "move that away" in result.left[0].message
+    assert (
+        not result.moved
+        and not result.changed
+        and emails(result.left) == [BOB]
+        and "move that away" in result.left[0].message
+    )
     os.unlink(torn)
     assert ALICE in emails(move("group_vars", group_id=group_id).moved)
 
 
 @pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 @pytest.mark.parametrize("torn", [True, False])
-def test_what_a_killed_run_left_of_a_key_in_the_new_place_is_in_nobodys_way(move, source, target, sealer, stores, new_member, layout, torn):
+def test_what_a_killed_run_left_of_a_key_in_the_new_place_is_in_nobodys_way(
+    move, source, target, sealer, stores, new_member, layout, torn
+):
     here, there = stores(layout)
     os.mkdir(target)
     there.seal(new_member(BOB))
@@ -367,12 +401,16 @@ def test_what_a_killed_run_left_of_a_key_in_the_new_place_is_in_nobodys_way(move
     kill_before_rename(here, BOB)
     if torn:
         os.truncate(os.path.join(os.path.dirname(here.file(BOB)), TEMPORARY), 0)
-    (HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)).seal(new_member())
+    (HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)).seal(
+        new_member()
+    )
     result = move(layout)
     assert emails(result.moved) == [ALICE] and not result.left
 
 
-def test_a_key_that_came_while_others_were_moved_is_moved_too(move, keys, source, target, sealer, new_member, monkeypatch):
+def test_a_key_that_came_while_others_were_moved_is_moved_too(
+    move, keys, source, target, sealer, new_member, monkeypatch
+):
     store = HostVarsStore(source, sealer)
     store.seal(new_member())
     os.mkdir(os.path.dirname(store.file(BOB)))
@@ -394,7 +432,9 @@ def test_a_file_is_opened_again_only_where_it_changed(move, source, sealer, new_
     seal(store.file(BOB), sealer, b"text")
     opened = []
     real = Sealer.open
-    monkeypatch.setattr(Sealer, "open", lambda self, sealed, path, **options: opened.append(path) or real(self, sealed, path, **options))
+    monkeypatch.setattr(
+        Sealer, "open", lambda self, sealed, path, **options: opened.append(path) or real(self, sealed, path, **options)
+    )
     move("group_vars", write=False)
     assert opened.count(store.file(BOB)) == 1
 
@@ -404,11 +444,17 @@ def test_a_value_is_the_text_that_is_written(move, keys, source, sealer, new_mem
         "b2_application_key_id: 0051234567012345670000001\nb2_application_key: 1e5\nb2_account_id: 123456701234\n"
         f"b2_email: {ALICE}\nb2_group_id: {GROUP}\nb2_region:\nb2_s3_endpoint: ~\n"
     )
-    wanted = {"b2_application_key_id": "0051234567012345670000001", "b2_application_key": "1e5", "b2_account_id": "123456701234"}
+    wanted = {
+        "b2_application_key_id": "0051234567012345670000001",
+        "b2_application_key": "1e5",
+        "b2_account_id": "123456701234",
+    }
     wanted.update(b2_email=ALICE, b2_group_id=GROUP, b2_region="", b2_s3_endpoint="")
     store = HostVarsStore(source, sealer)
     seal(store.file(ALICE), sealer, text)
-    for number, more in enumerate(("{a: b}: c", "[1]: 2", "mine: [1, {a: b}]", "mine: &x [*x]", "b2_member: !vault x", f"mine: {'[' * 2000}")):
+    for number, more in enumerate(
+        ("{a: b}: c", "[1]: 2", "mine: [1, {a: b}]", "mine: &x [*x]", "b2_member: !vault x", f"mine: {'[' * 2000}")
+    ):
         email = f"m{number}@x.example"
         seal(store.file(email), sealer, text.replace(ALICE, email) + more + "\n")
     result = move("group_vars", there=source)
@@ -470,7 +516,9 @@ def test_keys_that_are_in_both_places_are_all_named(move, keys, source, sealer, 
             patch.setattr(owner, "remove", failing(owner.remove))
         result = move(layout)
     assert summary_of_move(result)["changed"] and not result.moved
-    assert set(emails(result.left)) == {ALICE, BOB} and all("as well" in entry.message and "Broken." in entry.message for entry in result.left)
+    assert set(emails(result.left)) == {ALICE, BOB} and all(
+        "as well" in entry.message and "Broken." in entry.message for entry in result.left
+    )
     assert set(emails(move(layout).moved)) == {ALICE, BOB}
 
 
@@ -506,7 +554,9 @@ def test_a_key_that_changed_meanwhile_is_left_alone(move, keys, source, sealer, 
     assert {**keys(source)[0], **keys(source)[1]}[ALICE]["b2_region"] == "changed"
 
 
-def test_what_does_not_come_back_from_its_new_place_stays_in_its_old_one(move, keys, source, sealer, new_member, monkeypatch):
+def test_what_does_not_come_back_from_its_new_place_stays_in_its_old_one(
+    move, keys, source, sealer, new_member, monkeypatch
+):
     HostVarsStore(source, sealer).seal(new_member())
     monkeypatch.setattr(move_module, "_seal_all", lambda target, news: {})
     result = move("group_vars")
@@ -538,13 +588,18 @@ def entries_in(path, sealer, group_id=GROUP):
     if not os.path.isdir(path):
         return {}
     with directory.state(group_id) as state:
-        return {entry.email: entry for entry in Journal(state, directory.state_path(group_id), writable=False).entries(group_id)}
+        return {
+            entry.email: entry
+            for entry in Journal(state, directory.state_path(group_id), writable=False).entries(group_id)
+        }
 
 
 LOST = ("lost", "lost@x.example", "aaaaaaaaaaaa")
 
 
-def test_what_a_journal_knows_about_lost_keys_goes_along_and_is_known_in_one_place_only(move, source, target, sealer, new_member):
+def test_what_a_journal_knows_about_lost_keys_goes_along_and_is_known_in_one_place_only(
+    move, source, target, sealer, new_member
+):
     HostVarsStore(source, sealer).seal(new_member())
     note(source, sealer, GROUP, LOST, ("ejecting", "out@x.example", "bbbbbbbbbbbb"), ("pending", "open@x.example"))
     move("group_vars", write=False)
@@ -560,7 +615,13 @@ def test_no_account_is_taken_for_lost_whose_key_may_be_in_the_old_place(move, so
     store.seal(new_member())
     seal(store.file(BOB), sealer, key_text(new_member(BOB)) + b"port: 22\n")
     seal(store.file("bad@x.example"), sealer, b"text")
-    note(source, sealer, GROUP, *(("lost", email, "aaaaaaaaaaaa") for email in (ALICE, BOB, "bad@x.example")), ("pending", "new@x.example"))
+    note(
+        source,
+        sealer,
+        GROUP,
+        *(("lost", email, "aaaaaaaaaaaa") for email in (ALICE, BOB, "bad@x.example")),
+        ("pending", "new@x.example"),
+    )
     assert emails(move("group_vars").moved) == [ALICE]
     assert not entries_in(target, sealer) and len(entries_in(source, sealer)) == 4
 
@@ -577,7 +638,9 @@ def test_what_a_journal_knows_goes_along_though_no_key_does(move, source, target
     result = move(layout)
     assert not result.moved and emails(result.left) == [ALICE]
     for group_id in (GROUP, OTHER):
-        assert set(entries_in(target, sealer, group_id)) == {"lost@x.example"} and not entries_in(source, sealer, group_id)
+        assert set(entries_in(target, sealer, group_id)) == {"lost@x.example"} and not entries_in(
+            source, sealer, group_id
+        )
 
 
 def test_what_the_new_journal_knows_otherwise_stays_in_both(move, source, target, sealer, new_member):
@@ -600,7 +663,11 @@ def test_a_move_that_is_killed_anywhere_is_finished_by_the_next_one(move, keys, 
         source, target = str(tmp_path / f"source{step}"), str(tmp_path / f"target{step}")
         os.mkdir(source)
         for one in members:
-            (HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, one.member.group_id)).seal(one)
+            (
+                HostVarsStore(source, sealer)
+                if layout == "group_vars"
+                else GroupVarsStore(source, sealer, one.member.group_id)
+            ).seal(one)
         note(source, sealer, GROUP, LOST)
         child = os.fork()
         if not child:
@@ -622,7 +689,9 @@ def test_a_move_that_is_killed_anywhere_is_finished_by_the_next_one(move, keys, 
         assert set(entries_in(target, sealer)) == {"lost@x.example"} and not entries_in(source, sealer)
         assert keys(source) == ({}, {}) and {**keys(target)[0], **keys(target)[1]} == everything
         assert not [name for name in tree(source) if not name.endswith(".tmp")]
-        assert layout == "host_vars" or not [name for name in tree(target) if name.endswith(".tmp") and "probe" not in name]
+        assert layout == "host_vars" or not [
+            name for name in tree(target) if name.endswith(".tmp") and "probe" not in name
+        ]
     assert status == 0 and step > 15 and doubled > 1
 
 

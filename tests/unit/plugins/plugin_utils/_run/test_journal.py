@@ -96,7 +96,11 @@ def test_what_the_next_run_would_not_find_is_not_written(directory, journal, mov
     if move == "replaced":
         (directory[0] / "journal.jsonl").write_text("")
     before = (directory[0] / "moved").read_bytes()
-    for append in (journal.pending, lambda *what: journal.lost(*what, "5f2a1c0b3d4e"), lambda *what: journal.ejecting(*what, "5f2a1c0b3d4e")):
+    for append in (
+        journal.pending,
+        lambda *what: journal.lost(*what, "5f2a1c0b3d4e"),
+        lambda *what: journal.ejecting(*what, "5f2a1c0b3d4e"),
+    ):
         with pytest.raises(StoreError, match="is gone"):
             append("1", "other@x")
     # That an address is settled may be lost: the next run settles it again.
@@ -131,7 +135,16 @@ def test_a_torn_last_line_was_never_acknowledged(directory, journal):
 
 
 @pytest.mark.parametrize(
-    "line", [b"{broken\n", b"\n", b"[]\n", b"7\n", b'{"event": "pending"}\n', b"\xff\xfe\n", b'{"event": "pending", "email": [], "group_id": "1"}\n']
+    "line",
+    [
+        b"{broken\n",
+        b"\n",
+        b"[]\n",
+        b"7\n",
+        b'{"event": "pending"}\n',
+        b"\xff\xfe\n",
+        b'{"event": "pending", "email": [], "group_id": "1"}\n',
+    ],
 )
 def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(directory, journal, line):
     journal.pending("1", "open@x")
@@ -148,7 +161,10 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(directory, journ
 def test_a_merge_conflict_is_named_as_what_it_is(directory, marker):
     lines = [f'{{"event": "pending", "email": "{name}@x", "group_id": "1"}}\n' for name in ("ours", "theirs")]
     (directory[0] / "journal.jsonl").write_text(f"{lines[0]}{marker}\n{lines[1]}")
-    with pytest.raises(StoreError, match=r"Line 2 of the journal .*journal.jsonl is of a merge conflict that Git .* Keep the lines of both sides"):
+    with pytest.raises(
+        StoreError,
+        match=r"Line 2 of the journal .*journal.jsonl is of a merge conflict that Git .* Keep the lines of both sides",
+    ):
         reopened(directory)
     # As the message says.
     (directory[0] / "journal.jsonl").write_text("".join(lines))

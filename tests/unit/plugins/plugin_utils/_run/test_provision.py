@@ -35,7 +35,12 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run import pr
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers as workers_module
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Places, Plan, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import keys_open, mark_told, provision, provision_groups
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import (
+    keys_open,
+    mark_told,
+    provision,
+    provision_groups,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
@@ -81,7 +86,9 @@ def run(standin, make_client, store, fallback, monkeypatch):
         client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
         try:
             wanted = [Wanted(email, region) for email in emails]
-            job = Job(standin.groups["hosting"], wanted, policy, concurrency, vault_lock_timeout=0.0, check_mode=check_mode)
+            job = Job(
+                standin.groups["hosting"], wanted, policy, concurrency, vault_lock_timeout=0.0, check_mode=check_mode
+            )
             done = provision(client, job, store, fallback, stop or Stop(), progress)
             if told:
                 mark_told([(job, store)], [done])
@@ -109,7 +116,10 @@ def outcomes(report):
 
 def still_open(store, group_id):
     with store.directory.state(GROUP) as state:
-        return {entry.email: entry for entry in Journal(state, store.directory.state_path(GROUP), writable=False).entries(group_id)}
+        return {
+            entry.email: entry
+            for entry in Journal(state, store.directory.state_path(GROUP), writable=False).entries(group_id)
+        }
 
 
 def leave_open(store, group_id, *emails):
@@ -156,7 +166,9 @@ def test_pending_is_on_disk_before_a_create_is_sent(store, run, monkeypatch):
     monkeypatch.setattr(Client, "create_member", looking)
     run(concurrency=1)
     for email in EMAILS:
-        assert [one["event"] for one in map(json.loads, journals[email].splitlines()) if one["email"] == email] == ["pending"]
+        assert [one["event"] for one in map(json.loads, journals[email].splitlines()) if one["email"] == email] == [
+            "pending"
+        ]
     with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), encoding="utf-8") as journal:
         assert journal.read() == "", "something is left in the journal after a run that ended well"
 
@@ -165,10 +177,17 @@ def test_what_a_killed_run_left_open_is_settled(standin, store, run):
     run(EMAILS[:1])
     made = standin.add_member("hosting", EMAILS[1])
     with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), "a", encoding="utf-8") as journal:
-        journal.writelines(json.dumps({"event": "pending", "email": email, "group_id": standin.groups["hosting"]}) + "\n" for email in EMAILS[:3])
+        journal.writelines(
+            json.dumps({"event": "pending", "email": email, "group_id": standin.groups["hosting"]}) + "\n"
+            for email in EMAILS[:3]
+        )
     for check_mode in (True, False):
         report = run(EMAILS[1:2], check_mode=check_mode)
-        assert {one.email: one.outcome.value for one in report.settled} == {EMAILS[0]: "created", EMAILS[1]: "key_lost", EMAILS[2]: "absent"}
+        assert {one.email: one.outcome.value for one in report.settled} == {
+            EMAILS[0]: "created",
+            EMAILS[1]: "key_lost",
+            EMAILS[2]: "absent",
+        }
         assert outcomes(report) == {EMAILS[1]: "key_lost"}
         assert report.results[0].member.account_id == made["accountId"]
     # What was not made may still be for a while, so it stays open.
@@ -182,7 +201,9 @@ def test_without_a_place_nothing_is_created(standin, store, run):
     assert standin.state()["calls"] == {}
 
 
-def test_a_directory_in_which_nothing_can_be_renamed_is_found_out_before_the_first_create(standin, store, run, monkeypatch):
+def test_a_directory_in_which_nothing_can_be_renamed_is_found_out_before_the_first_create(
+    standin, store, run, monkeypatch
+):
     """A key gets its name by a rename. What can be seen without writing says that all is well."""
     store.prove(EMAILS, write=True)
     rename, refused = os.rename, []
@@ -223,7 +244,9 @@ def test_a_long_run_says_how_far_it_is(run, monkeypatch):
     assert seconds == sorted(seconds) and seconds[0] >= 0 and seconds[-1] < 60
 
 
-def test_a_key_that_cannot_be_stored_goes_to_the_fallback_place_and_ends_the_run(standin, store, fallback, run, monkeypatch):
+def test_a_key_that_cannot_be_stored_goes_to_the_fallback_place_and_ends_the_run(
+    standin, store, fallback, run, monkeypatch
+):
     """The disk fails after the first member was created."""
 
     def failing(new, *, again=False):
@@ -251,9 +274,15 @@ def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(stan
     with open(store.file(EMAILS[0]), "rb") as file:
         before = file.read()
     (account_id,) = members_named(standin, EMAILS[0])
-    path = fallback.seal(NewMember(Member(account_id, EMAILS[0], standin.groups["hosting"]), "0045f2a1c0b3d4e0000000002", "K004another"))
+    path = fallback.seal(
+        NewMember(Member(account_id, EMAILS[0], standin.groups["hosting"]), "0045f2a1c0b3d4e0000000002", "K004another")
+    )
     # That of an account which is not the member is none of this Group.
-    foreign = fallback.seal(NewMember(Member("ffffffffffff", EMAILS[1], standin.groups["hosting"]), "004ffffffffffff0000000001", "K004foreign"))
+    foreign = fallback.seal(
+        NewMember(
+            Member("ffffffffffff", EMAILS[1], standin.groups["hosting"]), "004ffffffffffff0000000001", "K004foreign"
+        )
+    )
     report = run(EMAILS[:2])
     assert outcomes(report) == {EMAILS[0]: "unchanged", EMAILS[1]: "created"}
     assert report.notes == ()
@@ -293,13 +322,17 @@ def test_an_unexpected_error_while_a_key_is_sealed_loses_no_key(standin, store, 
     monkeypatch.setattr(store, "seal", failing)
     assert outcomes(run()) == dict.fromkeys(EMAILS, "created")
     assert broken == [EMAILS[2]]
-    assert {email: store.key(email) for email in EMAILS} == {entry["email"]: (entry["key_id"], entry["key"]) for entry in standin.ledger()}
+    assert {email: store.key(email) for email in EMAILS} == {
+        entry["email"]: (entry["key_id"], entry["key"]) for entry in standin.ledger()
+    }
     assert still_open(store, standin.groups["hosting"]) == {}
     assert list(fallback.found()) == []
 
 
 @pytest.mark.parametrize("concurrency", [1, 5])
-def test_an_unexpected_error_of_one_worker_does_not_lose_the_others_results(standin, store, run, monkeypatch, concurrency):
+def test_an_unexpected_error_of_one_worker_does_not_lose_the_others_results(
+    standin, store, run, monkeypatch, concurrency
+):
     create = Client.create_member
 
     def failing(client, group_id, email, *others):
@@ -340,7 +373,10 @@ def test_what_may_take_effect_only_now_stays_open_until_it_is_created(standin, s
     with open(journal, encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     with open(journal, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps({**line, "at": "2026-01-01T00:00:00Z"} if line["email"] == EMAILS[1] else line) + "\n" for line in lines)
+        file.writelines(
+            json.dumps({**line, "at": "2026-01-01T00:00:00Z"} if line["email"] == EMAILS[1] else line) + "\n"
+            for line in lines
+        )
     run(EMAILS[2:3])
     assert list(still_open(store, group_id)) == EMAILS[:1]
     # Only now the create of the killed run takes effect: it is known for ours.
@@ -373,7 +409,9 @@ def test_an_account_that_turns_up_after_a_killed_run_is_never_replaced(standin, 
 
 
 def test_an_account_that_was_made_by_hand_after_a_failed_run_is_never_replaced(standin, store, run):
-    standin.faults([{"operation": CREATE, "times": None, "action": {"kind": "error", "status": 420, "code": "method_failure"}}])
+    standin.faults(
+        [{"operation": CREATE, "times": None, "action": {"kind": "error", "status": 420, "code": "method_failure"}}]
+    )
     assert outcomes(run(EMAILS[:1], policy=RECREATE)) == {EMAILS[0]: "refused"}
     standin.faults([])
     there = standin.add_member("hosting", EMAILS[0])
@@ -399,7 +437,9 @@ def test_an_account_of_which_the_journal_proves_that_we_made_it_is_replaced_when
     assert still_open(store, standin.groups["hosting"]) == {}
 
 
-def test_a_key_that_lies_in_another_fallback_place_is_not_lost(standin, store, fallback, run, tmp_path, secrets, monkeypatch):
+def test_a_key_that_lies_in_another_fallback_place_is_not_lost(
+    standin, store, fallback, run, tmp_path, secrets, monkeypatch
+):
     """Least of all is its account replaced: the next run may be somebody else's, or in AWX, and look elsewhere."""
 
     def failing(new, *, again=False):
@@ -422,7 +462,9 @@ def test_a_lost_account_in_another_region_than_wanted_is_not_replaced(standin, s
     standin.settings(default_region="us-east")
     there = lose(standin, run, EMAILS[0])
     for check_mode in (True, False):
-        assert outcomes(run(EMAILS[:1], policy=REPLACE, region="eu-central", check_mode=check_mode)) == {EMAILS[0]: "conflict"}
+        assert outcomes(run(EMAILS[:1], policy=REPLACE, region="eu-central", check_mode=check_mode)) == {
+            EMAILS[0]: "conflict"
+        }
     assert members_named(standin, EMAILS[0]) == [there.account_id]
     assert "b2_eject_group_member" not in standin.state()["calls"]
     assert outcomes(run(EMAILS[:1], policy=REPLACE, region="us-east")) == {EMAILS[0]: "created"}
@@ -476,7 +518,11 @@ def test_a_key_is_dead_only_where_the_service_says_so(standin, make_client, acti
 
 
 @pytest.mark.parametrize(
-    ("code", "says"), [("transaction_cap_exceeded", "A cap of the member's account"), ("access_denied", "The member's account is suspended")]
+    ("code", "says"),
+    [
+        ("transaction_cap_exceeded", "A cap of the member's account"),
+        ("access_denied", "The member's account is suspended"),
+    ],
 )
 def test_one_key_that_cannot_be_tried_does_not_spoil_the_rest(standin, make_client, run, code, says):
     """What is wrong with the account of one member is said of that member, and not of the Group admin."""
@@ -493,7 +539,14 @@ def test_one_key_that_cannot_be_tried_does_not_spoil_the_rest(standin, make_clie
 def test_when_every_key_is_refused_the_service_is_suspected_first(standin, run):
     run()
     standin.faults(
-        [{"operation": "b2_authorize_account", "after": 1, "times": None, "action": {"kind": "error", "status": 401, "code": "unauthorized"}}]
+        [
+            {
+                "operation": "b2_authorize_account",
+                "after": 1,
+                "times": None,
+                "action": {"kind": "error", "status": 401, "code": "unauthorized"},
+            }
+        ]
     )
     report = run(policy=Policy(verify_keys=True))
     assert outcomes(report) == dict.fromkeys(EMAILS, "key_dead")
@@ -562,7 +615,9 @@ def test_a_member_that_left_is_waited_for_elsewhere_only_where_its_key_is_new(st
     standin.remove_member(EMAILS[0])
     before = lists()
     assert outcomes(run(store=remote_copy()))[EMAILS[0]] == "conflict"
-    assert lists() - before == whole + 1 + len(provision_module.LISTING_DELAYS), "what was stored just now is waited for"
+    assert lists() - before == whole + 1 + len(provision_module.LISTING_DELAYS), (
+        "what was stored just now is waited for"
+    )
     remote_copy.age()
     before = lists()
     assert outcomes(run(store=remote_copy()))[EMAILS[0]] == "conflict"
@@ -600,7 +655,11 @@ def aside(store, secrets):
     return found
 
 
-PARTS = [["applicationKey", "applicationKeyId", "groupMember"], ["applicationKey", "applicationKeyId"], ["applicationKeyId"]]
+PARTS = [
+    ["applicationKey", "applicationKeyId", "groupMember"],
+    ["applicationKey", "applicationKeyId"],
+    ["applicationKeyId"],
+]
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -616,8 +675,15 @@ def test_another_members_key_is_kept_and_never_called_created(standin, store, se
     assert store.read(EMAILS[0]) is None
     [(path, variables)] = list(aside(store, secrets).items())
     assert result.path == path and path in result.message
-    (foreign,) = (entry for entry in standin.ledger() if entry["email"] == of or (of is None and entry["email"].startswith("foreign")))
-    assert (variables["b2_account_id"], variables["b2_application_key_id"]) == (foreign["account_id"], foreign["key_id"])
+    (foreign,) = (
+        entry
+        for entry in standin.ledger()
+        if entry["email"] == of or (of is None and entry["email"].startswith("foreign"))
+    )
+    assert (variables["b2_account_id"], variables["b2_application_key_id"]) == (
+        foreign["account_id"],
+        foreign["key_id"],
+    )
     # The next run says the same, and takes it for nobody's.
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
     assert run(EMAILS[:1], policy=REPLACE).results[0].outcome is Outcome.CREATED
@@ -634,7 +700,9 @@ def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(stan
     for check_mode in (True, False):
         report = run(EMAILS[:2], policy=REPLACE, check_mode=check_mode)
         assert outcomes(report) == dict.fromkeys(EMAILS[:2], "unchanged")
-        assert len(report.notes) == 2 + 1 and all("was tried, and opens the account of" in note for note in report.notes[:2])
+        assert len(report.notes) == 2 + 1 and all(
+            "was tried, and opens the account of" in note for note in report.notes[:2]
+        )
     assert {email: store.key(email) for email in EMAILS[:2]} == keys
     assert aside(store, secrets) == {} and still_open(store, GROUP) == {}
     assert "b2_eject_group_member" not in standin.state()["calls"]
@@ -643,7 +711,14 @@ def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(stan
 def test_a_doubtful_key_that_backblaze_refuses_is_nobodys_in_any_later_run(standin, store, secrets, run):
     """The account inside its id is the member's, and its secret is not."""
     member = {"email": "mallory@x.example"}
-    standin.faults([{"operation": CREATE, "action": {"kind": "patch", "body": {"applicationKey": "K004" + "x" * 27, "groupMember": member}}}])
+    standin.faults(
+        [
+            {
+                "operation": CREATE,
+                "action": {"kind": "patch", "body": {"applicationKey": "K004" + "x" * 27, "groupMember": member}},
+            }
+        ]
+    )
     (result,) = run(EMAILS[:1]).results
     assert result.outcome is Outcome.KEY_LOST
     for check_mode in (True, False, True, False):
@@ -676,7 +751,8 @@ def test_a_key_that_is_moved_from_the_fallback_directory_is_a_change(store, secr
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"), [({"email": "other@x.example"}, "was ejected as other@x.example: "), ({"email": None}, "names no address")]
+    ("answer", "said"),
+    [({"email": "other@x.example"}, "was ejected as other@x.example: "), ({"email": None}, "names no address")],
 )
 def test_recreate_says_which_address_the_answer_names(standin, run, answer, said):
     lose(standin, run, EMAILS[0])
@@ -765,7 +841,12 @@ def test_a_doubtful_key_that_opens_the_members_account_is_its_key(standin, store
 @pytest.mark.parametrize("operation", ["b2_authorize_account", "b2_list_group_members"])
 def test_a_doubtful_key_that_cannot_be_tried_waits_for_the_next_run(standin, store, secrets, run, operation):
     broken = {"operation": operation, "email": EMAILS[0], "times": None, "action": {"kind": "error", "status": 500}}
-    standin.faults([{"operation": CREATE, "action": {"kind": "patch", "body": {"groupMember": {"email": "mallory@x.example"}}}}, broken])
+    standin.faults(
+        [
+            {"operation": CREATE, "action": {"kind": "patch", "body": {"groupMember": {"email": "mallory@x.example"}}}},
+            broken,
+        ]
+    )
     (result,) = run(EMAILS[:1]).results
     assert result.outcome is Outcome.CONFLICT
     assert "could not be" in result.message
@@ -805,7 +886,9 @@ def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, s
 def test_a_doubtful_key_in_the_fallback_place_is_tried_before_anybody_uses_it(standin, store, fallback, run, opens):
     lost = lose(standin, run, EMAILS[0])
     key_id, key = keys_of(standin)[EMAILS[0]]
-    path = fallback.seal(NewMember(Member(lost.account_id, EMAILS[0], GROUP), key_id, key if opens else "K004wrong", doubt="It is odd."))
+    path = fallback.seal(
+        NewMember(Member(lost.account_id, EMAILS[0], GROUP), key_id, key if opens else "K004wrong", doubt="It is odd.")
+    )
     for check_mode in (True, False):
         (result,) = run(EMAILS[:1], check_mode=check_mode).results
         assert result.outcome is (Outcome.UNCHANGED if opens else Outcome.KEY_LOST)
@@ -838,7 +921,12 @@ def test_a_key_that_is_known_as_anothers_is_not_believed_where_the_group_says_no
     """Nothing was created, and the answer repeats that of another member as if it were this one's."""
     run(EMAILS[:1])
     (first,) = standin.ledger()
-    answering(standin, EMAILS[1], {"applicationKeyId": first["key_id"], "applicationKey": first["key"], "accountId": first["account_id"]}, False)
+    answering(
+        standin,
+        EMAILS[1],
+        {"applicationKeyId": first["key_id"], "applicationKey": first["key"], "accountId": first["account_id"]},
+        False,
+    )
     (result,) = run(EMAILS[1:2]).results
     assert result.outcome is Outcome.CONFLICT and EMAILS[0] in result.message
     assert store.read(EMAILS[1]) is None
@@ -884,14 +972,18 @@ def test_an_account_that_is_known_under_another_address_is_never_ejected(standin
     with store.directory.locked(GROUP, 0.0, lambda seconds: None) as state:
         journal = Journal(state, store.directory.state_path(GROUP))
         places = Places(store, fallback, journal)
-        workers = workers_module.Workers(make_client(standin), Job(GROUP, [Wanted(EMAILS[0])], REPLACE), plan, places, Stop())
+        workers = workers_module.Workers(
+            make_client(standin), Job(GROUP, [Wanted(EMAILS[0])], REPLACE), plan, places, Stop()
+        )
         [result] = list(workers.act(lambda done, total, seconds: None).values())
         journal.finish()
     assert result.outcome is Outcome.KEY_LOST and "other@x.example" in result.message
     assert "b2_eject_group_member" not in standin.state()["calls"]
 
 
-def test_an_answer_that_is_right_in_itself_and_about_another_account_is_held_against_the_group(standin, run, monkeypatch):
+def test_an_answer_that_is_right_in_itself_and_about_another_account_is_held_against_the_group(
+    standin, run, monkeypatch
+):
     """The Group says what account an address is; somebody else's account came into the Group after the run had listed it."""
     create = Client.create_member
 
@@ -919,7 +1011,12 @@ def test_a_look_up_that_names_anothers_account_has_nobody_ejected(standin, run, 
     standin.faults(
         [
             {"operation": CREATE, "email": EMAILS[0], "times": None, "action": {"kind": "cut_before"}},
-            {"operation": "b2_list_group_members", "email": EMAILS[0], "times": None, "action": {"kind": "patch", "body": lie}},
+            {
+                "operation": "b2_list_group_members",
+                "email": EMAILS[0],
+                "times": None,
+                "action": {"kind": "patch", "body": lie},
+            },
         ]
     )
     results = {result.email: result for result in run(wanted, policy=RECREATE, concurrency=1).results}
@@ -936,7 +1033,11 @@ def test_an_old_answer_after_an_eject_is_not_taken_for_the_new_one(standin, run)
         if others and others[-1]:
             entry = standin.ledger()[0]
             old.append(entry["account_id"])
-            answering(standin, email, {"applicationKeyId": entry["key_id"], "applicationKey": entry["key"], "accountId": entry["account_id"]})
+            answering(
+                standin,
+                email,
+                {"applicationKeyId": entry["key_id"], "applicationKey": entry["key"], "accountId": entry["account_id"]},
+            )
         return create(client, group_id, email, *others)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -948,7 +1049,9 @@ def test_an_old_answer_after_an_eject_is_not_taken_for_the_new_one(standin, run)
 
 def test_new_keys_are_tried_where_stored_ones_are(standin, store, run):
     """A secret of another account, under the right id: nothing in the answer shows it."""
-    standin.faults([{"operation": CREATE, "email": EMAILS[0], "action": {"kind": "foreign", "parts": ["applicationKey"]}}])
+    standin.faults(
+        [{"operation": CREATE, "email": EMAILS[0], "action": {"kind": "foreign", "parts": ["applicationKey"]}}]
+    )
     report = run(EMAILS[:2], policy=Policy(verify_keys=True))
     assert outcomes(report) == {EMAILS[0]: "key_dead", EMAILS[1]: "created"}
     assert standin.state()["calls"]["b2_authorize_account"] == 1 + 3 + 1
@@ -976,7 +1079,12 @@ def test_a_forged_journal_has_no_account_ejected(standin, store, run):
     """Anybody who can push to the branch, or write on the target host, can write that we lost the key of a live account."""
     there = standin.add_member("hosting", EMAILS[0])
     run(EMAILS[1:2])
-    forged = {"event": "lost", "email": EMAILS[0], "group_id": standin.groups["hosting"], "account_id": there["accountId"]}
+    forged = {
+        "event": "lost",
+        "email": EMAILS[0],
+        "group_id": standin.groups["hosting"],
+        "account_id": there["accountId"],
+    }
     with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), "a", encoding="utf-8") as journal:
         journal.write(json.dumps(forged) + "\n" + json.dumps({**forged, "event": "ejecting"}) + "\n")
     for _run in range(2):
@@ -989,7 +1097,9 @@ def test_an_account_that_is_not_ours_is_never_replaced(standin, run):
     there = standin.add_member("hosting", EMAILS[0])
     report = run(policy=REPLACE)
     assert outcomes(report)[EMAILS[0]] == "key_missing"
-    assert [member["account_id"] for member in standin.control("members") if member["email"] == EMAILS[0]] == [there["accountId"]]
+    assert [member["account_id"] for member in standin.control("members") if member["email"] == EMAILS[0]] == [
+        there["accountId"]
+    ]
 
 
 KINDS = [
@@ -1030,7 +1140,9 @@ RULES = st.lists(
 
 @settings(max_examples=30)
 @given(rules=RULES)
-def test_whatever_the_service_does_each_member_has_an_outcome_and_no_key_that_arrived_is_lost(standin, store, run, rules):
+def test_whatever_the_service_does_each_member_has_an_outcome_and_no_key_that_arrived_is_lost(
+    standin, store, run, rules
+):
     standin.reset()
     for where, _directories, names in os.walk(store.directory.path):
         for name in names:
@@ -1065,7 +1177,9 @@ def test_whatever_the_service_does_each_member_has_an_outcome_and_no_key_that_ar
 def test_an_account_is_not_ejected_after_the_wish_to_stop(standin, store, run, monkeypatch):
     there = lose(standin, run, EMAILS[0])
     stop, ejecting = Stop(), Journal.ejecting
-    monkeypatch.setattr(Journal, "ejecting", lambda self, *args: [ejecting(self, *args), stop.ask("it was ended by SIGTERM")])
+    monkeypatch.setattr(
+        Journal, "ejecting", lambda self, *args: [ejecting(self, *args), stop.ask("it was ended by SIGTERM")]
+    )
     report = run(EMAILS[:1], policy=RECREATE, stop=stop)
     assert outcomes(report) == {EMAILS[0]: "key_lost"} and not report.results[0].changed
     assert "b2_eject_group_member" not in standin.state()["calls"]
@@ -1084,7 +1198,9 @@ def test_a_fallback_place_that_cannot_be_looked_into_is_not_taken_for_an_empty_o
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
 
 
-def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missing(standin, run, tmp_path, secrets, monkeypatch):
+def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missing(
+    standin, run, tmp_path, secrets, monkeypatch
+):
     """Least of all is their account replaced, though an earlier run had it down as lost."""
     sealer, group_id, vault_dir = Sealer(secrets), standin.groups["hosting"], str(tmp_path / "host_vars")
     run(EMAILS[:1])
@@ -1167,10 +1283,15 @@ def test_a_key_that_is_gone_and_cannot_be_put_back_is_in_the_fallback_directory(
     report = run(store=place_of(meddle=remove_keys, closed=("write",)))
     assert outcomes(report) == dict.fromkeys(EMAILS, "created")
     there = dict(fallback.found())
-    assert {one.email: there[one.path]["b2_application_key"] for one in report.results} == {one["email"]: one["key"] for one in standin.ledger()}
+    assert {one.email: there[one.path]["b2_application_key"] for one in report.results} == {
+        one["email"]: one["key"] for one in standin.ledger()
+    }
     for one in report.results:
         assert f"The key of {one.email} is gone from " in one.message
-        assert f"cannot be written again: On srv1: Closed for today. It was stored in {one.path}. The next run moves it home." in one.message
+        assert (
+            f"cannot be written again: On srv1: Closed for today. It was stored in {one.path}. The next run moves it home."
+            in one.message
+        )
     store = place_of()
     report = run(store=store)
     assert outcomes(report) == dict.fromkeys(EMAILS, "unchanged") and not list(fallback.found())
@@ -1241,8 +1362,18 @@ def test_keys_that_cannot_be_confirmed_are_remarked(standin, run, place_of):
 
 
 def test_a_doubtful_key_that_is_gone_is_in_the_fallback_directory(standin, run, place_of, fallback):
-    broken = {"operation": "b2_authorize_account", "email": EMAILS[0], "times": None, "action": {"kind": "error", "status": 500}}
-    standin.faults([{"operation": CREATE, "action": {"kind": "patch", "body": {"groupMember": {"email": "mallory@x.example"}}}}, broken])
+    broken = {
+        "operation": "b2_authorize_account",
+        "email": EMAILS[0],
+        "times": None,
+        "action": {"kind": "error", "status": 500},
+    }
+    standin.faults(
+        [
+            {"operation": CREATE, "action": {"kind": "patch", "body": {"groupMember": {"email": "mallory@x.example"}}}},
+            broken,
+        ]
+    )
     report = run(EMAILS[:1], store=place_of(meddle=remove_keys, closed=("write",)))
     ((path, variables),) = fallback.found()
     assert report.results[0].path == path and "The next run tries it." in report.results[0].message
@@ -1263,7 +1394,9 @@ def test_a_key_that_was_moved_home_and_is_gone_goes_back(standin, run, place_of,
 
 
 @pytest.mark.parametrize(("amiss", "when"), [("removed", 2), ("replaced", 2), ("replaced", 3)])
-def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client, place_of, fallback, secrets, amiss, when):
+def test_keys_of_a_group_that_are_gone_at_the_end_are_named(
+    standin, make_client, place_of, fallback, secrets, amiss, when
+):
     """Somebody else removes the keys while the second Group is under way, and then nothing can be written.
 
     Or the keys are replaced then, or after that.
@@ -1271,7 +1404,10 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
     store = place_of()
     location, confirmed = store.directory.location, []
-    stores = [store, store if isinstance(store, HostVarsStore) else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location)]
+    stores = [
+        store,
+        store if isinstance(store, HostVarsStore) else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location),
+    ]
 
     def meddle(there):
         confirmed.append(there)
@@ -1286,7 +1422,9 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(standin, make_client
     results = [one for _plan, report in done for one in report.results]
     there = dict(fallback.found())
     assert {one.outcome.value for one in results} == {"created"} and len(there) == 4
-    assert {one.email: there[one.path]["b2_application_key"] for one in results} == {one["email"]: one["key"] for one in standin.ledger()}
+    assert {one.email: there[one.path]["b2_application_key"] for one in results} == {
+        one["email"]: one["key"] for one in standin.ledger()
+    }
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -1319,14 +1457,18 @@ def test_keys_of_earlier_runs_that_were_removed_are_named(standin, make_client, 
     assert len(list(location.there.glob("*/b2_vault.yml"))) == new
 
 
-def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make_client, run, place_of, tmp_path, secrets):
+def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(
+    standin, make_client, run, place_of, tmp_path, secrets
+):
     """Somebody else replaces the files while the second Group is under way. The next run can recreate the member."""
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
     (tmp_path / "file").write_text("")
     nowhere = FallbackStore(str(tmp_path / "file" / "fallback"), Sealer(secrets))
     store, confirmed = place_of(), []
     location = store.directory.location
-    other = store if isinstance(store, HostVarsStore) else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location)
+    other = (
+        store if isinstance(store, HostVarsStore) else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location)
+    )
 
     def meddle(there):
         confirmed.append(there)
@@ -1350,7 +1492,9 @@ def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(standin, make
     assert (again.outcome.value, again.ejected) == ("created", lost.member.account_id)
 
 
-def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(standin, make_client, place_of, fallback, secrets):
+def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(
+    standin, make_client, place_of, fallback, secrets
+):
     """It adds a member to the first Group while this run is at the second one."""
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
 

@@ -96,7 +96,12 @@ def test_keys_come_back_as_they_were_sealed(store, make_store, new_member, vault
         assert one.read("nobody@x.example") is None and one.key("nobody@x.example") == ("", "")
         found = one.stored()
         assert list(found) == [ALICE, BOB]
-        assert (found[ALICE].account_id, found[ALICE].key_id, found[ALICE].path, found[ALICE].group_id) == (ACCOUNT, alice.key_id, path, GROUP)
+        assert (found[ALICE].account_id, found[ALICE].key_id, found[ALICE].path, found[ALICE].group_id) == (
+            ACCOUNT,
+            alice.key_id,
+            path,
+            GROUP,
+        )
         assert alice.key not in repr(found)
     # The address stands before the variables, and is not among them.
     entries = {one.member.email: {**key_variables(one)} for one in (alice, bob)}
@@ -182,7 +187,9 @@ def test_a_vault_directory_that_is_gone_is_not_made_anew(store, new_member):
 # The file is somebody's
 
 
-def test_other_variables_and_comments_survive_and_nothing_new_leaves_the_file_untouched(store, make_store, new_member, secrets, vault):
+def test_other_variables_and_comments_survive_and_nothing_new_leaves_the_file_untouched(
+    store, make_store, new_member, secrets, vault
+):
     text = f"# mine\nregion: us\n\nb2_member_keys:\n  # first\n  {BOB}: {{b2_application_key: K004b, b2_email: {BOB}}}\n# end\nnote: |\n  x\n"
     write(store.file(ALICE), Sealer(secrets).seal(text.encode()))
     before = read(store.file(ALICE))
@@ -258,7 +265,11 @@ def test_what_a_human_changes_meanwhile_is_read_again(store, new_member, secrets
     write(path, Sealer(secrets).seal(text.replace(b"us-west", b"us-hand")))
     store.seal(new_member(BOB))
     found = yaml.safe_load(vault.decrypt(read(path)))
-    assert found["by_hand"] == 1 and found["b2_member_keys"][ALICE]["b2_region"] == "us-hand" and BOB in found["b2_member_keys"]
+    assert (
+        found["by_hand"] == 1
+        and found["b2_member_keys"][ALICE]["b2_region"] == "us-hand"
+        and BOB in found["b2_member_keys"]
+    )
     os.unlink(path)
     assert store.stored() == {}
 
@@ -317,7 +328,11 @@ def test_symlinks_are_refused_on_every_level(store, new_member, tmp_path):
     remote_copy = tmp_path / "elsewhere"
     remote_copy.mkdir()
     folder = os.path.dirname(store.file(ALICE))
-    for link, what in ((store.directory.path, remote_copy), (folder, remote_copy), (store.file(ALICE), remote_copy / "file")):
+    for link, what in (
+        (store.directory.path, remote_copy),
+        (folder, remote_copy),
+        (store.file(ALICE), remote_copy / "file"),
+    ):
         os.symlink(what, link)
         with pytest.raises(StoreError, match="symlink"):
             prove(store)
@@ -357,7 +372,9 @@ def test_keys_in_the_other_layout_are_not_taken_for_missing(store, new_member, s
     prove(store, ALICE)
     # And what a killed run left there is a key as well.
     os.rename(os.path.join(store.directory.path, ALICE), os.path.join(store.directory.path, BOB))
-    os.rename(os.path.join(store.directory.path, BOB, "b2_vault.yml"), os.path.join(store.directory.path, BOB, TEMPORARY))
+    os.rename(
+        os.path.join(store.directory.path, BOB, "b2_vault.yml"), os.path.join(store.directory.path, BOB, TEMPORARY)
+    )
     with pytest.raises(StoreError, match="layout host_vars"):
         prove(store, BOB)
 
@@ -371,7 +388,9 @@ def test_room_is_wanted_for_a_second_file_of_this_size(store, new_member):
     store.directory.prove_room(0)
     with pytest.raises(StoreError, match="no room"):
         store.directory.prove_room(1)
-    assert store.remember() is None and store.stored() and store.directory.rewritten == os.path.getsize(store.file(ALICE))
+    assert (
+        store.remember() is None and store.stored() and store.directory.rewritten == os.path.getsize(store.file(ALICE))
+    )
     store.directory.prove_room(1)
 
 
@@ -397,7 +416,9 @@ def test_keys_that_arrive_together_share_a_write(store, make_store, new_member, 
     assert set(seal_all(store, news)) == {store.file(ALICE)}
     assert len(writes) <= 16
     assert len(syncs) == 3 * len(writes)
-    assert {email: make_store().key(email)[1] for email in make_store().stored()} == {one.member.email: one.key for one in news}
+    assert {email: make_store().key(email)[1] for email in make_store().stored()} == {
+        one.member.email: one.key for one in news
+    }
     assert os.listdir(os.path.dirname(store.file(ALICE))) == ["b2_vault.yml"]
 
 
@@ -457,7 +478,9 @@ def with_a_failure(store, news, monkeypatch, name, failure):
 
 
 @pytest.mark.parametrize("name", ["write", "rename", "fsync"])
-def test_a_write_that_fails_fails_for_every_key_in_it_and_leaves_nothing_half(store, make_store, new_member, monkeypatch, name):
+def test_a_write_that_fails_fails_for_every_key_in_it_and_leaves_nothing_half(
+    store, make_store, new_member, monkeypatch, name
+):
     prove(store)
     first = new_member("first@x.example")
     path = store.seal(first)
@@ -473,7 +496,9 @@ def test_a_write_that_fails_fails_for_every_key_in_it_and_leaves_nothing_half(st
     assert len(make_store().stored()) == 17
 
 
-def test_a_write_whose_directory_was_not_synced_is_synced_by_the_next_try(store, make_store, new_member, monkeypatch, writes):
+def test_a_write_whose_directory_was_not_synced_is_synced_by_the_next_try(
+    store, make_store, new_member, monkeypatch, writes
+):
     prove(store)
     store.seal(new_member("first@x.example"))
     fsync = os.fsync
@@ -508,7 +533,9 @@ def test_whatever_happens_to_the_one_that_writes_nobody_hangs(store, make_store,
 def test_one_that_must_not_be_written_does_not_keep_the_others(store, make_store, new_member):
     prove(store)
     store.seal(new_member())
-    assert "not replaced" in str(store.seal_all([new_member(key="K004another"), new_member(BOB), new_member("Upper@x.example")])[ALICE])
+    assert "not replaced" in str(
+        store.seal_all([new_member(key="K004another"), new_member(BOB), new_member("Upper@x.example")])[ALICE]
+    )
     assert set(make_store().stored()) == {ALICE, BOB}
 
 
@@ -581,7 +608,11 @@ def test_what_is_torn_foreign_or_of_another_account_is_left_alone(store, make_st
         assert (left.key_id, left.path) == ("", unproven(store, ".b2_vault.yml.a.tmp"))
     assert len(os.listdir(os.path.dirname(store.file(ALICE)))) == 3
     assert store.recover(ALICE, ACCOUNT, write=True)
-    assert sorted(os.listdir(os.path.dirname(store.file(ALICE)))) == [".b2_vault.yml.a.tmp", ".b2_vault.yml.b.tmp", "b2_vault.yml"]
+    assert sorted(os.listdir(os.path.dirname(store.file(ALICE)))) == [
+        ".b2_vault.yml.a.tmp",
+        ".b2_vault.yml.b.tmp",
+        "b2_vault.yml",
+    ]
 
 
 # What somebody else takes away
@@ -616,7 +647,9 @@ def test_keys_are_taken_out_only_as_they_are(store, make_store, new_member):
     for email in (ALICE, BOB):
         store.seal(new_member(email))
     taken = store.variables()
-    assert make_store().remove({ALICE: taken[ALICE], BOB: {**taken[BOB], "b2_region": "other"}, "nobody@x.example": {}}) == {ALICE}
+    assert make_store().remove(
+        {ALICE: taken[ALICE], BOB: {**taken[BOB], "b2_region": "other"}, "nobody@x.example": {}}
+    ) == {ALICE}
     assert set(store.stored()) == {BOB}
     assert store.remove({BOB: taken[BOB]}) == {BOB}
     assert os.listdir(store.directory.path) == []

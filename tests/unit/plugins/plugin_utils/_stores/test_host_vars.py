@@ -36,7 +36,9 @@ def prove(store, *emails, write=True):
 
 
 def files_below(path):
-    return sorted(os.path.relpath(os.path.join(where, name), path) for where, _dirs, names in os.walk(path) for name in names)
+    return sorted(
+        os.path.relpath(os.path.join(where, name), path) for where, _dirs, names in os.walk(path) for name in names
+    )
 
 
 def in_child(work):
@@ -196,7 +198,9 @@ def test_a_file_of_variables_is_not_switched_off(store, new_member, extension, m
     with pytest.raises(StoreError) as refused:
         store.prove_nothing_switched_off([*many, ALICE, "bob@x.example", "old@x.example"])
     assert f"the variables in {ALICE}{extension} beside it, and 1 more such files" in str(refused.value)
-    assert f"In {store.directory.path}: mkdir {ALICE} && mv {ALICE}{extension} {ALICE}/vars{extension}" in str(refused.value)
+    assert f"In {store.directory.path}: mkdir {ALICE} && mv {ALICE}{extension} {ALICE}/vars{extension}" in str(
+        refused.value
+    )
     assert len(listed) == 1
     store.prove_nothing_switched_off(["old@x.example", "new@x.example"])
     # As the message says.
@@ -282,7 +286,9 @@ def test_a_key_that_was_written_but_not_renamed_comes_home(store, new_member, se
 def test_what_is_torn_or_foreign_is_left_alone(store, new_member, secrets, tmp_path):
     sealed = Sealer(secrets).seal(key_text(new_member()))
     leave_temporary(store, sealed[: len(sealed) // 2], ".b2_vault.yml.a.tmp")
-    leave_temporary(store, Sealer([("default", VaultSecret(b"another"))]).seal(key_text(new_member())), ".b2_vault.yml.b.tmp")
+    leave_temporary(
+        store, Sealer([("default", VaultSecret(b"another"))]).seal(key_text(new_member())), ".b2_vault.yml.b.tmp"
+    )
     leave_temporary(store, Sealer(secrets).seal(key_text(new_member("bob@x.example"))), ".b2_vault.yml.c.tmp")
     before = {name: (tmp_path / "host_vars" / name).read_bytes() for name in files_below(store.directory.path)}
     for write in (False, True):
@@ -306,7 +312,9 @@ def test_a_key_in_the_fallback_place_moves_home_and_replaces_nothing(store, new_
     store.seal(as_new_member(variables))
     assert store.read(ALICE)["b2_application_key"] == new_member().key
     fallback.seal(new_member(key="K004another"))
-    (another,) = [variables for _path, variables in fallback.found() if variables["b2_application_key"] == "K004another"]
+    (another,) = [
+        variables for _path, variables in fallback.found() if variables["b2_application_key"] == "K004another"
+    ]
     with pytest.raises(StoreError, match="not replaced"):
         store.seal(as_new_member(another))
     assert store.read(ALICE)["b2_application_key"] == new_member().key

@@ -47,7 +47,9 @@ def sealed(a_run, new_member):
 def test_what_a_run_sealed_the_next_one_knows_without_decrypting_it(sealed, decrypted):
     decrypted.clear()
     found = sealed()
-    assert sorted(found) == MEMBERS and all(one.key_id and one.path.endswith(f"{email}/b2_vault.yml") for email, one in found.items())
+    assert sorted(found) == MEMBERS and all(
+        one.key_id and one.path.endswith(f"{email}/b2_vault.yml") for email, one in found.items()
+    )
     # The proof of the secret, and the index.
     assert len(decrypted) == 2
 
@@ -84,7 +86,9 @@ def test_a_file_in_another_place_is_not_known_there(sealed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"garbage", b"$ANSIBLE_VAULT;1.1;AES256\n00\n", b"{}", None], ids=["empty", "text", "torn", "plain", "not a file"]
+    "content",
+    [b"", b"garbage", b"$ANSIBLE_VAULT;1.1;AES256\n00\n", b"{}", None],
+    ids=["empty", "text", "torn", "plain", "not a file"],
 )
 def test_a_damaged_index_is_as_good_as_none(sealed, tmp_path, content):
     index = tmp_path / "host_vars" / ".b2_members" / ".index"

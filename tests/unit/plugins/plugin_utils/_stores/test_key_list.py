@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, unsafe_name
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores import key_list
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_line, key_variables, quoted
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import (
+    key_line,
+    key_variables,
+    quoted,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_list import new_text, read_text
 
 ENTRY = '"old@x.example": {b2_application_key: "K004old", b2_application_key_id: "004old", b2_email: "old@x.example"}'
@@ -29,7 +33,11 @@ Loader.add_constructor("!vault", lambda loader, node: loader.construct_scalar(no
 
 
 def new(email="alice@x.example", key="K004abc/DEF+ghi", **fields):
-    return NewMember(Member(**{"account_id": "5f2a1c0b3d4e", "email": email, "group_id": "100001", **fields}), "0045f2a1c0b3d4e0000000001", key)
+    return NewMember(
+        Member(**{"account_id": "5f2a1c0b3d4e", "email": email, "group_id": "100001", **fields}),
+        "0045f2a1c0b3d4e0000000001",
+        key,
+    )
 
 
 def read(text):
@@ -58,7 +66,10 @@ def check_put(text, *news, lines):
     keys = read(text)
     after = put(keys, *news).text
     expected = {**(load(text) or {})}
-    expected["b2_member_keys"] = {**(expected.get("b2_member_keys") or {}), **{one.member.email: entry(one) for one in news}}
+    expected["b2_member_keys"] = {
+        **(expected.get("b2_member_keys") or {}),
+        **{one.member.email: entry(one) for one in news},
+    }
     assert load(after) == expected
     assert after == lines
     # What is written is what the next run reads.
@@ -95,7 +106,10 @@ LINE = f'"alice@x.example": {key_line(new())}'
             f"b2_member_keys:  # ours\n\n     # first\n     {ENTRY} # behind\n     {LINE}\n\n     # last\n# next\nb: 2\n",
         ),
         (f"b2_member_keys: !!map\n    {ENTRY}\n...\n", f"b2_member_keys: !!map\n    {ENTRY}\n    {LINE}\n...\n"),
-        (f"a: 1\r\nb2_member_keys:\r\n  {ENTRY}\r\nb: 2\r\n", f"a: 1\r\nb2_member_keys:\r\n  {ENTRY}\r\n  {LINE}\r\nb: 2\r\n"),
+        (
+            f"a: 1\r\nb2_member_keys:\r\n  {ENTRY}\r\nb: 2\r\n",
+            f"a: 1\r\nb2_member_keys:\r\n  {ENTRY}\r\n  {LINE}\r\nb: 2\r\n",
+        ),
         (f"a: &a 1\nb: *a\nb2_member_keys:\n  {ENTRY}\n", f"a: &a 1\nb: *a\nb2_member_keys:\n  {ENTRY}\n  {LINE}\n"),
         (
             "b2_member_keys:\n  old@x.example:\n    b2_email: old@x.example # x\n    b2_application_key: |-\n      K4\n\n# next\nb: 2\n",
@@ -124,7 +138,10 @@ def test_every_way_of_reading_yaml_finds_the_same_places(monkeypatch):
         (f"{{b2_member_keys: {{{ENTRY}}}}}\n", "in braces"),
         (f"b2_member_keys: &keys\n  {ENTRY}\nb: *keys\n", "anchored"),
         ("a: &a {}\nb2_member_keys: *a\n", "no mapping"),
-        (f"b2_member_keys:\n  {ENTRY}\n  b@x.example: &b {{b2_email: b@x.example, b2_application_key: k}}\n", "is no key"),
+        (
+            f"b2_member_keys:\n  {ENTRY}\n  b@x.example: &b {{b2_email: b@x.example, b2_application_key: k}}\n",
+            "is no key",
+        ),
         ("b2_member_keys:\n  b@x.example: {b2_email: b@x.example, b2_application_key: &k k}\n", "anchors"),
         ("a: 1\n---\nb: 2\n", "more than one YAML document"),
         ("a: &a {x: 1}\n<<: *a\n", "merges"),
@@ -139,7 +156,10 @@ def test_every_way_of_reading_yaml_finds_the_same_places(monkeypatch):
         ("b2_member_keys:\n  alice@x.example: text\n", "is no key"),
         ("b2_member_keys:\n  alice@x.example:\n", "is no key"),
         ("b2_member_keys:\n  alice@x.example: {b2_account_id: k}\n", "is no key"),
-        ("b2_member_keys:\n  alice@x.example: {b2_application_key: !vault k, b2_email: alice@x.example}\n", "is no key"),
+        (
+            "b2_member_keys:\n  alice@x.example: {b2_application_key: !vault k, b2_email: alice@x.example}\n",
+            "is no key",
+        ),
         ("b2_member_keys:\n  alice@x.example: {b2_application_key: k, b2_email: bob@x.example}\n", "another address"),
         ("b2_member_keys:\n  Alice@x.example: {b2_application_key: k, b2_email: Alice@x.example}\n", "another address"),
         ("b2_member_keys:\n  [a]: {b2_application_key: k, b2_email: a}\n", "line 2 of it is no address"),
@@ -179,7 +199,10 @@ def test_an_entry_gives_way_to_more_of_it_in_its_place(added):
     start = put(new_text("the file"), new("a@x.example"), new("b@x.example"), new("c@x.example"))
     keys = start if added else read(start.text)
     after = put(keys, new("b@x.example", region="us-east"), new("d@x.example"))
-    assert after.text.splitlines()[:4] + after.text.splitlines()[5:-1] == start.text.splitlines()[:4] + start.text.splitlines()[5:]
+    assert (
+        after.text.splitlines()[:4] + after.text.splitlines()[5:-1]
+        == start.text.splitlines()[:4] + start.text.splitlines()[5:]
+    )
     assert read(after.text).keys == after.keys
     assert list(after.keys) == ["a@x.example", "b@x.example", "c@x.example", "d@x.example"]
     assert after.keys["b@x.example"]["b2_region"] == "us-east"
@@ -200,7 +223,9 @@ def test_keys_that_leave_take_their_lines_and_nothing_else():
         keys.without(["old@x.example", "alice@x.example"]).text
         == "# begin\na: 1\nb2_member_keys:  # ours\n  # one\n  # two\n   # his\n\n# end\nb: 2\n"
     )
-    assert put(keys.without(["old@x.example", "alice@x.example"]), new()).keys == {"alice@x.example": key_variables(new())}
+    assert put(keys.without(["old@x.example", "alice@x.example"]), new()).keys == {
+        "alice@x.example": key_variables(new())
+    }
     assert not keys.without(list(keys.keys)).bare
 
 
@@ -212,12 +237,29 @@ def test_a_file_of_ours_is_bare_without_its_keys():
 
 
 def test_remarks_inside_an_entry_are_seen():
-    keys = read(f"b2_member_keys:\n  {ENTRY} # behind\n  b@x.example: # in\n    b2_email: b@x.example\n    b2_application_key: b\n")
+    keys = read(
+        f"b2_member_keys:\n  {ENTRY} # behind\n  b@x.example: # in\n    b2_email: b@x.example\n    b2_application_key: b\n"
+    )
     assert [keys.remarks(email) for email in keys.keys] == [False, True]
 
 
 @pytest.mark.parametrize(
-    "value", ["{{ x }}", "{% x %}", "#jinja2: x", "a\nb", "\x85\u2028", '"\\', "\U0001f600", "~", "2001-01-01", "", " ", "a: b", "\x00"]
+    "value",
+    [
+        "{{ x }}",
+        "{% x %}",
+        "#jinja2: x",
+        "a\nb",
+        "\x85\u2028",
+        '"\\',
+        "\U0001f600",
+        "~",
+        "2001-01-01",
+        "",
+        " ",
+        "a: b",
+        "\x00",
+    ],
 )
 def test_whatever_the_service_sends_stays_text_on_one_line(value):
     one = new(key=value or "k", region=value)
@@ -236,7 +278,9 @@ def test_an_address_that_would_not_come_back_is_refused():
 
 WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=12)
 COMMENTS = st.one_of(st.just(""), WORDS.map(lambda word: f" # {word}"))
-ADDRESSES = st.from_regex(r"[a-z0-9+._\-{']{1,8}@[a-z\u00e4\u20ac]{1,8}\.example", fullmatch=True).filter(lambda text: not unsafe_name(text))
+ADDRESSES = st.from_regex(r"[a-z0-9+._\-{']{1,8}@[a-z\u00e4\u20ac]{1,8}\.example", fullmatch=True).filter(
+    lambda text: not unsafe_name(text)
+)
 SECRETS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 MEMBERS = st.builds(lambda email, key, region: new(email, key, region=region), ADDRESSES, SECRETS, WORDS)
 VALUES = st.recursive(
@@ -262,7 +306,11 @@ def files(draw):
         if name != "b2_member_keys":
             braces = isinstance(variables[name], (list, dict)) and draw(st.booleans())
             style = {"default_flow_style": braces, "allow_unicode": draw(st.booleans()), "width": 30}
-            text = f"{name}: {yaml.safe_dump(variables[name], **style)}" if braces else yaml.safe_dump({name: variables[name]}, **style)
+            text = (
+                f"{name}: {yaml.safe_dump(variables[name], **style)}"
+                if braces
+                else yaml.safe_dump({name: variables[name]}, **style)
+            )
             lines += text.rstrip("\n").split("\n")
             continue
         if not members:
@@ -298,7 +346,10 @@ def test_whatever_else_is_in_a_file_survives_keys_that_come_and_go(text, news, d
     old = (before or {}).get("b2_member_keys") or {}
     news = [one for one in news if one.member.email not in old]
     after = put(keys, *news)
-    assert load(after.text) == {**(before or {}), "b2_member_keys": {**old, **{one.member.email: entry(one) for one in news}}}
+    assert load(after.text) == {
+        **(before or {}),
+        "b2_member_keys": {**old, **{one.member.email: entry(one) for one in news}},
+    }
     assert after.text.startswith(keys.head) and after.text.endswith(keys.tail)
     again = read(after.text)
     assert again.keys == after.keys and again.text == after.text

@@ -60,15 +60,30 @@ def as_ansible_reads_it(path, secrets):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_the_service_sent_is_read_by_ansible_as_the_same_text_and_is_no_template(secrets, tmp_path, new_member, text):
+def test_what_the_service_sent_is_read_by_ansible_as_the_same_text_and_is_no_template(
+    secrets, tmp_path, new_member, text
+):
     new = new_member(region=text, s3_endpoint=text)
     path = tmp_path / "b2_vault.yml"
     path.write_bytes(Sealer(secrets).seal(key_text(new)))
     loader, variables = as_ansible_reads_it(path, secrets)
-    assert (variables["b2_region"], variables["b2_s3_endpoint"], variables["b2_application_key"]) == (text, text, new.key)
+    assert (variables["b2_region"], variables["b2_s3_endpoint"], variables["b2_application_key"]) == (
+        text,
+        text,
+        new.key,
+    )
     assert isinstance(variables["b2_region"], str)
     assert set(variables) == {
-        f"b2_{name}" for name in ("application_key_id", "application_key", "account_id", "email", "group_id", "region", "s3_endpoint")
+        f"b2_{name}"
+        for name in (
+            "application_key_id",
+            "application_key",
+            "account_id",
+            "email",
+            "group_id",
+            "region",
+            "s3_endpoint",
+        )
     }
     used = Templar(loader=loader, variables=variables).template(trust_as_template("{{ b2_region }}"))
     assert used == text
@@ -124,12 +139,19 @@ def test_what_is_no_vault_text_or_of_another_password_is_named(secrets):
     sealer = Sealer(secrets)
     with pytest.raises(StoreError, match="some/path is not an Ansible Vault file"):
         sealer.open(b"b2_application_key: plain\n", "some/path")
-    for sealed in (Sealer([("default", VaultSecret(b"wrong"))]).seal(b"x"), sealer.seal(b"x")[:-20], b"$ANSIBLE_VAULT;1.1;AES256\nzz\n"):
+    for sealed in (
+        Sealer([("default", VaultSecret(b"wrong"))]).seal(b"x"),
+        sealer.seal(b"x")[:-20],
+        b"$ANSIBLE_VAULT;1.1;AES256\nzz\n",
+    ):
         with pytest.raises(StoreError, match="some/path does not decrypt"):
             sealer.open(sealed, "some/path")
 
 
-@pytest.mark.parametrize("text", [b"", b"a: b\n", b"- x\n", b"{", b"\xff", b"b2_application_key: x\n", b"!!python/object/apply:os.getpid []\n"])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"a: b\n", b"- x\n", b"{", b"\xff", b"b2_application_key: x\n", b"!!python/object/apply:os.getpid []\n"],
+)
 def test_a_text_without_a_key_is_told_as_such(text):
     with pytest.raises(StoreError, match="path decrypts, but does not hold"):
         read_key_text(text, "path")
