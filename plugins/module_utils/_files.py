@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import typing as t
@@ -64,14 +65,16 @@ def explained(what: str, path: str) -> t.Iterator[None]:
     try:
         yield
     except OSError as exc:
-        reason = (
-            "a symlink or a plain file is in the way"
-            if exc.errno in (errno.ELOOP, errno.ENOTDIR)
-            else exc.strerror or type(exc).__name__
-        )
-        if isinstance(exc, PermissionError) and isinstance(exc.filename, str) and exc.filename != path:
-            reason = f"{exc.filename}: {reason}"
-        raise StoreError(f"{path} {what} ({reason}).", remedy="Mend that, then run again.") from exc
+        raise StoreError(f"{path} {what} ({reason_of(exc, path)}).", remedy="Fix that, then run again.") from exc
+
+
+def reason_of(exc: OSError, path: str) -> str:
+    """Return the reason of an error at a path; it names the path that permissions are missing for, if that is another one."""
+    if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+        return "a symlink or a plain file is in the way"
+    reason = exc.strerror or type(exc).__name__
+    other = isinstance(exc, PermissionError) and isinstance(exc.filename, str) and exc.filename != path
+    return f"{exc.filename}: {reason}" if other else reason
 
 
 def nearest(path: str) -> str:
@@ -79,6 +82,26 @@ def nearest(path: str) -> str:
     while not os.path.lexists(path):
         path = os.path.dirname(path) or "."
     return path
+
+
+def room_in(path: str) -> tuple[int, t.Optional[int]]:
+    """Return the free bytes and the free files of a directory's file system; None for files if it has no limit."""
+    found = os.statvfs(nearest(path))
+    return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
+
+
+@contextlib.contextmanager
+def opened_below(directory: int, names: t.Iterable[str], make: t.Optional[Modes] = None) -> t.Iterator[int]:
+    """Open a directory some levels below an open one. make: modes of missing directories, which are created and synced."""
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            if make is not None:
+                with contextlib.suppress(FileExistsError):
+                    make_in(directory, name, make)
+                # Also if the directory exists: the run that created it may have been killed before it was synced.
+                os.fsync(directory)
+            directory = stack.enter_context(opened(directory, name, DIRECTORY))
+        yield directory
 
 
 def make_directory(path: str, modes: Modes = PRIVATE) -> None:
@@ -190,3 +213,8 @@ def put(
 def identity(found: os.stat_result) -> tuple[int, ...]:
     """Return what changes when a file is written or replaced."""
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def digest(data: bytes) -> str:
+    """Return the digest that tells the content of one file from that of another."""
+    return hashlib.sha256(data).hexdigest()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 
@@ -51,7 +52,11 @@ JOURNAL_NAME = "journal.jsonl"
 STATE_NAME = ".b2_members"
 
 
-_LOCK_NAME = "lock"
+#: The lock of a Group, for runs on one machine, and its lease, for runs on several.
+LOCK_NAME = "lock"
+
+
+LEASE_NAME = "lease"
 
 
 _GROUP_PREFIX = "b2_group_"
@@ -83,3 +88,28 @@ def group_of(name: str) -> str:
 def name_of(group_id: str) -> str:
     """Return a name for what is kept about a Group. Its id is opaque, so what is not plain enough is named by its digest."""
     return group_id if _PLAIN_ID.fullmatch(group_id) else hashlib.sha256(group_id.encode()).hexdigest()[:32]
+
+
+def is_key_file(name: str) -> bool:
+    """Tell whether a file of this name may hold keys: a key file, its temporary file, or a file of an unproven key."""
+    return name == FILE_NAME or is_temporary(name, FILE_NAME) or is_aside(name, FILE_NAME)
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether a text is a valid name of a file, which stays in its directory."""
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return encoded not in (b"", b".", b"..") and b"/" not in encoded and b"\0" not in encoded
+
+
+def is_synced_path(path: str) -> bool:
+    """Tell whether a path within a vault directory is one that a remote copy holds: a key file, a journal or the index."""
+    parts = path.split("/")
+    if not all(map(is_file_name, parts)):
+        return False
+    folder, name = parts[0], parts[-1]
+    if folder == STATE_NAME:
+        return parts[1:] == [INDEX_NAME] or (len(parts) == 3 and name == JOURNAL_NAME)
+    return len(parts) == 2 and (is_member_directory(folder) or is_group_directory(folder)) and is_key_file(name)

@@ -30,7 +30,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
 )
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
-    _LOCK_NAME,
+    LOCK_NAME,
     STATE_NAME,
     name_of,
     temporary_name,
@@ -168,7 +168,7 @@ class VaultDir:
                     make_in(state, name, self.modes)
                     os.fsync(state)
                 state = stack.enter_context(opened(state, name, DIRECTORY))
-            lock = stack.enter_context(opened(state, _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC))
+            lock = stack.enter_context(opened(state, LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC))
             # One that is there already is its owner's, who gave it a mode.
             with contextlib.suppress(PermissionError):
                 self.modes.allow_file(lock)
@@ -285,7 +285,7 @@ def _flocked(lock: int, kind: int) -> bool:
 def _holder_in(state: int) -> str:
     """Return which run is at a Group, by lock or lease in its open directory; empty for none."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with contextlib.suppress(FileNotFoundError), opened(state, _LOCK_NAME, flags) as lock:
+    with contextlib.suppress(FileNotFoundError), opened(state, LOCK_NAME, flags) as lock:
         if not _flocked(lock, fcntl.LOCK_SH):
             return _run_of(lock)
     return str(lease_in(state) or "")
