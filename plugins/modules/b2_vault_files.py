@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The far end of keys on a task's target host: encrypted files in and out, whole or not at all, and never through a symlink."""
+"""Read and write the files of a vault directory on a target host, each whole or not at all, and never through a symlink."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ module: b2_vault_files
 short_description: Read and write the encrypted key files of a vault directory on a host
 version_added: 0.1.0
 description:
-  - This is what M(community.backblaze.b2_group_members) runs on the task's host with
-    O(community.backblaze.b2_group_members#module:vault_location=target). There is no need to call it yourself.
-  - It sees nothing in clear. What it reads and writes was encrypted on the controller, or is no secret.
-  - It looks at key files and at what is kept about Groups, C(<email>/b2_vault.yml), C(b2_group_<group_id>/b2_vault.yml) and C(.b2_members/), and at
-    nothing else in the directory.
-  - A file is written beside its place, synced, renamed, and its directory synced. No symlink is followed at or below O(path), and a file that
-    holds something else than the controller knows is not replaced.
+  - "This module is internal: M(community.backblaze.b2_group_members) runs it on the target host with
+    O(community.backblaze.b2_group_members#module:vault_location=target). Do not call it in your own tasks."
+  - It handles nothing in clear. All keys that it reads and writes were encrypted on the controller.
+  - It reads and writes key files, journals, leases and the index, which are C(<email>/b2_vault.yml), C(b2_group_<group_id>/b2_vault.yml)
+    and files in C(.b2_members/). It does not touch other files in the directory.
+  - Each file is written as a temporary file, synced to disk and renamed, and then its directory is synced. No symlink is followed at or
+    below O(path). A file that has changed since the controller last read it is not replaced.
 author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:
@@ -32,10 +32,10 @@ options:
     required: true
   operation:
     description:
-      - V(read) returns files, V(write) puts some in their place.
-      - V(claim) asks for the lease of a Group, V(refresh) keeps it, and V(release) gives it up.
-      - A lease is not given while a run on the host itself holds the lock of the Group.
-      - V(peek) tells which run is at the Group, by lock or lease, and changes nothing.
+      - V(read) returns files, and V(write) writes and removes files.
+      - V(claim) takes the lease of a Group, V(refresh) keeps it, and V(release) gives it up.
+      - A lease is refused while a run on the host itself holds the lock of the Group.
+      - V(peek) returns the run that holds the Group, by lock or lease, and changes nothing.
     type: str
     required: true
     choices:
@@ -47,34 +47,30 @@ options:
       - peek
   bundle:
     description:
-      - With V(read) the files that are known, with V(write) the ones to write or remove. JSON, compressed, in Base64.
+      - With O(operation=read) the digests of the files that the controller has, with O(operation=write) the files to write and remove.
+        It is compressed JSON in Base64.
     type: str
   group:
     description:
-      - The Group that the lease is for, by the name of its directory in C(.b2_members).
+      - Name of the Group's directory in C(.b2_members).
     type: str
   lease:
     description:
-      - The holder's own record. It is a line of JSON with an C(id).
+      - The record of the run that claims, refreshes or releases the lease. It is one line of JSON with an C(id).
     type: str
   instead_of:
     description:
-      - The id of a lease that is taken over, because its holder is known to be gone.
+      - The id of a lease to take over, because its holder is known to be gone.
     type: str
-  stale_after:
-    description:
-      - After how many seconds without a V(refresh) a lease may be taken over.
-    type: float
-    default: 600.0
   mode:
     description:
-      - Mode of files that are made, see O(community.backblaze.b2_group_members#module:vault_mode). Directories get the same with x added to each r.
-      - By default new files are V(0600) and new directories V(0700), and a file that is replaced keeps its mode.
+      - Mode of new files, see O(community.backblaze.b2_group_members#module:vault_mode). Directories get the same with x added to each r.
+      - By default new files are V(0600), new directories are V(0700), and a file that is replaced keeps its mode.
     type: str
 """
 
 EXAMPLES = r"""
-- name: See which files are there
+- name: List the files of a vault directory on a host
   community.backblaze.b2_vault_files:
     path: /srv/customers/host_vars
     operation: read
@@ -83,462 +79,268 @@ EXAMPLES = r"""
 RETURN = r"""
 bundle:
   description:
-    - With O(operation=read) what is there, with O(operation=write) what was not written and why. JSON, compressed, in Base64.
+    - With O(operation=read) the files, with O(operation=write) the reason for each file that was not written. It is compressed JSON in Base64.
   returned: with O(operation=read) and O(operation=write)
   type: str
 holder:
   description:
-    - The record of who holds the lease, if that is somebody else; with RV(ours) from whom it was taken over.
-    - With O(operation=peek) the record of the run that is at the Group.
-  returned: if there is or was another holder
+    - The record of the run that holds the lease, if it is not the caller. With RV(ours) it is the run from which the lease was taken over.
+    - With O(operation=peek) the record of the run that holds the Group.
+  returned: if another run holds or held the lease
   type: str
 ours:
   description:
-    - Whether the lease is the caller's.
+    - Whether the caller holds the lease.
   returned: with O(operation=claim)
   type: bool
 """
 
-import base64
 import contextlib
-import errno
-import fcntl
-import hashlib
-import json
 import os
-import re
 import stat
 import time
 import typing as t
-import uuid
-import zlib
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
-from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, make_in, opened
-from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils import _lease
+from ansible_collections.community.backblaze.plugins.module_utils._bundle import pack, unpack
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._files import (
+    DIRECTORY,
+    digest,
+    exists,
+    explained,
+    look,
+    make_directory,
+    nearest,
+    opened,
+    opened_below,
+    put,
+    reason_of,
+    replace,
+    room_in,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes, modes_of
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
+    FILE_NAME,
+    INDEX_NAME,
+    JOURNAL_NAME,
+    STATE_NAME,
+    is_group_directory,
+    is_key_file,
+    is_member_directory,
+    is_synced_path,
+    temporary_name,
+)
 
-STATE = ".b2_members"
-# What the names of files of variables end with, for Ansible.
+# File extensions of the variables files that Ansible loads.
 VARIABLES = (".yml", ".yaml", ".json")
-GROUP_PREFIX = "b2_group_"
-FILE = "b2_vault.yml"
-# What is beside a key file: on its way into its place, or a key of which it is not certain whose it is.
-BESIDE = re.compile(r"\.b2_vault\.yml\.[0-9a-f]+\.(?:tmp|aside)")
-INDEX = ".index"
-JOURNAL = "journal.jsonl"
-LEASE = "lease"
-LOCK = "lock"
-LARGEST = 128 * 1024 * 1024
-
-
-class Refused(Exception):
-    """One file that must not be written, or a directory that cannot be used, and why."""
-
-
-# What comes and goes
-
-
-def pack(content: t.Any) -> str:
-    return base64.b64encode(zlib.compress(json.dumps(content).encode())).decode()
-
-
-def unpack(bundle: str) -> t.Any:
-    return json.loads(zlib.decompress(base64.b64decode(bundle)))
-
-
-def parts_of(path: str) -> list[str]:
-    """Return the names that a path within the vault directory is made of, if it is one that a key or what is kept about a Group can have."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise Refused("its path is none within the directory")
-    of_state = parts[0] == STATE and (parts[1:] == [INDEX] or (len(parts) == 3 and parts[2] == JOURNAL))
-    if not (of_state or (len(parts) == 2 and holds_keys(parts[0]) and is_key_file(parts[1]))):
-        raise Refused("its path is not that of a key")
-    return parts
-
-
-def holds_keys(name: str) -> bool:
-    """Tell whether a directory of that name may have keys in it: a member's address, or what stands for a Group."""
-    return not unsafe_name(name) if "@" in name else name.startswith(GROUP_PREFIX)
-
-
-def is_key_file(name: str) -> bool:
-    return name == FILE or bool(BESIDE.fullmatch(name))
-
-
-# Files, by open directories only
-
-
-def reason_of(exc: OSError, path: str) -> str:
-    """Say what went wrong at a path, and where if it is another one."""
-    where = exc.filename if isinstance(exc, PermissionError) and isinstance(exc.filename, str) else path
-    return f"{where}: {exc.strerror}" if where != path else str(exc.strerror)
-
-
-def kind_of(name: str, directory: int) -> str:
-    """Return what a name stands for, ``absent`` among others."""
-    try:
-        mode = os.lstat(name, dir_fd=directory).st_mode
-    except FileNotFoundError:
-        return "absent"
-    kinds = ((stat.S_ISDIR, "directory"), (stat.S_ISLNK, "symlink"))
-    return next((kind for fits, kind in kinds if fits(mode)), "file" if stat.S_ISREG(mode) else "odd")
-
-
-def read_file(name: str, directory: int) -> bytes:
-    with opened(directory, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC) as fd:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a plain file")
-        content = bytearray()
-        while len(content) < LARGEST:
-            part = os.read(fd, 65536)
-            if not part:
-                break
-            content += part
-        return bytes(content)
-
-
-def write_beside(name: str, data: bytes, directory: int, modes: Modes = PRIVATE) -> str:
-    """Write what is to take the place of a file, with that one's owner, and its mode if none was asked for, synced; return its name."""
-    temporary = f".{name}.{uuid.uuid4().hex[:12]}.tmp"
-    with opened(directory, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC) as fd:
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            modes.allow_file(fd)
-            with contextlib.suppress(OSError):
-                like = os.lstat(name, dir_fd=directory)
-                os.fchown(fd, -1, like.st_gid)
-                os.fchmod(fd, modes.file if modes.given else stat.S_IMODE(like.st_mode) & 0o777)
-                os.fchown(fd, like.st_uid, -1)
-            os.fsync(fd)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-            raise
-    return temporary
-
-
-def make_directory(path: str, modes: Modes = PRIVATE) -> None:
-    """Make a directory, with those above it that are missing, each synced."""
-    if not os.path.lexists(path):
-        above = os.path.dirname(path)
-        make_directory(above, modes)
-        with contextlib.suppress(FileExistsError):
-            make_in(None, path, modes)
-        with opened(None, above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as fd:
-            os.fsync(fd)
-
-
-@contextlib.contextmanager
-def entered(directory: int, name: str, modes: Modes) -> t.Iterator[int]:
-    """Open a directory in an open one, and create it where it is missing; syncing the open one is the caller's."""
-    with contextlib.suppress(FileExistsError):
-        make_in(directory, name, modes)
-    with opened(directory, name, DIRECTORY) as fd:
-        yield fd
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+NOT_A_KEY = "its path is not that of a key"
 
 
 # Reading
 
 
 def read(path: str, known: t.Mapping[str, str]) -> dict[str, t.Any]:
-    """Return what there is: files that are not as known, the paths of all, and what is odd."""
-    above = path
-    while not os.path.lexists(above):
-        above = os.path.dirname(above)
+    """Return the content of files whose digest is not known, the paths of all files, and the obstacles."""
+    above = nearest(path)
     if not os.path.isdir(above) or (above == path and os.path.islink(path)):
-        what = "a symlink, which is not followed" if os.path.islink(above) else "not a directory"
-        raise Refused(f"{above} is {what}")
+        kind = "a symlink, which is not followed" if os.path.islink(above) else "not a directory"
+        raise StoreError(f"{above} is {kind}.")
     if not os.access(above, os.R_OK | os.W_OK | os.X_OK):
-        raise Refused(f"{above} cannot be written by the user that the task becomes there")
-    room = os.statvfs(above)
+        raise StoreError(f"{above} cannot be written by the user that the task becomes on the host.")
     found: dict[str, t.Any] = {
         "files": {},
         # Seconds since each of these was written.
         "ages": {},
         "paths": [],
-        "odd": {},
+        "obstacles": {},
         "exists": above == path,
-        "room": [room.f_bavail * room.f_frsize, room.f_favail if room.f_files else None],
+        "room": room_in(path),
     }
     if above == path:
         with opened(None, path, DIRECTORY) as root:
-            read_tree(root, known, found)
+            read_root(root, known, found)
     return found
 
 
-def read_tree(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
+def read_root(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
+    """Add the files and the obstacles of a vault directory to what was found."""
     kinds = {name: kind_of(name, root) for name in os.listdir(root)}
-    # The journals first: a run closes an address there when its key is stored, so that what is open in neither is not there.
-    for name, kind in sorted(kinds.items(), key=lambda one: one[0] != STATE):
+    # The journals first: a run closes an address there when its key is stored, so that a new member is in one of the two.
+    for name, kind in sorted(kinds.items(), key=lambda one: one[0] != STATE_NAME):
         if kind == "directory":
-            # What cannot have keys in it, such as lost+found, need not be readable.
-            if name == STATE or holds_keys(name):
-                with opened(root, name, DIRECTORY) as folder:
-                    read_folder(folder, [name], known, found)
-        # A file of variables does not matter if the directory of its name exists: Ansible loads the directory only.
+            # Other directories, such as lost+found, need not be readable.
+            if name == STATE_NAME or is_member_directory(name) or is_group_directory(name):
+                read_folder(root, [name], known, found)
+        # A variables file does not matter if the directory of its name exists: Ansible loads the directory only.
         elif kind != "absent" and not (
             name.endswith(VARIABLES) and kinds.get(os.path.splitext(name)[0]) == "directory"
         ):
-            found["odd"][name] = kind
+            found["obstacles"][name] = kind
 
 
-def read_folder(folder: int, above: list[str], known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
-    for name in os.listdir(folder):
-        path = "/".join([*above, name])
-        kind = kind_of(name, folder)
-        if above == [STATE] and kind == "directory":
-            with opened(folder, name, DIRECTORY) as inner:
-                read_folder(inner, [STATE, name], known, found)
-            continue
-        try:
-            parts_of(path)
-        except Refused:
-            continue
-        if kind != "file":
-            found["odd"].update({path: kind} if kind != "absent" else {})
-            continue
-        try:
-            written = os.lstat(name, dir_fd=folder).st_mtime
-            data = read_file(name, folder)
-        except FileNotFoundError:
-            # It was on its way to its place, or removed.
-            continue
-        found["paths"].append(path)
-        if digest(data) != known.get(path):
-            found["files"][path] = data.decode("latin-1")
-            found["ages"][path] = time.time() - written
+def read_folder(root: int, folders: list[str], known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
+    """Add the files and the obstacles of one directory in a vault directory to what was found."""
+    with opened_below(root, folders) as folder:
+        for name in os.listdir(folder):
+            path = "/".join([*folders, name])
+            kind = kind_of(name, folder)
+            if folders == [STATE_NAME] and kind == "directory":
+                read_folder(root, [STATE_NAME, name], known, found)
+            elif is_synced_path(path) and kind == "file":
+                # A temporary file may be renamed or removed meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    data, about = look(folder, name)
+                    found["paths"].append(path)
+                    if digest(data) != known.get(path):
+                        found["files"][path] = data.decode("latin-1")
+                        found["ages"][path] = time.time() - about.st_mtime
+            elif is_synced_path(path) and kind != "absent":
+                found["obstacles"][path] = kind
+
+
+def kind_of(name: str, directory: int) -> str:
+    """Return the kind of a file in an open directory, ``absent`` if there is none."""
+    try:
+        mode = os.lstat(name, dir_fd=directory).st_mode
+    except FileNotFoundError:
+        return "absent"
+    kinds = ((stat.S_ISDIR, "directory"), (stat.S_ISLNK, "symlink"), (stat.S_ISREG, "file"))
+    return next((kind for fits, kind in kinds if fits(mode)), "special file")
 
 
 # Writing
 
 
 def write(
-    path: str, wanted: t.Mapping[str, t.Any], group: t.Optional[str], lease: t.Optional[str], modes: Modes = PRIVATE
-) -> tuple[dict[str, str], t.Optional[str]]:
-    """Put files in their place; return the ones that were not and why, and who holds the lease if not the caller."""
+    path: str, wanted: t.Mapping[str, t.Any], group: str, lease: str, modes: Modes = PRIVATE
+) -> tuple[dict[str, str], t.Optional[_lease.Lease]]:
+    """Write files; return why, for each that was not written, and the run that has taken the caller's lease over."""
     refused: dict[str, str] = {}
+    other = None
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(opened(None, path, DIRECTORY))
         if wanted.get("probe"):
-            os.unlink(write_beside("probe", b"probe", root), dir_fd=root)
-            os.fsync(root)
-        # Held to the end: nobody takes the lease over while this writes.
-        other = refresh(stack.enter_context(state_of(root, group, modes)), lease, modes) if group and lease else None
+            name = temporary_name("probe")
+            put(root, name, b"probe")
+            os.unlink(name, dir_fd=root)
+        if group and lease:
+            # To the end: no other run takes the lease over while this one writes.
+            folder = stack.enter_context(group_directory(root, group, modes))
+            other = _lease.refresh(folder, _lease.read_lease(lease), modes)
         for name, change in sorted(wanted.get("files", {}).items()):
-            reason = why_not(root, name, change, group if other is None else None, modes)
+            reason = why_not_written(root, name, change, group if lease and not other else "", modes)
             refused.update({name: reason} if reason else {})
         for name in wanted.get("gone", ()):
-            with contextlib.suppress(Refused, OSError):
-                *folders, last = parts_of(name)
-                # All else is never removed.
-                if BESIDE.fullmatch(last):
-                    with opened(root, folders[0], DIRECTORY) as folder:
-                        os.unlink(last, dir_fd=folder)
-        # For directories that are new, or were made by a write that failed at this step.
+            remove(root, name)
+        # For new directories, and for those of an earlier write that failed at this step.
         os.fsync(root)
     return refused, other
 
 
-def why_not(root: int, name: str, change: t.Mapping[str, t.Any], group: t.Optional[str], modes: Modes) -> str:
-    """Put one file in its place; return why it was not, if so. group: whose lease is the caller's."""
+def why_not_written(root: int, path: str, change: t.Mapping[str, t.Any], group: str, modes: Modes) -> str:
+    """Write one file; return why it was not written, if so. group: the Group whose lease the caller holds."""
+    if not is_synced_path(path):
+        return NOT_A_KEY
+    *folders, name = path.split("/")
+    if folders[0] == STATE_NAME and not (group and (name == INDEX_NAME or folders[1:] == [group])):
+        return "the lease of its Group is not the caller's"
+    data = change["data"].encode("latin-1")
     try:
-        parts = parts_of(name)
-        if parts[0] == STATE and not (group and parts[1] in (INDEX, group)):
-            return "the lease of its Group is not the caller's"
-        write_one(root, parts, change["data"].encode("latin-1"), change["replaces"], modes)
-    except Refused as exc:
-        return str(exc)
+        with opened_below(root, folders, modes) as folder:
+            old, like = look(folder, name) if exists(folder, name) else (None, None)
+            known = "" if old is None else digest(old)
+            if known != digest(data):
+                if known not in change["replaces"]:
+                    return "somebody else has changed it"
+                replace(folder, name, data, like, modes=modes)
+            # Also if the file is unchanged: an earlier write of it may have failed at this step.
+            os.fsync(folder)
     except OSError as exc:
-        return (
-            "a symlink or a plain file is in the way"
-            if exc.errno in (errno.ELOOP, errno.ENOTDIR)
-            else reason_of(exc, name)
-        )
+        return reason_of(exc, path)
     return ""
 
 
-def write_one(root: int, parts: list[str], data: bytes, replaces: t.Collection[str], modes: Modes) -> None:
-    with contextlib.ExitStack() as stack:
-        folder = root
-        for name in parts[:-1]:
-            folder = stack.enter_context(entered(folder, name, modes))
-        name = parts[-1]
-        there = ""
-        if kind_of(name, folder) != "absent":
-            there = digest(read_file(name, folder))
-        if there != digest(data):
-            if there not in replaces:
-                raise Refused("somebody else has changed it")
-            temporary = write_beside(name, data, folder, modes)
-            try:
-                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise
-        # Also where nothing is new: what is there may have been put there by a write that failed at this step.
-        os.fsync(folder)
+def remove(root: int, path: str) -> None:
+    """Remove a temporary file or the file of an unproven key; nothing else is ever removed."""
+    *folders, name = path.split("/")
+    if is_synced_path(path) and is_key_file(name) and name != FILE_NAME:
+        with contextlib.suppress(OSError), opened_below(root, folders) as folder:
+            os.unlink(name, dir_fd=folder)
 
 
 # Leases
 
 
 @contextlib.contextmanager
-def state_of(root: int, group: str, modes: Modes = PRIVATE) -> t.Iterator[int]:
-    """Open the directory for what is kept about a Group, and keep every other process that does from changing its lease meanwhile."""
-    parts_of("/".join((STATE, group, JOURNAL)))
-    with entered(root, STATE, modes) as state, entered(state, group, modes) as folder:
-        # Whether they are new or not: whoever made them may have come no further.
-        os.fsync(root)
-        os.fsync(state)
-        fcntl.flock(folder, fcntl.LOCK_EX)
+def group_directory(root: int, group: str, modes: Modes) -> t.Iterator[int]:
+    """Open the directory of a Group's journal, create it if it is missing, and keep other processes from its lease."""
+    with opened_below(root, state_of(group), modes) as folder, _lease.lease_kept(folder):
         yield folder
 
 
-def held(folder: int) -> tuple[t.Optional[str], float]:
-    """Return the record of who holds the lease, and for how many seconds it was not refreshed."""
+def state_of(group: str) -> list[str]:
+    """Return the names of the directories that lead to the journal of a Group."""
+    folders = [STATE_NAME, group]
+    if not is_synced_path("/".join([*folders, JOURNAL_NAME])):
+        raise StoreError(f"{group!r} is not a valid name of a Group's directory.")
+    return folders
+
+
+def peek(path: str, group: str) -> t.Optional[_lease.Lease]:
+    """Return the run that holds a Group, None if no run does. Nothing is created, not even a directory."""
     try:
-        record = json.loads(read_file(LEASE, folder))
-        return str(record["lease"]), time.time() - float(record["refreshed"])
+        with opened(None, path, DIRECTORY) as root, opened_below(root, state_of(group)) as folder:
+            return _lease.holder_of(folder)
     except FileNotFoundError:
-        return None, 0.0
-    except (ValueError, LookupError, TypeError):
-        # Of nobody who could be asked; it gets stale like any other.
-        return "", time.time() - os.lstat(LEASE, dir_fd=folder).st_mtime
-
-
-def is_stale(age: float, stale_after: float) -> bool:
-    """Tell whether a lease of this age is stale; a time in the future, or none, is as wrong as one long ago."""
-    return not abs(age) <= stale_after
-
-
-def put_lease(folder: int, lease: str, modes: Modes) -> None:
-    data = json.dumps({"lease": lease, "refreshed": time.time()}).encode()
-    os.rename(write_beside(LEASE, data, folder, modes), LEASE, src_dir_fd=folder, dst_dir_fd=folder)
-    os.fsync(folder)
-
-
-@contextlib.contextmanager
-def unlocked(folder: int, modes: Modes) -> t.Iterator[t.Optional[str]]:
-    """Take the lock of a Group, which runs on this machine hold; yield the record of the run that has it, if any."""
-    with opened(folder, LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC) as lock:
-        # One that is there already is its owner's, who gave it a mode.
-        with contextlib.suppress(PermissionError):
-            modes.allow_file(lock)
-        yield locked_by(lock, fcntl.LOCK_EX)
-
-
-def locked_by(lock: int, kind: int) -> t.Optional[str]:
-    """Take the lock, or return the record of the run that holds it, in the form of a lease."""
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except OSError as exc:
-        if exc.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-    else:
         return None
-    try:
-        record = json.loads(os.pread(lock, 4096, 0))
-        named = {name: str(record[name]) for name in ("host", "since")}
-        return json.dumps({"id": "", "pid": int(record["pid"]), "process": "", **named})
-    except (ValueError, LookupError, TypeError, OverflowError):
-        return ""
-
-
-def id_of(lease: t.Optional[str]) -> str:
-    try:
-        return str(json.loads(lease or "")["id"])
-    except (ValueError, LookupError, TypeError):
-        return ""
-
-
-def claim(
-    folder: int, lease: str, instead_of: t.Optional[str], stale_after: float, modes: Modes = PRIVATE
-) -> tuple[bool, t.Optional[str]]:
-    there, age = held(folder)
-    ours = there is not None and id_of(there) == id_of(lease)
-    free = there is None or ours or is_stale(age, stale_after) or (bool(instead_of) and id_of(there) == instead_of)
-    if free:
-        with unlocked(folder, modes) as holder:
-            if holder is not None:
-                return False, holder
-            put_lease(folder, lease, modes)
-    return free, None if ours else there
-
-
-def peek(path: str, group: str, stale_after: float) -> t.Optional[str]:
-    """Return the record of the run that is at a Group; None for nobody. Nothing is made, not even a directory."""
-    parts_of("/".join((STATE, group, JOURNAL)))
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(opened(None, path, DIRECTORY))
-            for name in (STATE, group):
-                folder = stack.enter_context(opened(folder, name, DIRECTORY))
-        except FileNotFoundError:
-            return None
-        with contextlib.suppress(FileNotFoundError):
-            with opened(folder, LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC) as lock:
-                holder = locked_by(lock, fcntl.LOCK_SH)
-            if holder is not None:
-                return holder
-        there, age = held(folder)
-        return None if there is None or is_stale(age, stale_after) else there
-
-
-def refresh(folder: int, lease: str, modes: Modes = PRIVATE) -> t.Optional[str]:
-    """Say that the holder is still there; return who holds the lease if not the caller."""
-    there, _age = held(folder)
-    # One that is gone was given up by nobody else: it may be taken again.
-    if there is not None and id_of(there) != id_of(lease):
-        return there
-    put_lease(folder, lease, modes)
-    return None
-
-
-def release(folder: int, lease: str) -> None:
-    there, _age = held(folder)
-    if there is not None and id_of(there) == id_of(lease):
-        os.unlink(LEASE, dir_fd=folder)
-        os.fsync(folder)
 
 
 def run(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    path, operation, group, lease = (options[name] for name in ("path", "operation", "group", "lease"))
-    bundle = unpack(options["bundle"]) if options["bundle"] else {}
+    """Do what a task asks for; return its result. Raises B2Error."""
+    path, operation, group = options["path"], options["operation"], options["group"] or ""
     modes = modes_of(options.get("mode"))
     if not os.path.isabs(path) or os.path.normpath(path) != path:
-        raise Refused(f"{path} is not an absolute path without detours")
-    if operation == "read":
-        return {"changed": False, "bundle": pack(read(path, bundle))}
-    if operation == "write":
-        refused, other = write(path, bundle, group, lease, modes)
-        return {"changed": True, "bundle": pack(refused), "holder": other}
-    if operation == "peek":
-        return {"changed": False, "holder": peek(path, group, options["stale_after"])}
-    if operation == "claim":
-        # Later on it is not made anew: where it is gone, what it was on may be gone as well.
-        make_directory(path, modes)
-    with opened(None, path, DIRECTORY) as root, state_of(root, group, modes) as folder:
+        raise StoreError(f"{path} is not an absolute path without detours.")
+    with explained("cannot be used", path):
+        if operation == "read":
+            return {"changed": False, "bundle": pack(read(path, unpacked(options["bundle"])))}
+        if operation == "write":
+            refused, other = write(path, unpacked(options["bundle"]), group, options["lease"] or "", modes)
+            return {"changed": True, "bundle": pack(refused), "holder": as_text(other)}
+        if operation == "peek":
+            return {"changed": False, "holder": as_text(peek(path, group))}
+        lease = _lease.read_lease(options["lease"])
         if operation == "claim":
-            ours, other = claim(folder, lease, options["instead_of"], options["stale_after"], modes)
-            return {"changed": ours, "ours": ours, "holder": other}
-        if operation == "refresh":
-            return {"changed": True, "holder": refresh(folder, lease, modes)}
-        release(folder, lease)
-        return {"changed": True}
+            # Later a missing directory is not created again: the file system that it was on may be gone as well.
+            make_directory(path, modes)
+        with opened(None, path, DIRECTORY) as root, group_directory(root, group, modes) as folder:
+            if operation == "claim":
+                claim = _lease.claim(folder, lease, options["instead_of"] or "", modes)
+                return {"changed": claim.ours, "ours": claim.ours, "holder": as_text(claim.other)}
+            if operation == "refresh":
+                return {"changed": True, "holder": as_text(_lease.refresh(folder, lease, modes))}
+            _lease.release(folder, lease)
+            return {"changed": True}
+
+
+def unpacked(bundle: t.Optional[str]) -> t.Any:
+    """Return the content of a bundle, nothing if none was given."""
+    try:
+        return unpack(bundle) if bundle else {}
+    except ValueError:
+        raise StoreError("The bundle is damaged.") from None
+
+
+def as_text(lease: t.Optional[_lease.Lease]) -> t.Optional[str]:
+    """Return a lease as it stands in a result."""
+    return lease.as_text() if lease else None
 
 
 def main() -> None:
+    """Run the module."""
     needs = [("operation", operation, ("group", "lease")) for operation in ("claim", "refresh", "release")]
     module = AnsibleModule(
         argument_spec={
@@ -548,12 +350,11 @@ def main() -> None:
                 "required": True,
                 "choices": ["read", "write", "claim", "refresh", "release", "peek"],
             },
-            # Not that it were a secret; the log of the host has no use for it.
+            # It is no secret, but the log of the host has no use for it.
             "bundle": {"type": "str", "no_log": True},
             "group": {"type": "str"},
             "lease": {"type": "str"},
             "instead_of": {"type": "str"},
-            "stale_after": {"type": "float", "default": 600.0},
             "mode": {"type": "str"},
         },
         required_if=[*needs, ("operation", "peek", ("group",))],
@@ -564,14 +365,9 @@ def main() -> None:
         module.exit_json(changed=True)
     try:
         result = run(module.params)
-    except Refused as exc:
-        module.fail_json(msg=f"{exc}.")
-    except OptionError as exc:
-        module.fail_json(msg=exc.explain())
-    except OSError as exc:
-        module.fail_json(msg=f"{module.params['path']} cannot be used ({reason_of(exc, module.params['path'])}).")
-    except (ValueError, zlib.error):
-        module.fail_json(msg="The bundle is damaged.")
+    except B2Error as exc:
+        # The controller adds what to do.
+        module.fail_json(msg=exc.happened)
     module.exit_json(**result)
 
 

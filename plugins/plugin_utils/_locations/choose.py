@@ -23,7 +23,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._ansible impor
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import prove_durable
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import LOCK_BRANCH, Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import without_userinfo
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import Remote, RemoteCopy
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Remote
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import MODULE, Target
 
 _COPY = "vault"

@@ -21,21 +21,15 @@ import typing as t
 from ansible import constants as C
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import FILE_NAME, STATE_NAME
+from ansible_collections.community.backblaze.plugins.module_utils._files import digest
+from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, Lease, is_stale, read_lease
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
+    FILE_NAME,
+    STATE_NAME,
+    is_synced_path,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import Git, without_userinfo
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
-    Claim,
-    Lease,
-    is_stale,
-    read_lease,
-)
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import (
-    Change,
-    Contents,
-    Written,
-    digest,
-    is_kept,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change, Contents, Written
 
 #: The branches of leases are under this name, if nobody has named another one.
 LOCK_BRANCH = "b2-members-lock"
@@ -110,7 +104,7 @@ class Repository:
             )
         if not self._folder_is_there():
             return Contents({}, frozenset(), exists=False)
-        found, odd = self._listed()
+        found, obstacles = self._listed()
         news = {path: blob for path, blob in found.items() if path not in known or self._blobs.get(known[path]) != blob}
         contents = dict(zip(news, self._contents(list(news.values())), strict=True))
         digests = {path: digest(data) for path, data in contents.items()}
@@ -120,7 +114,7 @@ class Repository:
         # No file is newer than the last commit.
         written = float(self._git("log", "-1", "--format=%ct", self._tip).decode())
         files = {path: data for path, data in contents.items() if digests[path] != known.get(path)}
-        return Contents(files, frozenset(found), odd, times=dict.fromkeys(files, written))
+        return Contents(files, frozenset(found), obstacles, times=dict.fromkeys(files, written))
 
     def _refuse_clash(self) -> None:
         """Show that the branch of the keys and those of leases can be in one repository: their names are paths."""
@@ -187,18 +181,18 @@ class Repository:
     def _listed(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the blob of each file of ours, and what is odd; see Contents."""
         found: dict[str, str] = {}
-        odd: dict[str, str] = {}
+        obstacles: dict[str, str] = {}
         entries = list(self._tree("-r", f"{self._tip}:{self._folder}"))
         folders = {path.partition("/")[0] for _mode, _blob, path in entries if "/" in path}
         for mode, blob, path in entries:
             parts = path.split("/")
-            if len(parts) > 1 and is_kept("/".join(parts[:2])) and len(parts) > 2:
-                odd["/".join(parts[:2])] = "directory"
-            elif (len(parts) == 1 and not _is_beside(path, folders)) or (is_kept(path) and mode not in _FILE):
-                odd[path] = "symlink" if mode == _SYMLINK else "file"
-            elif is_kept(path):
+            if len(parts) > 1 and is_synced_path("/".join(parts[:2])) and len(parts) > 2:
+                obstacles["/".join(parts[:2])] = "directory"
+            elif (len(parts) == 1 and not _is_beside(path, folders)) or (is_synced_path(path) and mode not in _FILE):
+                obstacles[path] = "symlink" if mode == _SYMLINK else "file"
+            elif is_synced_path(path):
                 found[path] = blob
-        return found, odd
+        return found, obstacles
 
     def _contents(self, blobs: t.Sequence[str]) -> t.Iterator[bytes]:
         rest = self._git("cat-file", "--batch", given="".join(f"{blob}\n" for blob in blobs).encode())
@@ -211,7 +205,7 @@ class Repository:
 
     # Writing
 
-    def prove_writing(self, probe: bytes) -> None:
+    def prove_writing(self) -> None:
         """Do nothing: the lease was pushed, and the first create has to wait until the branch has taken a note of it."""
 
     def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
@@ -407,7 +401,7 @@ class Repository:
                 return None
             if other and not other.released:
                 return other
-        return Lease("", 0, "a machine that did not leave its name", "just now") if self._put(there) else None
+        return Lease() if self._put(there) else None
 
     def _record(self, lock: str) -> tuple[t.Optional[Lease], str, float]:
         """Return whose a lease is, its commit and its age in seconds; None and no commit if its branch is gone."""

@@ -2,69 +2,71 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where a vault directory is: stores and journal write on the controller's disk, and a place says when that is where it has to be."""
+"""Describe a location: the controller, a target host or a Git repository.
+
+Stores and journals write files on the controller's disk. The location publishes them if the vault directory is not there.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._files import nearest
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Lease
+from ansible_collections.community.backblaze.plugins.module_utils._files import room_in
+from ansible_collections.community.backblaze.plugins.module_utils._lease import Lease
 
 
 class Location(t.Protocol):
-    """Safe to use from many threads; every method raises StoreError."""
+    """The location of a vault directory. Safe to use from many threads; every method raises StoreError."""
 
-    #: What is to be said of other runs.
+    #: Notes about other runs, for the result of the task.
     notes: list[str]
-    #: Whether the vault directory is there, as far as the last fetch has shown.
+    #: Whether the vault directory existed at the last fetch.
     exists: bool
-    #: Files that were there during this run and that the last confirm did not find, but for those published again.
+    #: Files that existed during this run and were missing at the last confirm, but for those published again.
     removed: frozenset[str]
 
     def fetch(self) -> None:
-        """Bring what is on the controller's disk up to date."""
+        """Update the files on the controller's disk."""
 
     def room(self, path: str) -> tuple[int, t.Optional[int]]:
-        """Return how many bytes and how many files a directory can still take; None for files where that has no limit."""
+        """Return the free bytes and the free files for a directory; None for files if it has no limit."""
 
-    def prove_writing(self, probe: bytes) -> None:
-        """Show that files can be put in place, as far as that can be seen beforehand."""
+    def prove_writing(self) -> None:
+        """Prove that files can be published, as far as a test without a key can show it."""
 
     def publish(self, *paths: str) -> None:
-        """Return when these files, which the caller has written and synced, are in their place for good, and so is all that came ``later``."""
+        """Publish files that the caller has written and synced, and all files noted by ``later``; return when they are on disk there."""
 
     def later(self, path: str) -> None:
-        """Note that a file was written that need not be in its place before something else is."""
+        """Publish a file together with the next ones."""
 
     def confirm(self) -> dict[str, str]:
-        """Look once more for the key files that this run has published, and publish those again that are gone.
+        """Look for the key files that this run has published, and publish missing ones again.
 
-        Return why, for each path that does not hold its key all the same. StoreError if the place cannot be looked at: then nothing is known.
+        Return why, for each path that still does not hold its key. StoreError if the location cannot be read: then nothing is known.
         """
 
     def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
-        """Put those of some key files on the controller's disk that the last confirm found changed by somebody else.
+        """Write those of some key files to the controller's disk that the last confirm found changed by somebody else.
 
-        Return their paths. What this run had written into them is gone from there then, and on StoreError it may be.
+        Return their paths. They replace what this run has written there, and may have done so if StoreError is raised.
         """
 
-    def held(
+    def lease(
         self, group: str, patience: float, wait: t.Callable[[float], t.Any]
     ) -> contextlib.AbstractContextManager[None]:
-        """Keep other machines from changing what is kept about a Group; on leaving, what came ``later`` is put in its place.
+        """Hold the lease of a Group against runs on other machines; publish all files noted by ``later`` at the end.
 
-        group: its name as a directory. patience: seconds to wait for another run.
+        group: the name of its directory. patience: seconds to wait for another run.
         """
 
     def holder(self, group: str) -> t.Optional[Lease]:
-        """Return which run is at a Group, None if none is; neither waits nor changes anything. Called after ``fetch``."""
+        """Return the run that holds the lease of a Group, None if no run does; change nothing. Called after ``fetch``."""
 
 
 class Controller:
-    """The controller's own disk: what is written and synced is in its place, and a lock of the file system keeps others out."""
+    """The controller: files that are written and synced need no publishing, and the lock of the file system is enough."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -75,11 +77,10 @@ class Controller:
         """Do nothing."""
 
     def room(self, path: str) -> tuple[int, t.Optional[int]]:
-        """Ask the file system."""
-        found = os.statvfs(nearest(path))
-        return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
+        """Return the room in the file system."""
+        return room_in(path)
 
-    def prove_writing(self, probe: bytes) -> None:
+    def prove_writing(self) -> None:
         """Do nothing."""
 
     def publish(self, *paths: str) -> None:
@@ -89,21 +90,22 @@ class Controller:
         """Do nothing."""
 
     def confirm(self) -> dict[str, str]:
-        """Do nothing: what was synced stays, and a file that somebody else removes is gone for good."""
+        """Do nothing: files that are synced stay, and this run does not write files again that somebody else removes."""
         return {}
 
     def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
         """Do nothing."""
         return frozenset()
 
-    def held(
+    def lease(
         self, group: str, patience: float, wait: t.Callable[[float], t.Any]
     ) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""
         return contextlib.nullcontext()
 
     def holder(self, group: str) -> t.Optional[Lease]:
-        """Return None: the directory itself shows that."""
+        """Return None: the lock in the directory names its holder."""
+        return None
 
 
 CONTROLLER = Controller()

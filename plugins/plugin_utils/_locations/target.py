@@ -6,31 +6,20 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import contextvars
-import json
 import re
 import threading
 import time
 import typing as t
-import zlib
 
 from ansible.errors import AnsibleError
 
+from ansible_collections.community.backblaze.plugins.module_utils._bundle import pack, unpack
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, Lease, read_lease
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
-    STALE_SECONDS,
-    Claim,
-    Lease,
-    read_lease,
-)
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import (
-    Change,
-    Contents,
-    Written,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change, Contents, Written
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.signals import patience
 
 MODULE = "community.backblaze.b2_vault_files"
@@ -43,8 +32,6 @@ _LOOK_SECONDS = 0.5
 _LINES_SHOWN = 3
 _CHARACTERS_SHOWN = 500
 _SSH_NOISE = re.compile(r"(?:Shared connection|Connection) to .* closed")
-# Bytes of a bundle, decompressed: a few bytes of a host must not fill the memory of the controller.
-_LARGEST_BUNDLE = 256 * 1024 * 1024
 
 #: Runs the module on the target with these arguments and returns its result.
 Execute = t.Callable[[dict[str, t.Any]], t.Mapping[str, t.Any]]
@@ -67,14 +54,14 @@ class Target:
 
     def read(self, known: t.Mapping[str, str]) -> Contents:
         """Return what there is on the host; see Depot."""
-        result = self._run("read", bundle=_packed(known))
+        result = self._run("read", bundle=pack(known))
         with self._understood():
-            found = _unpacked(result)
+            found = unpack(str(result["bundle"]))
             space, names = found["room"]
             return Contents(
                 files={path: text.encode("latin-1") for path, text in found["files"].items()},
                 paths=frozenset(map(str, found["paths"])),
-                odd={path: str(kind) for path, kind in found["odd"].items()},
+                obstacles={path: str(kind) for path, kind in found["obstacles"].items()},
                 exists=bool(found["exists"]),
                 room=(int(space), None if names is None else int(names)),
                 # By their age, as the clock of the host may be wrong.
@@ -87,18 +74,20 @@ class Target:
             path: {"data": change.data.decode("latin-1"), "replaces": sorted(change.replaces)}
             for path, change in changes.items()
         }
-        result = self._run("write", bundle=_packed({"files": files, "gone": list(gone)}), **self._lease)
+        result = self._run("write", bundle=pack({"files": files, "gone": list(gone)}), **self._lease)
         with self._understood():
-            return Written({path: str(reason) for path, reason in _unpacked(result).items()}, _holder(result))
+            return Written(
+                {path: str(reason) for path, reason in unpack(str(result["bundle"])).items()}, _holder(result)
+            )
 
-    def prove_writing(self, probe: bytes) -> None:
+    def prove_writing(self) -> None:
         """Write a file there as a key is written, and remove it."""
-        self._run("write", bundle=_packed({"probe": True}))
+        self._run("write", bundle=pack({"probe": True}))
 
     def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
         """Ask for the lease of a Group; see Depot."""
         self._lease = {"group": group, "lease": lease.as_text()}
-        result = self._run("claim", **self._lease, instead_of=instead_of, stale_after=STALE_SECONDS)
+        result = self._run("claim", **self._lease, instead_of=instead_of)
         with self._understood():
             return Claim(bool(result["ours"]), _holder(result))
 
@@ -113,7 +102,7 @@ class Target:
 
     def peek(self, group: str) -> t.Optional[Lease]:
         """Return which run is at a Group; see Depot."""
-        return _holder(self._run("peek", group=group, stale_after=STALE_SECONDS))
+        return _holder(self._run("peek", group=group))
 
     def _run(self, operation: str, **arguments: t.Any) -> t.Mapping[str, t.Any]:
         whole = {"path": self._path, "operation": operation, **self._mode, **arguments}
@@ -158,7 +147,7 @@ class Target:
         """Turn what may happen to whoever reads an answer that is none into our own error."""
         try:
             yield
-        except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as exc:
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise StoreError(
                 f"{self.name} gave an answer that cannot be read ({type(exc).__name__}).",
                 remedy="Find out what answers there, then run again.",
@@ -174,20 +163,6 @@ def _why(result: t.Mapping[str, t.Any]) -> str:
     return (
         f"{message.rstrip('.')}. It wrote: {' '.join(lines[-_LINES_SHOWN:])[-_CHARACTERS_SHOWN:]}" if lines else message
     )
-
-
-def _packed(content: t.Any) -> str:
-    return base64.b64encode(zlib.compress(json.dumps(content).encode())).decode()
-
-
-def _unpacked(result: t.Mapping[str, t.Any]) -> t.Any:
-    """Return what is in a bundle; ValueError if it is damaged, or larger than any vault directory."""
-    opening = zlib.decompressobj()
-    # One more, so that the end of the largest one is seen.
-    text = opening.decompress(base64.b64decode(str(result["bundle"])), _LARGEST_BUNDLE + 1)
-    if not opening.eof or len(text) > _LARGEST_BUNDLE:
-        raise ValueError
-    return json.loads(text)
 
 
 def _holder(result: t.Mapping[str, t.Any]) -> t.Optional[Lease]:

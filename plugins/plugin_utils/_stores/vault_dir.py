@@ -7,12 +7,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import json
 import os
 import shlex
-import socket
 import time
 import typing as t
 
@@ -23,22 +20,25 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
     DIRECTORY,
     explained,
     make_directory,
-    make_in,
     nearest,
     opened,
+    opened_below,
     put,
+)
+from ansible_collections.community.backblaze.plugins.module_utils._lease import (
+    STALE_SECONDS,
+    Lease,
+    end_lease,
+    holder_of,
+    lock_holder,
+    new_lease,
+    opened_lock,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
-    LOCK_NAME,
     STATE_NAME,
     name_of,
     temporary_name,
-)
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
-    STALE_SECONDS,
-    claim_here,
-    lease_in,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
@@ -143,7 +143,7 @@ class VaultDir:
                 for left in (name, f"{name}.2"):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(left, dir_fd=root)
-        self.location.prove_writing(probe)
+        self.location.prove_writing()
 
     # One run at a time for each Group
 
@@ -153,7 +153,7 @@ class VaultDir:
 
         patience: seconds to wait for another run. Raises StoreError that names the holder.
         """
-        with self.location.held(name_of(group_id), patience, wait):
+        with self.location.lease(name_of(group_id), patience, wait):
             self.location.fetch()
             with self._locked(group_id, patience, wait) as state:
                 yield state
@@ -163,32 +163,19 @@ class VaultDir:
         """Hold the lock that the file system has to give."""
         with explained("cannot be locked", self.path), contextlib.ExitStack() as stack:
             state = stack.enter_context(self.root())
-            for name in (STATE_NAME, name_of(group_id)):
-                with contextlib.suppress(FileExistsError):
-                    make_in(state, name, self.modes)
-                    os.fsync(state)
-                state = stack.enter_context(opened(state, name, DIRECTORY))
-            lock = stack.enter_context(opened(state, LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC))
-            # One that is there already is its owner's, who gave it a mode.
-            with contextlib.suppress(PermissionError):
-                self.modes.allow_file(lock)
+            state = stack.enter_context(opened_below(state, (STATE_NAME, name_of(group_id)), self.modes))
+            lock = stack.enter_context(opened_lock(state, self.modes))
             # Who only looks for the holder has the lock for a moment.
             deadline = time.monotonic() + max(patience, _LOOK_SECONDS)
             while holder := self._taken(lock, state):
                 if time.monotonic() >= deadline:
                     raise StoreError(
                         f"Another run holds the {holder.what} of {self.path} for Group {group_id}: {holder.run}.",
-                        remedy=f"Wait for it to end, then run again, or raise vault_lock_timeout.{holder.remedy}",
+                        remedy=f"Wait for that run to end, then run again, or raise vault_lock_timeout.{holder.remedy}",
                     )
                 wait(_LOCK_POLL_SECONDS)
             os.ftruncate(lock, 0)
-            os.pwrite(
-                lock,
-                json.dumps(
-                    {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-                ).encode(),
-                0,
-            )
+            os.pwrite(lock, new_lease().as_text().encode(), 0)
             # What the caller raises is its own and not explained here.
             held = stack.pop_all()
         with held:
@@ -201,14 +188,15 @@ class VaultDir:
 
     def _taken(self, lock: int, state: int) -> t.Optional[_Holder]:
         """Take the lock of a Group; return which run keeps this one from it, None if it is taken."""
-        if not _flocked(lock, fcntl.LOCK_EX):
-            return _Holder("lock", _run_of(lock))
-        # A run on another machine that reaches this directory by ssh. What is in a copy is nobody's but its own.
-        lease = claim_here(state) if self.location is CONTROLLER else None
-        if lease:
+        run = lock_holder(lock)
+        if run:
+            return _Holder("lock", run)
+        # A run on another machine that reaches this directory by ssh. A remote copy has no other run.
+        run = end_lease(state) if self.location is CONTROLLER else None
+        if run:
             fcntl.flock(lock, fcntl.LOCK_UN)
             minutes = f"{STALE_SECONDS / 60:.0f} minutes"
-            return _Holder("lease", str(lease), f" If it was killed, its lease is taken over after {minutes}.")
+            return _Holder("lease", run, f" If it was killed, its lease is taken over after {minutes}.")
         return None
 
     def holder(self, group_id: str) -> str:
@@ -218,12 +206,10 @@ class VaultDir:
         """
         if self.location is not CONTROLLER:
             return str(self.location.holder(name_of(group_id)) or "")
-        with explained("cannot be read", self.state_path(group_id)), contextlib.ExitStack() as stack:
+        with explained("cannot be read", self.state_path(group_id)):
             try:
-                state = stack.enter_context(self.root())
-                for name in (STATE_NAME, name_of(group_id)):
-                    state = stack.enter_context(opened(state, name, DIRECTORY))
-                return _holder_in(state)
+                with self.root() as root, opened_below(root, (STATE_NAME, name_of(group_id))) as state:
+                    return str(holder_of(state) or "")
             except (FileNotFoundError, PermissionError):
                 return ""
 
@@ -236,9 +222,8 @@ class VaultDir:
         """Yield the open directory of a Group's journal for reading without the lock, or -1 where there is none."""
         with explained("cannot be read", self.state_path(group_id)), contextlib.ExitStack() as stack:
             try:
-                state = stack.enter_context(self.root())
-                for name in (STATE_NAME, name_of(group_id)):
-                    state = stack.enter_context(opened(state, name, DIRECTORY))
+                root = stack.enter_context(self.root())
+                state = stack.enter_context(opened_below(root, (STATE_NAME, name_of(group_id))))
             except FileNotFoundError:
                 state = -1
             found = stack.pop_all()
@@ -267,34 +252,5 @@ class _Holder(t.NamedTuple):
     """Which run keeps this one from a Group, and by what."""
 
     what: str
-    run: str
+    run: Lease
     remedy: str = ""
-
-
-def _flocked(lock: int, kind: int) -> bool:
-    """Lock an open file without waiting; tell whether that could be done."""
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except OSError as exc:
-        if exc.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        return False
-    return True
-
-
-def _holder_in(state: int) -> str:
-    """Return which run is at a Group, by lock or lease in its open directory; empty for none."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with contextlib.suppress(FileNotFoundError), opened(state, LOCK_NAME, flags) as lock:
-        if not _flocked(lock, fcntl.LOCK_SH):
-            return _run_of(lock)
-    return str(lease_in(state) or "")
-
-
-def _run_of(lock: int) -> str:
-    """Return which run has written its name into a lock."""
-    try:
-        held = json.loads(os.pread(lock, 4096, 0))
-        return f"process {int(held['pid'])} on {held['host']}, since {held['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it did not leave its name"

@@ -17,7 +17,8 @@ import traceback
 
 import pytest
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._lease import new_lease
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, modes_of
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy
@@ -206,11 +207,11 @@ def test_two_users_of_a_group_take_turns_on_a_host(vault_dir, sealer, new_member
     path = str(vault_dir / "new")
 
     def execute(arguments):
-        optional = {"bundle": None, "group": None, "lease": None, "instead_of": None, "stale_after": 600.0}
+        optional = {"bundle": None, "group": None, "lease": None, "instead_of": None}
         try:
             return b2_vault_files.run({**optional, **arguments})
-        except (b2_vault_files.Refused, OSError) as exc:
-            return {"failed": True, "msg": str(exc)}
+        except B2Error as exc:
+            return {"failed": True, "msg": exc.happened}
 
     def run(email):
         # The copy is private, and the user's own.
@@ -229,7 +230,9 @@ def test_two_users_of_a_group_take_turns_on_a_host(vault_dir, sealer, new_member
     assert found_in(vault_dir) == ({0o660}, {0o2770}, {TEAM})
     claimed = as_user(
         FIRST,
-        lambda: execute({"path": path, "operation": "claim", "group": GROUP, "lease": "{}", "mode": "0660"})["ours"],
+        lambda: execute(
+            {"path": path, "operation": "claim", "group": GROUP, "lease": new_lease().as_text(), "mode": "0660"}
+        )["ours"],
     )
     assert claimed == "True" and (vault_dir / "new" / ".b2_members" / GROUP / "lease").exists()
     assert found_in(vault_dir) == ({0o660}, {0o2770}, {TEAM})

@@ -14,6 +14,8 @@ import time
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._files import digest
+from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, new_lease
 from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT, LOCATION_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import choose, git_command
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import Repository
@@ -22,12 +24,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git
     without_password,
     without_userinfo,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Claim, new_lease
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import (
-    Change,
-    RemoteCopy,
-    digest,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
@@ -112,7 +110,7 @@ def test_what_is_written_is_what_the_next_one_reads(remote, origin, folder):
     assert not one.read({}).exists
     assert not put(one, ada="A", journal="J") and not put(one, ben="B")
     found = remote(folder).read({})
-    assert found.files == {ADA: b"A", BEN: b"B", JOURNAL: b"J"} and found.exists and not found.odd
+    assert found.files == {ADA: b"A", BEN: b"B", JOURNAL: b"J"} and found.exists and not found.obstacles
     subjects = git("log", "--format=%s", "main", cwd=origin).splitlines()
     assert subjects == ["Seal keys of Backblaze members (1 files)"] * 2
     # What is there already is no commit.
@@ -130,7 +128,7 @@ def test_only_ours_is_read_and_what_is_in_the_way_is_named(remote, pushed):
     pushed("keys/dir@x/b2_vault.yml/file", "")
     found = remote().read({})
     assert found.files == {ADA: b"A"}
-    assert found.odd == {
+    assert found.obstacles == {
         "plain@x": "file",
         "link@x": "symlink",
         "inner@x/b2_vault.yml": "symlink",
@@ -373,7 +371,7 @@ def test_three_runs_one_after_another_do_not_wait_where_no_branch_can_be_deleted
     for number in range(3):
         location = RemoteCopy(str(tmp_path / f"copy{number}"), remote())
         location.fetch()
-        with location.held("1", 0, time.sleep):
+        with location.lease("1", 0, time.sleep):
             location._refresh()
             other = remote()
             other.read({})
@@ -393,7 +391,7 @@ def test_who_is_at_a_group_can_be_asked(remote, origin, tmp_path, secrets, monke
     assert one.claim("1", lease, "").ours
     before = git("for-each-ref", cwd=origin)
     assert directory.holder("1") == str(lease) and directory.holder("2") == ""
-    with location.held("2", 0, time.sleep):
+    with location.lease("2", 0, time.sleep):
         # The lease that it holds itself stays so.
         assert directory.holder("1") == str(lease) and location._remote.refresh() is None
     assert git("for-each-ref", cwd=origin) == before

@@ -23,24 +23,17 @@ import zlib
 import pytest
 from ansible.errors import AnsibleError
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils import _bundle, _lease
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._files import digest
+from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, Lease, new_lease, read_lease
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import is_synced_path
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import lease as lease_module
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import target as target_location
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
-    Claim,
-    Lease,
-    new_lease,
-    read_lease,
-)
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import (
-    Change,
-    Contents,
-    RemoteCopy,
-    Written,
-    is_kept,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change, Contents, Written
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import Target
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
@@ -48,7 +41,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_v
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
-OPTIONS = {"bundle": None, "group": None, "lease": None, "instead_of": None, "stale_after": 600.0}
+OPTIONS = {"bundle": None, "group": None, "lease": None, "instead_of": None}
 GROUP = "100001"
 
 
@@ -68,8 +61,8 @@ class Wire:
             return {"failed": True, "msg": self.broken}
         try:
             result = b2_vault_files.run({**OPTIONS, **arguments})
-        except (b2_vault_files.Refused, OSError) as exc:
-            return {"failed": True, "msg": str(exc)}
+        except B2Error as exc:
+            return {"failed": True, "msg": exc.happened}
         return {"failed": True, "msg": self.broken} if self.broken else result
 
 
@@ -99,7 +92,7 @@ class Run:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     monkeypatch.setattr(remote_copy, "_GATHER_SECONDS", 0.001)
-    monkeypatch.setattr(remote_copy, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(lease_module, "_POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -228,9 +221,7 @@ def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there,
             one.store.seal(new_member())
         assert "ben@x.example" in file.read_text()
         # Nor does a host take it.
-        change = {
-            f".b2_members/{GROUP}/journal.jsonl": {"data": "x", "replaces": [remote_copy.digest(file.read_bytes())]}
-        }
+        change = {f".b2_members/{GROUP}/journal.jsonl": {"data": "x", "replaces": [digest(file.read_bytes())]}}
         lease = new_lease().as_text()
         for group in ("100002", None):
             refused, _holder = b2_vault_files.write(str(there), {"files": change}, group, lease)
@@ -552,7 +543,7 @@ def test_a_lease_of_nobody_is_taken_over_with_a_note(run, monkeypatch, how):
         gone = dataclasses.replace(gone, process=f"{gone.process}1")
     first.location._remote.claim(GROUP, gone, "")
     if how == "stale":
-        monkeypatch.setattr(b2_vault_files.time, "time", lambda now=time.time: now() + 601)
+        monkeypatch.setattr(_lease.time, "time", lambda now=time.time: now() + 601)
     with second.held():
         pass
     assert len(second.location.notes) == 1 and f"was taken over from process {os.getpid()}" in second.location.notes[0]
@@ -594,8 +585,11 @@ def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
     [
         *(OSError(28, "No space left on device"), AnsibleError("no route"), {"bundle": "!"}, {}),
         *(
-            {"bundle": b2_vault_files.pack(content)}
-            for content in ([], {"room": [float("inf"), None], "files": {}, "paths": [], "odd": {}, "exists": True})
+            {"bundle": _bundle.pack(content)}
+            for content in (
+                [],
+                {"room": [float("inf"), None], "files": {}, "paths": [], "obstacles": {}, "exists": True},
+            )
         ),
     ],
 )
@@ -615,7 +609,7 @@ def test_whatever_happens_on_the_way_is_our_own_error(tmp_path, trouble):
 
 def test_a_small_answer_does_not_fill_the_memory(monkeypatch):
     """What takes 64 KiB on the wire and 64 MiB in memory, without a bound."""
-    monkeypatch.setattr(target_location, "_LARGEST_BUNDLE", 2**20)
+    monkeypatch.setattr(_bundle, "_LARGEST", 2**20)
     bomb = base64.b64encode(zlib.compress(b" " * 2**26)).decode()
     target = Target("srv1", "/srv/keys", lambda _given: {"bundle": bomb})
     tracemalloc.start()
@@ -627,12 +621,12 @@ def test_a_small_answer_does_not_fill_the_memory(monkeypatch):
         tracemalloc.stop()
     # What is cut off is no answer, and what is as large as it may be is one.
     for text, fits in ((b'{"a": "b"}', True), (b'{"a": "b"} ', False)):
-        monkeypatch.setattr(target_location, "_LARGEST_BUNDLE", 10)
+        monkeypatch.setattr(_bundle, "_LARGEST", 10)
         answer = {"bundle": base64.b64encode(zlib.compress(text)).decode()}
         with contextlib.nullcontext() if fits else pytest.raises(ValueError):
-            assert target_location._unpacked(answer) == {"a": "b"}
+            assert _bundle.unpack(answer["bundle"]) == {"a": "b"}
     with pytest.raises(ValueError):
-        target_location._unpacked({"bundle": base64.b64encode(zlib.compress(b'{"a": "b"}')[:-1]).decode()})
+        _bundle.unpack(base64.b64encode(zlib.compress(b'{"a": "b"}')[:-1]).decode())
 
 
 def test_the_heartbeat_outlives_whatever_happens(monkeypatch):
@@ -655,9 +649,7 @@ def _wait_for(condition):
 
 
 def _id_of(there):
-    return b2_vault_files.id_of(
-        b2_vault_files.json.loads((there / ".b2_members" / GROUP / "lease").read_text())["lease"]
-    )
+    return read_lease(json.loads((there / ".b2_members" / GROUP / "lease").read_text())["lease"]).id
 
 
 def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypatch):
@@ -668,11 +660,11 @@ def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypa
     assert not dataclasses.replace(lease, pid=2**22 + 1, process="").dead
     assert not dataclasses.replace(lease, pid=2**22 + 1, process="boot pid:[1] 5").dead
     with monkeypatch.context() as hidden:
-        hidden.setattr(lease_module, "_machine", lambda: "")
+        hidden.setattr(_lease, "_machine", lambda: "")
         assert not dataclasses.replace(lease, pid=2**22 + 1, process=" 5").dead and not new_lease().process
     # Where nothing can be seen of processes, one that can be asked for is there.
     with monkeypatch.context() as hidden:
-        hidden.setattr(lease_module, "_started", lambda pid: os.stat(f"/nonexistent/{pid}"))
+        hidden.setattr(_lease, "_started", lambda pid: os.stat(f"/nonexistent/{pid}"))
         assert (
             not lease.dead
             and dataclasses.replace(lease, pid=2**22 + 1).dead
@@ -703,8 +695,8 @@ def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypa
         ".b2_members/1/journal.jsonl",
     ],
 )
-def test_what_is_ours_is_so_on_both_sides(path):
-    assert is_kept(path) and b2_vault_files.parts_of(path)
+def test_key_files_journals_and_the_index_are_synced(path):
+    assert is_synced_path(path)
 
 
 @pytest.mark.parametrize(
@@ -722,10 +714,8 @@ def test_what_is_ours_is_so_on_both_sides(path):
         ),
     ],
 )
-def test_what_is_not_ours_is_not_on_both_sides(path):
-    assert not is_kept(path)
-    with pytest.raises(b2_vault_files.Refused):
-        b2_vault_files.parts_of(path)
+def test_no_other_path_is_synced(path):
+    assert not is_synced_path(path)
 
 
 @pytest.mark.parametrize(
@@ -784,17 +774,19 @@ class Liar:
         "\ud800/b2_vault.yml",
     ],
 )
-@pytest.mark.parametrize("kind", ["file", "path", "odd"])
+@pytest.mark.parametrize("kind", ["file", "path", "obstacles"])
 def test_nothing_is_written_where_a_host_wants_it(tmp_path, path, kind):
     outside = tmp_path / "outside"
     outside.mkdir()
     path = path.format(outside=str(outside)[1:])
-    lie = {"file": {"files": {path: b"x"}}, "path": {"paths": frozenset([path])}, "odd": {"odd": {path: "symlink"}}}[
-        kind
-    ]
+    lie = {
+        "file": {"files": {path: b"x"}},
+        "path": {"paths": frozenset([path])},
+        "obstacles": {"obstacles": {path: "symlink"}},
+    }[kind]
     location = RemoteCopy(str(tmp_path / "copy"), Liar(**lie))
     location._digests[path] = "known"
-    with pytest.raises(StoreError, match="is no path that a key can have"):
+    with pytest.raises(StoreError, match="which no key can have"):
         location.fetch()
     assert sorted(tmp_path.iterdir()) == [outside] and not list(outside.iterdir())
 
@@ -809,7 +801,7 @@ def test_nothing_is_read_or_removed_where_a_host_wants_it(tmp_path, path):
     liar.refuses = path.format(outside=secret.parent)
     location = RemoteCopy(str(tmp_path / "copy"), liar)
     location.fetch()
-    with location.held(GROUP, 0, time.sleep):
+    with location.lease(GROUP, 0, time.sleep):
         for email in ("ada@x", "ben@x"):
             (tmp_path / "copy" / email).mkdir()
             (tmp_path / "copy" / email / "b2_vault.yml").write_text("sealed")
@@ -841,7 +833,7 @@ def test_ages_that_are_none_are_no_times(there):
     found = b2_vault_files.read(str(there), {})
 
     def times(ages):
-        bundle = b2_vault_files.pack({**found, "ages": ages})
+        bundle = _bundle.pack({**found, "ages": ages})
         return Target("srv1", str(there), lambda _given: {"bundle": bundle}).read({}).times
 
     assert abs(times(found["ages"])[path] - 1000) < 60
@@ -905,9 +897,7 @@ def test_the_room_is_that_of_the_place(run, monkeypatch):
     one = run()
     one.store.prove([], write=True)
     one.store.directory.prove_room(5)
-    monkeypatch.setattr(
-        b2_vault_files.os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 10, 10, 10, 100, 2, 2, 0, 255))
-    )
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 10, 10, 10, 100, 2, 2, 0, 255)))
     one.store.prove([], write=True)
     with pytest.raises(StoreError, match="no room for 5 keys"):
         one.store.directory.prove_room(5)
@@ -926,5 +916,5 @@ def test_a_host_that_gives_no_answer_is_not_waited_for_without_end(monkeypatch):
     answer = threading.Event()
     target = Target("srv1", "/srv/keys", lambda arguments: {"bundle": answer.wait(60)})
     with pytest.raises(StoreError, match="srv1:/srv/keys gave no answer within"):
-        target.prove_writing(b"probe")
+        target.prove_writing()
     answer.set()

@@ -581,7 +581,7 @@ def remote_copy(request, tmp_path, secrets):
     def opened():
         directory = tmp_path / os.urandom(4).hex()
         (directory / "repository").mkdir(parents=True)
-        options = {"bundle": None, "group": None, "lease": None, "instead_of": None, "stale_after": 600.0}
+        options = {"bundle": None, "group": None, "lease": None, "instead_of": None}
         target = Target("srv1", str(there), lambda arguments: b2_vault_files.run({**options, **arguments}))
         remote = target if request.param == "target" else Repository(str(directory), str(origin), "", "keys")
         location = RemoteCopy(str(directory / "copy"), remote)
@@ -1239,7 +1239,7 @@ class There(RemoteCopy):
     def execute(self, arguments):
         if arguments["operation"] in self.closed:
             return {"failed": True, "msg": "Closed for today."}
-        options = {"bundle": None, "group": None, "lease": None, "instead_of": None, "stale_after": 600.0, **arguments}
+        options = {"bundle": None, "group": None, "lease": None, "instead_of": None, **arguments}
         return b2_vault_files.run(options)
 
     def confirm(self):
