@@ -13,12 +13,13 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBERS_RULES, MEMBERS_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._action import options_of, run_action
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import wanted_groups, wanted_members
-from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import (
-    read_members_file,
-    seal_groups,
-    seal_members,
+from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import path_of, secrets_of
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import (
+    read_members,
+    wanted_groups,
+    wanted_members,
 )
+from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import seal_groups, seal_members
 
 MOST_WORKERS = 32
 
@@ -36,9 +37,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         if not 1 <= options["concurrency"] <= MOST_WORKERS:
             raise OptionError(f"concurrency is {options['concurrency']}, but has to be 1 to {MOST_WORKERS}.")
         if options["groups"] is not None:
-            groups = wanted_groups(options["groups"], lambda path: read_members_file(self, path))
+            groups = wanted_groups(options["groups"], self._read_members)
             return seal_groups(self, options, task_vars, groups, options["concurrency"])
-        entries = (
-            options["members"] if options["members_file"] is None else read_members_file(self, options["members_file"])
-        )
+        file = options["members_file"]
+        entries = options["members"] if file is None else self._read_members(file)
         return seal_members(self, options, task_vars, wanted_members(entries), options["concurrency"])[0]
+
+    def _read_members(self, path: str) -> list[t.Any]:
+        return read_members(path_of(self._loader, path), secrets_of(self._loader))

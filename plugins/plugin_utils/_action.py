@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Validate the arguments of an action, and turn errors into failed results: the one boundary of actions."""
+"""The one boundary of actions: validate arguments, open the location, turn errors into failed results."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import typing as t
@@ -22,15 +23,17 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
 )
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import modes_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import plain
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import controller_path, remote_copy
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_stop
 
-# What stands in results and messages for the paths of copies that are thrown away.
+# The name of the vault directory by the path of its remote copy: results and messages show the name.
 _names: dict[str, str] = {}
 
 
 def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
-    """Return what ``work`` returns, or the failed result of the error that it raised, before it had changed anything."""
+    """Return the result of a task, or its failed result if ``work`` raises an error."""
     signals.begin()
     try:
         result = work()
@@ -42,8 +45,8 @@ def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> di
 
 
 def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
-    """Run the plain module, unless an option says that the user has forgotten vault_dir: then a key could end on the screen."""
-    # Its result is always delivered, for a key may be in it and nowhere else.
+    """Run the plain module; refuse options that need vault_dir, since without vault_dir a key could end on the screen."""
+    # The result is always delivered: the only copy of a key may be in it.
     signals.begin()
     given = sorted(name for name in ("vault_layout", *LOCATION_SPEC) if action._task.args.get(name) is not None)
     if not given:
@@ -56,7 +59,7 @@ def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[st
 
 
 def _as_named(value: t.Any) -> t.Any:
-    """Return a result in which every path of a copy is that of the place itself."""
+    """Return a result that names each vault directory, instead of the path of its remote copy."""
     if isinstance(value, dict):
         return {key: _as_named(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -67,8 +70,27 @@ def _as_named(value: t.Any) -> t.Any:
     return value
 
 
+@contextlib.contextmanager
+def vault_location(
+    action: ActionBase,
+    options: t.Mapping[str, t.Any],
+    task_vars: t.Mapping[str, t.Any],
+    lost: t.Callable[[str], None] = lambda reason: None,
+) -> t.Iterator[tuple[str, Location]]:
+    """Open the location of the vault directory; give the path of the directory or of its remote copy, and the location.
+
+    lost: called with the reason if another run takes over the lease. Raises StoreError if the location would not outlive this job.
+    """
+    if options["vault_location"] == "controller":
+        yield controller_path(action, options["vault_dir"]), CONTROLLER
+        return
+    with remote_copy(action, options, task_vars, lost) as location:
+        _names[location.copy] = location.name
+        yield location.copy, location
+
+
 def options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any) -> dict[str, t.Any]:
-    """Return the validated arguments of a task that speaks to Backblaze, environment fallbacks applied."""
+    """Return the validated arguments of a task that calls Backblaze, with fallbacks from the environment."""
     return local_options_of(action, {**CONNECTION_SPEC, **spec}, **rules)
 
 
@@ -95,7 +117,7 @@ def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any)
 
 
 def _invalid(error: Exception, spec: t.Mapping[str, t.Any]) -> str:
-    """Return what is wrong with the arguments of a task, as a sentence."""
+    """Explain an invalid argument of a task in one sentence."""
     if not isinstance(error, UnsupportedError):
         return f"{str(error).rstrip('.')}."
     known = [*spec, *(f"{above}.{name}" for above, rule in spec.items() for name in rule.get("options", ()))]

@@ -12,6 +12,8 @@ import io
 import typing as t
 
 import yaml
+from ansible.errors import AnsibleError
+from ansible.parsing.vault import VaultLib
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import check_email, check_region
@@ -131,11 +133,17 @@ def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Poli
     return Policy(options["on_key_lost"] == "recreate", members, form, options["verify_keys"])
 
 
-def read_members(path: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
-    """Read a list of members from a YAML or CSV file.
+def read_members(path: str, secrets: t.Sequence[t.Any]) -> list[t.Any]:
+    """Read a list of members from a YAML or CSV file. The file, and each value in it, may be encrypted with Ansible Vault."""
 
-    decrypt: returns the content of a vault file, or of a value with the tag ``!vault``, and any other content as it is.
-    """
+    def decrypt(content: bytes) -> bytes:
+        if not VaultLib.is_encrypted(content):
+            return content
+        try:
+            return bytes(VaultLib(secrets).decrypt(content))
+        except AnsibleError:
+            raise OptionError(f"members_file {path} does not decrypt with the vault secrets of this run.") from None
+
     try:
         with open(path, "rb") as file:
             text = decrypt(file.read()).decode("utf-8-sig")

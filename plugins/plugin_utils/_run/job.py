@@ -10,15 +10,12 @@ import dataclasses
 import time
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import StoppedError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoppedError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Settled, Step, Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
-
-#: Called every few seconds with how many members are done, of how many, and after how many seconds.
-Progress = t.Callable[[int, int, float], None]
 
 _POLL_SECONDS = 0.05
 
@@ -158,6 +155,10 @@ class Report:
     notes: tuple[str, ...] = ()
     moved: bool = False
     check_mode: bool = False
+
+
+#: One Group's plan and report, or the error that kept its run from starting.
+Done = t.Union[tuple[Plan, Report], B2Error]
 
 
 def foreseen(step: Step, plan: Plan) -> Result:

@@ -34,10 +34,10 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.confirm import confirmed
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import (
+    Done,
     Job,
     Places,
     Plan,
-    Progress,
     Report,
     Result,
     Stop,
@@ -71,19 +71,18 @@ def provision_groups(
     jobs: t.Sequence[tuple[Job, Store]],
     fallback: FallbackStore,
     stop: Stop,
-    progress: Progress = lambda done, total, seconds: None,
-) -> list[t.Union[tuple[Plan, Report], B2Error]]:
+) -> list[Done]:
     """Take care of several Groups, one after the other, see provision.
 
     Return for each its plan and what came of it, or the error that kept it from being begun; the others are done all the same.
     """
-    done: list[t.Union[tuple[Plan, Report], B2Error]] = []
+    done: list[Done] = []
     seen: list[Store] = []
     for job, store in jobs:
         try:
             if done and stop.asked:
                 raise StoppedError
-            done.append(provision(client, job, store, fallback, stop, progress, whole=store not in seen))
+            done.append(provision(client, job, store, fallback, stop, whole=store not in seen))
             seen.append(store)
         except B2Error as exc:
             done.append(exc)
@@ -95,10 +94,10 @@ def provision_groups(
 def _confirmed_again(
     jobs: t.Sequence[tuple[Job, Store]],
     fallback: FallbackStore,
-    done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]],
-) -> list[t.Union[tuple[Plan, Report], B2Error]]:
+    done: t.Sequence[Done],
+) -> list[Done]:
     """Confirm the keys of each Group after the last one: those of the first may be gone by then."""
-    again: list[t.Union[tuple[Plan, Report], B2Error]] = []
+    again: list[Done] = []
     for (job, store), one in zip(jobs, done, strict=True):
         if isinstance(one, B2Error) or job.check_mode:
             again.append(one)
@@ -147,7 +146,6 @@ def provision(
     store: Store,
     fallback: FallbackStore,
     stop: Stop,
-    progress: Progress = lambda done, total, seconds: None,
     *,
     whole: bool = True,
 ) -> tuple[Plan, Report]:
@@ -224,7 +222,7 @@ def provision(
                 tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moves.any, check_mode=True
             )
         _close_settled(plan, journal)
-        made = Workers(client, job, plan, Places(store, fallback, journal), stop).act(progress)
+        made = Workers(client, job, plan, Places(store, fallback, journal), stop).act()
         made, unconfirmed = confirmed(job, store, fallback, _results(plan, made), {*made, *moves.found}, journal)
         notes += unconfirmed
         made, unlisted = _compared(client, plan, made, stop)
@@ -372,7 +370,7 @@ def keys_open(
         return dict(zip(keys, pool.map(opens, keys), strict=True))
 
 
-def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]]) -> None:
+def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[Done]) -> None:
     """Put in the journals that it is told now which keys are lost; to be called last of all, when the report is on its way.
 
     Until then a lost key is news, and a later run fails because of it. What cannot be put there is told again by the next run.

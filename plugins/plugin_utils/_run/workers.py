@@ -14,6 +14,8 @@ import threading
 import time
 import typing as t
 
+from ansible.utils.display import Display
+
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     ApiError,
@@ -32,14 +34,16 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     decide_present,
     outcome_of,
 )
+from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import (
     Job,
     Places,
     Plan,
-    Progress,
     Result,
     Stop,
 )
+
+display = Display()
 
 T = t.TypeVar("T")
 
@@ -75,7 +79,7 @@ class Workers:
         self._troubled = 0
         self._trouble = threading.Condition()
 
-    def act(self, progress: Progress) -> dict[str, Result]:
+    def act(self) -> dict[str, Result]:
         """Do every step of the plan that changes anything, and return the results by address, one for each."""
         steps = self._plan.changes
         if not steps:
@@ -95,7 +99,7 @@ class Workers:
                         results[result.email] = result
                     if time.monotonic() - last >= PROGRESS_SECONDS:
                         last = time.monotonic()
-                        progress(len(results), len(steps), last - started)
+                        show_progress(len(results), len(steps), last - started)
             except BaseException:
                 # Whoever ends this thread does not mean the others to go on to the end of the list.
                 self._stop.ask("it was ended from outside")
@@ -423,6 +427,17 @@ class Workers:
             with self._trouble:
                 self._troubled -= 1
                 self._trouble.notify_all()
+
+
+def show_progress(done: int, total: int, seconds: float) -> None:
+    """Show how many members of a long run are done, in one line every few seconds."""
+    if signals.stopped():
+        return
+    rate = done / seconds if seconds else 0.0
+    left = f", about {(total - done) / rate:.0f} s left" if rate else ""
+    # Without ansible-playbook the line cannot be shown; the run goes on all the same.
+    with contextlib.suppress(OSError):
+        display.display(f"b2_group_members: {done} of {total} members, {rate:.1f} a second{left}")
 
 
 def _ejected_as(left: t.Optional[Member], asked: str) -> str:

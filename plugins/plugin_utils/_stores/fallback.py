@@ -23,10 +23,12 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
 )
 from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import is_temporary
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import is_job
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, read_key_text
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 _FALLBACK_SUFFIX = ".b2_vault.yml"
+_DEFAULT_NAME = "community.backblaze"
 #: A variable beside a key of which it is not certain whose it is: it has to be tried before it is used.
 UNPROVEN = "b2_unproven"
 
@@ -106,3 +108,26 @@ class FallbackStore:
             if account and UNPROVEN not in variables:
                 found[account] = path
         return found
+
+
+def open_fallback(
+    options: t.Mapping[str, t.Any], sealer: Sealer, controller_path: t.Callable[[str], str]
+) -> FallbackStore:
+    """Open the fallback directory that the options name, or the default one.
+
+    In a job, a directory that may not outlive the job is used with a warning: a key in that directory is better than a lost key.
+    """
+    named = options["vault_fallback_dir"]
+    path = controller_path(named or _default_path())
+    doubt = ""
+    if is_job() and not named:
+        doubt = f"vault_fallback_dir is not given, and its default {path} may be lost with this job. Name a directory that outlives the job."
+    elif is_job() and not options.get("vault_dir_is_durable"):
+        doubt = f"vault_fallback_dir {path} may be lost with this job. If this directory outlives the job, set vault_dir_is_durable: true."
+    return FallbackStore(path, sealer, doubt)
+
+
+def _default_path() -> str:
+    """Return the default fallback directory, which is in the user's state directory."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return os.path.join(state if os.path.isabs(state) else os.path.expanduser("~/.local/state"), _DEFAULT_NAME)

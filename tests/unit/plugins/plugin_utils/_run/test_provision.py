@@ -80,7 +80,6 @@ def run(standin, make_client, store, fallback, monkeypatch):
         stop=None,
         store=store,
         fallback=fallback,
-        progress=lambda done, total, seconds: None,
         told=True,
     ):
         client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
@@ -89,7 +88,7 @@ def run(standin, make_client, store, fallback, monkeypatch):
             job = Job(
                 standin.groups["hosting"], wanted, policy, concurrency, vault_lock_timeout=0.0, check_mode=check_mode
             )
-            done = provision(client, job, store, fallback, stop or Stop(), progress)
+            done = provision(client, job, store, fallback, stop or Stop())
             if told:
                 mark_told([(job, store)], [done])
             return done[1]
@@ -227,15 +226,13 @@ def test_a_directory_in_which_nothing_can_be_renamed_is_found_out_before_the_fir
 def test_a_long_run_says_how_far_it_is(run, monkeypatch):
     told = []
 
-    def progress(done, total, seconds):
-        told.append((done, total, seconds))
-
-    run(EMAILS[:1], progress=progress)
+    monkeypatch.setattr(workers_module, "show_progress", lambda *figures: told.append(figures))
+    run(EMAILS[:1])
     assert told == [], "a run that is over at once has nothing to say"
     monkeypatch.setattr(workers_module, "PROGRESS_SECONDS", 0.0)
-    run(check_mode=True, progress=progress)
+    run(check_mode=True)
     assert told == []
-    run(progress=progress)
+    run()
     # One is there already. The last line is that of the last one, each comes once, and a moment without news changes no count.
     counts = [done for done, _total, _seconds in told]
     assert counts == sorted(counts) and set(counts) - {0} == {1, 2, 3, 4} and counts[-1] == 4
@@ -975,7 +972,7 @@ def test_an_account_that_is_known_under_another_address_is_never_ejected(standin
         workers = workers_module.Workers(
             make_client(standin), Job(GROUP, [Wanted(EMAILS[0])], REPLACE), plan, places, Stop()
         )
-        [result] = list(workers.act(lambda done, total, seconds: None).values())
+        [result] = list(workers.act().values())
         journal.finish()
     assert result.outcome is Outcome.KEY_LOST and "other@x.example" in result.message
     assert "b2_eject_group_member" not in standin.state()["calls"]

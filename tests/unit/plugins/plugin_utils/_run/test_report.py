@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.community.backblaze.plugins.plugin_utils import _tasks
+from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_stop
 
 
 @pytest.fixture
 def shown(monkeypatch):
     lines = []
-    monkeypatch.setattr(_tasks.display, "display", lines.append)
+    monkeypatch.setattr(workers.display, "display", lines.append)
     return lines
 
 
@@ -30,7 +30,7 @@ def shown(monkeypatch):
     ],
 )
 def test_a_line_of_progress_says_how_far_it_is_and_how_long_it_takes(shown, done, total, seconds, line):
-    _tasks.show_progress(done, total, seconds)
+    workers.show_progress(done, total, seconds)
     assert shown == [line]
 
 
@@ -38,8 +38,8 @@ def test_progress_that_nobody_can_read_any_more_ends_nothing(monkeypatch):
     def gone(_line):
         raise BrokenPipeError
 
-    monkeypatch.setattr(_tasks.display, "display", gone)
-    _tasks.show_progress(1, 2, 3.0)
+    monkeypatch.setattr(workers.display, "display", gone)
+    workers.show_progress(1, 2, 3.0)
 
 
 def test_the_summary_of_a_stopped_task_names_what_needs_attention_and_commands_no_terminal():
