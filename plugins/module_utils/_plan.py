@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Decide, then act: from what is wanted, what is there and what is stored to what will be done. Pure.
+"""Decide the step of each wanted member from the Group, the stored keys and the journal. All functions here are pure.
 
-Check mode, diff, result and calls all come from the plan made here; there is no second way to any of them.
+Check mode, the diff, the result and the calls to Backblaze all come from these steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
 
 
 class Outcome(str, enum.Enum):
-    """What became of a wanted member: one vocabulary in results, documentation and tests."""
+    """Name the outcome of a wanted member: one vocabulary in results, documentation and tests."""
 
     UNCHANGED = "unchanged"
     CREATED = "created"
@@ -37,7 +37,12 @@ class Outcome(str, enum.Enum):
     ABSENT = "absent"
 
 
-_TAKE_OUT = "take the stored one out of the vault, which with the layout host_vars is its file and with group_vars its line, and keep it"
+_TAKE_OUT = "move the stored key out of the vault and keep it (layout host_vars: its file; layout group_vars: its line)"
+_ALL_REFUSED = (
+    "Backblaze refused every key that was tried, so the service may be at fault: run again later before you take any "
+    "key out of the vault. "
+)
+_AGAIN = "Run again: the next run tries the key once more."
 #: What each outcome means, and what to do about it: the guide to errors is made from this.
 OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
     Outcome.UNCHANGED: ("It is in the Group, and its key is stored.", "Nothing."),
@@ -86,7 +91,7 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
 
 
 def outcome_of(error: B2Error) -> Outcome:
-    """Say what became of a member whose creation ended in an error."""
+    """Return the outcome of a member whose create ended in an error."""
     if isinstance(error, KeyLostError):
         return Outcome.KEY_LOST
     return Outcome.REFUSED if isinstance(error, ApiError) else Outcome.NOT_ATTEMPTED
@@ -97,9 +102,9 @@ CHANGES = frozenset({Outcome.CREATED, Outcome.EJECTED})
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A member as the user wants it; ``email`` in lower case, ``region`` None for "whatever it is".
+    """A member as the user wants it. email: in lower case. region: None for any region.
 
-    key_id, key: a key that the user has of a member made elsewhere, to be adopted.
+    key_id, key: a key of an existing member, which the user gives to adopt it.
     """
 
     email: str
@@ -110,7 +115,7 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What is known of a stored key, without the key. ``key_id`` is empty where only part of a key could be saved."""
+    """A stored key, without the key itself. key_id: empty if only a part of the key could be saved."""
 
     account_id: str
     key_id: str
@@ -120,22 +125,27 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class KeyState:
-    """What is known about the key of one address, where keys are stored at all.
+    """The state of one member's key: in the store, in the journal, and at Backblaze.
 
-    lost: the journal says that the account's key never arrived here; proven: and that we made the account. recreate: the user's word that it is
-    to be replaced then, without which nothing that the journal says has an account ejected: others may write to that file.
-    parked: where an earlier run stored the key, if not in its place. kept: where an earlier run kept a key that is not shown to be the member's.
-    stored_opens, given_opens: the account that the stored or the given key opens, empty for none, None where it was not tried.
-    stored_untried, given_untried: why it could not be tried.
-    given_differs: whether a given key is another than the stored one. all_refused: whether Backblaze refuses every key that was tried.
+    stored: the key in the store. lost: whether the journal says that the key of the account never arrived. proven:
+    whether the journal also proves that an earlier run created the account. recreate: whether the user names the member
+    in recreate_members. Without that, no account is ejected because of the journal: other users may be able to write to
+    the journal.
+    fallback: the path of the key if an earlier run did not store it in its file. unproven: the path of a key that may
+    be the member's, without proof.
+    stored_opens, given_opens: the account that the stored or the given key opens, empty if Backblaze refuses the key,
+    None if it was not tried.
+    stored_untried, given_untried: why the key could not be tried.
+    given_differs: whether the given key is not the stored key. all_refused: whether Backblaze refuses every key that
+    was tried.
     """
 
     stored: t.Optional[Stored] = None
     lost: bool = False
     proven: bool = False
     recreate: bool = False
-    parked: str = ""
-    kept: str = ""
+    fallback: str = ""
+    unproven: str = ""
     stored_opens: t.Optional[str] = None
     given_opens: t.Optional[str] = None
     stored_untried: str = ""
@@ -146,10 +156,9 @@ class KeyState:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What will be done about one wanted member, and what will have become of it if all goes well.
+    """What a run does for one wanted member, and the outcome if that succeeds.
 
-    replaces: an account of ours whose key is lost, to be ejected before the address is created anew. adopts: whether the given key
-    will be stored.
+    replaces: the account to eject first, because its key is lost. adopts: whether the given key will be stored.
     """
 
     wanted: Wanted
@@ -166,192 +175,223 @@ class Step:
 
 
 def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[KeyState] = None) -> Step:
-    """Decide about one member that has to be in the Group.
+    """Decide the step of a member that has to be in the Group.
 
-    member: as it is in the Group now. keys: None where keys are not stored here.
+    member: the member as listed in the Group, None if it is not listed. keys: None if the task stores no keys.
     """
     if member is None:
-        return _decide_missing(wanted, keys)
+        return _not_in_group(wanted, keys)
     if wanted.region and member.region and wanted.region != member.region:
-        return Step(
-            wanted,
-            Outcome.CONFLICT,
-            member,
-            f"It is in region {member.region}, not in {wanted.region}; a region is fixed when the account is created.",
+        message = (
+            f"The member is in region {member.region}, not in {wanted.region}. A region cannot be changed: correct "
+            "the entry."
         )
+        return Step(wanted, Outcome.CONFLICT, member, message)
     if keys is None:
         return Step(wanted, Outcome.UNCHANGED, member)
-    stored = keys.stored
-    if stored is not None and stored.account_id and stored.account_id != member.account_id:
-        return Step(
-            wanted,
-            Outcome.CONFLICT,
-            member,
-            f"{stored.path} holds the key of account {stored.account_id}, but the member is account {member.account_id}.",
-        )
-    if stored is not None and stored.key_id and keys.given_differs:
-        return Step(
-            wanted,
-            Outcome.CONFLICT,
-            member,
-            f"{stored.path} holds another key than the one that is given. To adopt that one, {_TAKE_OUT}.",
-        )
-    if stored is not None and stored.key_id:
-        message = f"The key in {stored.path} could not be tried. {keys.stored_untried}" if keys.stored_untried else ""
-        good = Step(wanted, Outcome.UNCHANGED, member, message)
-        dead = f"{_ALL_REFUSED if keys.all_refused else ''}The key in {stored.path}"
-        return _decide_opened(wanted, member, keys.stored_opens, dead, good, Outcome.KEY_DEAD)
-    if wanted.key and keys.given_untried:
-        return Step(
-            wanted,
-            Outcome.NOT_ATTEMPTED,
-            member,
-            f"The given key could not be tried and was not stored. {keys.given_untried}",
-        )
-    if wanted.key:
-        adopted = Step(
-            wanted, Outcome.UNCHANGED, member, "The given key opens this account, and would be stored.", adopts=True
-        )
-        # Without proof nothing is written: a key that was not tried counts as one that opens nothing.
-        return _decide_opened(wanted, member, keys.given_opens or "", "The given key", adopted, Outcome.KEY_MISSING)
-    if keys.parked and not keys.kept:
+    steps = (case(wanted, member, keys) for case in _CASES)
+    return next(step for step in steps if step)
+
+
+def _not_in_group(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
+    """Create the member, unless its key exists already: the account of that key may be alive."""
+    message = ""
+    if keys is not None and keys.stored is not None:
         message = (
-            f"An earlier run stored its key in {keys.parked}. Run b2_group_members with that directory as vault_fallback_dir: "
-            "it moves the key to its file."
+            f"{keys.stored.path} holds the key of account {keys.stored.account_id}, which is not listed in this "
+            "Group. The member was not created, because the account may be alive: ejected, or not listed just now. "
+            "Keep that file."
         )
-        return Step(wanted, Outcome.KEY_MISSING, member, message)
-    kept = (
-        f" The key that came when it was created is kept in {keys.kept}; it is not shown to be this member's."
-        if keys.kept
-        else ""
+    elif wanted.key:
+        message = (
+            "A key to adopt is given, but the member is not in this Group. The member was not created. Correct the "
+            "address or the Group."
+        )
+    return Step(wanted, Outcome.CONFLICT if message else Outcome.CREATED, message=message)
+
+
+def _stored_for_another_account(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+    """Report a conflict if the stored key is the key of another account."""
+    stored = keys.stored
+    if stored is None or stored.account_id in ("", member.account_id):
+        return None
+    message = (
+        f"{stored.path} holds the key of account {stored.account_id}, but the member is account {member.account_id}. "
+        f"To adopt a key, {_TAKE_OUT}."
     )
-    # Where a part of the key could be saved, that is not thrown after the rest.
-    if keys.lost and keys.proven and keys.recreate and stored is None:
-        return Step(
-            wanted,
-            Outcome.CREATED,
-            message=f"Account {member.account_id}, whose key was lost, would be ejected first.",
-            replaces=member,
-        )
-    if keys.lost:
-        return Step(
-            wanted, Outcome.KEY_LOST, member, lost_message(wanted.email, member.account_id, proven=keys.proven) + kept
-        )
-    return Step(
-        wanted,
-        Outcome.KEY_MISSING,
-        member,
-        f"Account {member.account_id} is in the Group, but its key is not stored; Backblaze showed it once, when the account was made.{kept}",
+    return Step(wanted, Outcome.CONFLICT, member, message)
+
+
+def _stored_differs_from_given(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+    """Report a conflict if the user gives another key than the stored key."""
+    if keys.stored is None or not keys.stored.key_id or not keys.given_differs:
+        return None
+    message = f"{keys.stored.path} holds another key than the given key. To adopt the given key, {_TAKE_OUT}."
+    return Step(wanted, Outcome.CONFLICT, member, message)
+
+
+def _stored_key(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+    """Leave a complete stored key unchanged, unless it was tried and does not open the member's account."""
+    if keys.stored is None or not keys.stored.key_id:
+        return None
+    path = keys.stored.path
+    message = f"The key in {path} could not be tried. {keys.stored_untried}" if keys.stored_untried else ""
+    name = f"{_ALL_REFUSED if keys.all_refused else ''}The key in {path}"
+    wrong = _wrong_key(wanted, member, keys.stored_opens, name, Outcome.KEY_DEAD)
+    return wrong or Step(wanted, Outcome.UNCHANGED, member, message)
+
+
+def _given_key(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+    """Adopt the given key if it opens the member's account."""
+    if not wanted.key:
+        return None
+    if keys.given_untried:
+        message = f"The given key could not be tried and was not stored. {keys.given_untried}"
+        return Step(wanted, Outcome.NOT_ATTEMPTED, member, message)
+    # Without proof the key is not stored: a key that was not tried counts as refused.
+    wrong = _wrong_key(wanted, member, keys.given_opens or "", "The given key", Outcome.KEY_MISSING)
+    message = "The given key opens this account, and would be stored."
+    return wrong or Step(wanted, Outcome.UNCHANGED, member, message, adopts=True)
+
+
+def _wrong_key(wanted: Wanted, member: Member, opens: t.Optional[str], name: str, refused: Outcome) -> t.Optional[Step]:
+    """Report a key that was tried and does not open the member's account.
+
+    refused: the outcome if the key opens no account.
+    """
+    if opens is None or opens == member.account_id:
+        return None
+    if opens:
+        message = f"{name} opens account {opens}, but the member is account {member.account_id}."
+        return Step(wanted, Outcome.CONFLICT, member, message)
+    return Step(wanted, refused, member, f"{name} opens no account: Backblaze refused it.")
+
+
+def _key_in_fallback(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+    """Name the path of a key that an earlier run stored in the fallback directory."""
+    if not keys.fallback or keys.unproven:
+        return None
+    message = (
+        f"An earlier run stored the key in {keys.fallback}. To move it to its file, run b2_group_members with that "
+        "directory as vault_fallback_dir."
     )
+    return Step(wanted, Outcome.KEY_MISSING, member, message)
+
+
+def _replace_lost(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+    """Replace an account whose key is lost, if the user asks for that.
+
+    The journal has to prove that an earlier run created the account, and no part of its key may be stored.
+    """
+    if not (keys.lost and keys.proven and keys.recreate) or keys.stored is not None:
+        return None
+    message = f"Account {member.account_id}, whose key was lost, would be ejected first."
+    return Step(wanted, Outcome.CREATED, message=message, replaces=member)
+
+
+def _key_lost(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+    """Report a key that is lost according to the journal."""
+    if not keys.lost:
+        return None
+    message = lost_message(wanted.email, member.account_id, proven=keys.proven) + _unproven_note(keys)
+    return Step(wanted, Outcome.KEY_LOST, member, message)
+
+
+def _key_missing(wanted: Wanted, member: Member, keys: KeyState) -> Step:
+    """Report a member without a stored key."""
+    message = (
+        f"Account {member.account_id} is in the Group, but its key is not stored. Backblaze shows a key only once, "
+        "when the account is created."
+    )
+    return Step(wanted, Outcome.KEY_MISSING, member, message + _unproven_note(keys))
+
+
+def _unproven_note(keys: KeyState) -> str:
+    return f" {keys.unproven} holds a key that may be the member's, without proof." if keys.unproven else ""
+
+
+#: The cases of decide_present for a member in its Group: the first case that returns a step decides.
+_CASES: tuple[t.Callable[[Wanted, Member, KeyState], t.Optional[Step]], ...] = (
+    _stored_for_another_account,
+    _stored_differs_from_given,
+    _stored_key,
+    _given_key,
+    _key_in_fallback,
+    _replace_lost,
+    _key_lost,
+    _key_missing,
+)
 
 
 def not_attempted(step: Step, reason: str) -> Step:
-    """Return a step that does nothing for this reason, if there is one and the member's key is not stored."""
-    return (
-        Step(step.wanted, Outcome.NOT_ATTEMPTED, step.member, reason)
-        if reason and step.outcome is not Outcome.UNCHANGED
-        else step
-    )
+    """Return the step, or one that changes nothing if there is a reason not to attempt it.
+
+    A member whose key is stored keeps its step.
+    """
+    if not reason or step.outcome is Outcome.UNCHANGED:
+        return step
+    return Step(step.wanted, Outcome.NOT_ATTEMPTED, step.member, reason)
 
 
 def lost_message(email: str, account_id: str, *, proven: bool) -> str:
-    """Say how an account came to be without its key; proven: see Open."""
+    """Explain why an account has no key, and what to do. proven: see Open."""
     if proven:
         return (
-            f"Account {account_id} was created by an earlier run, and its key never arrived. Make a new key as the member and adopt it; or, if "
-            f"nobody uses the account, have it replaced, with this option: {recreate_line(email)}"
+            f"Account {account_id} was created by an earlier run, and its key never arrived. Make a new key as the "
+            f"member and adopt it; or, if nobody uses the account, replace it with this option: {recreate_line(email)}"
         )
     return (
-        f"Account {account_id} is there since an earlier run, which was about to create it, ended before it had the key. Most likely that run made "
-        "it, but it may be somebody else's, so recreate_members does not replace it. Make a new key as the member and adopt it; or, if nobody "
-        "uses the account, eject it with b2_group_member (state: absent, and new_email to free its address) and run again."
+        f"Account {account_id} was most likely created by an earlier run that ended before its key arrived. That is "
+        "not proven, so recreate_members does not replace it. Make a new key as the member and adopt it; or, if "
+        "nobody uses the account, eject it with b2_group_member (state: absent, and new_email to free its address) "
+        "and run again."
     )
 
 
-_ALL_REFUSED = "Backblaze refused every key that was tried, so the service may be at fault: run again later before you take any key out of the vault. "
-
-
-_AGAIN = "Run again: the next run tries the key once more."
-
-
 def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
-    """Say what became of a member whose create answer was odd, and why, now that its key was tried."""
-    member, opens, email = proof.member, proof.opens, new.member.email
+    """Decide the outcome of a member whose create answer is odd, after its key was tried; return it with the reason."""
+    member, opens = proof.member, proof.opens
     if opens is None and new.doubt:
-        return Outcome.CONFLICT, f"Whose key it is could not be found out. {proof.problem} {_AGAIN}"
+        return Outcome.CONFLICT, f"The owner of the key is not known yet. {proof.problem} {_AGAIN}"
     owner = new.member.account_id if opens is None else opens
-    whose = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if not owner and not new.doubt:
-        return (
-            Outcome.KEY_DEAD,
-            "The new key was tried, and Backblaze refuses it. Sign in as the member, make a new key, and adopt it.",
-        )
+        message = "Backblaze refuses the new key. Sign in as the member, make a new key, and adopt it."
+        return Outcome.KEY_DEAD, message
+    found = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if member is not None and owner != member.account_id:
-        remedy = f"Make a new key as the member and adopt it; or, if nobody uses the account, have it replaced, with this option: {recreate_line(email)}"
-        return (
-            Outcome.KEY_LOST,
-            f"The key in that answer is not the one of account {member.account_id}, which is the member: {whose}. {remedy}",
+        message = (
+            f"The key in that answer is not the key of account {member.account_id}, which is the member: {found}. "
+            "Make a new key as the member and adopt it; or, if nobody uses the account, replace it with this option: "
+            f"{recreate_line(new.member.email)}"
         )
+        return Outcome.KEY_LOST, message
     if member is not None or (owner and owner == new.member.account_id and new.named):
         return Outcome.CREATED, proof.problem
-    known = proof.problem or "The member is not found in the Group."
-    return Outcome.CONFLICT, f"The key in that answer is not certainly the member's: {whose}. {known} {_AGAIN}"
-
-
-def _decide_missing(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
-    """Decide about an address that is not in the Group."""
-    if keys is not None and keys.stored is not None:
-        return Step(
-            wanted,
-            Outcome.CONFLICT,
-            message=f"{keys.stored.path} holds the key of account {keys.stored.account_id}, which is not listed in this Group. The member was not "
-            "created, because that would replace the key, and the account may well be alive: ejected, or not listed just now. Keep that file.",
-        )
-    if wanted.key:
-        return Step(
-            wanted,
-            Outcome.CONFLICT,
-            message="A key to adopt is given for it, but it is not in this Group. It was not created.",
-        )
-    return Step(wanted, Outcome.CREATED)
-
-
-def _decide_opened(
-    wanted: Wanted, member: Member, opens: t.Optional[str], which: str, good: Step, dead: Outcome
-) -> Step:
-    """Decide by what a key opened when it was tried."""
-    if opens is None or opens == member.account_id:
-        return good
-    if opens:
-        return Step(
-            wanted,
-            Outcome.CONFLICT,
-            member,
-            f"{which} opens account {opens}, but the member is account {member.account_id}.",
-        )
-    return Step(wanted, dead, member, f"{which} opens no account: Backblaze refused it.")
+    problem = proof.problem or "The member is not found in the Group."
+    return Outcome.CONFLICT, f"The key in that answer is not certainly the member's: {found}. {problem} {_AGAIN}"
 
 
 def decide_absent(wanted: Wanted, member: t.Optional[Member]) -> Step:
-    """Decide about one member that has to leave the Group."""
+    """Decide the step of a member that has to leave the Group."""
     return Step(wanted, Outcome.EJECTED if member else Outcome.ABSENT, member)
 
 
 class Event(str, enum.Enum):
-    """What the journal says of an address that it has open."""
+    """Name the last event of an address in the journal."""
 
-    PENDING = "pending"  # a create was about to be sent
-    PRESUMED = "presumed"  # and later there was an account, which that run or somebody else has made
-    LOST = "lost"  # a create of ours had no answer, and the look-up that followed found the account
-    EJECTING = "ejecting"  # such an account was about to be ejected
-    PARKED = "parked"  # its key was stored, but not in its place
+    PENDING = "pending"  # a run was about to send a create
+    PRESUMED = "presumed"  # a later run found an account, which the earlier run or somebody else created
+    LOST = "lost"  # a create had no answer, and the next look-up found the account
+    EJECTING = "ejecting"  # a run was about to eject an account whose key is lost
+    FALLBACK = "fallback"  # a run stored the key, but not in its file
 
 
 @dataclasses.dataclass(frozen=True)
 class Open:
-    """An address that the journal has open. path: where its key is parked. at: since when, ISO 8601 in UTC.
+    """An address that is open in the journal.
 
-    told: whether a run has reported since that its key is lost.
+    path: of a key that is not in its file. at: the time of the event, ISO 8601 in UTC.
+    told: whether a later run has reported that the key is lost.
     """
 
     email: str
@@ -364,18 +404,18 @@ class Open:
 
     @property
     def proven(self) -> bool:
-        """Whether the journal says that we made the account and that its key never arrived."""
+        """Whether the journal proves that an earlier run created the account and never got its key."""
         return self.event in (Event.LOST, Event.EJECTING) and bool(self.account_id)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
-    """What became of an address that an earlier run left open.
+    """The outcome of an address that an earlier run left open in the journal.
 
-    ``created`` and sealed; ``key_lost``; ``key_missing``, stored in another place; ``ejected``, to be created anew; or ``absent``, nothing made
-    or left since.
+    ``created``: its key is sealed. ``key_lost``. ``key_missing``: its key is not in its file, but in ``path``.
+    ``ejected``: to be created again. ``absent``: not in the Group.
 
-    known: whether an earlier run has reported so already. proven: see Open. path: where the key is parked.
+    known: whether an earlier run has reported this outcome. proven: see Open.
     """
 
     email: str
@@ -386,26 +426,25 @@ class Settled:
     path: str = ""
 
     def as_dict(self) -> dict[str, t.Any]:
-        """Return it as tasks show it."""
+        """Return the entry of ``settled`` in a task's result."""
         return {"email": self.email, "outcome": self.outcome.value, "account_id": self.account_id}
 
 
 def settle(entry: Open, member: t.Optional[Member], stored: t.Optional[Stored]) -> Settled:
-    """Say what became of an address that the journal has open."""
+    """Decide the outcome of an address that is open in the journal."""
     if member is None or entry.account_id not in ("", member.account_id):
-        # Another account under the address is none of ours.
-        return Settled(
-            entry.email, Outcome.EJECTED if entry.event is Event.EJECTING else Outcome.ABSENT, entry.account_id
-        )
+        # The account of the journal is not in the Group: another account under its address is not ours.
+        outcome = Outcome.EJECTED if entry.event is Event.EJECTING else Outcome.ABSENT
+        return Settled(entry.email, outcome, entry.account_id)
     if stored is not None and stored.key_id and stored.account_id in ("", member.account_id):
         return Settled(entry.email, Outcome.CREATED, member.account_id)
-    if entry.event is Event.PARKED:
+    if entry.event is Event.FALLBACK:
         return Settled(entry.email, Outcome.KEY_MISSING, member.account_id, known=True, path=entry.path)
     return Settled(entry.email, Outcome.KEY_LOST, member.account_id, known=entry.told, proven=entry.proven)
 
 
 def all_refused(opened: t.Mapping[str, Proof]) -> bool:
-    """Tell whether Backblaze refused every one of several keys, which says more about the service than about the keys."""
+    """Tell whether Backblaze refused every one of several keys: then the service may be at fault, not the keys."""
     tried = [one.opens for one in opened.values() if one.opens is not None]
     return len(tried) > 1 and not any(tried)
 
@@ -435,7 +474,7 @@ def audit(
         tried = opened.get(email, Proof())
         keys = KeyState(
             stored=stored.get(email),
-            parked=parked.get(member.account_id, ""),
+            fallback=parked.get(member.account_id, ""),
             stored_opens=tried.opens,
             stored_untried=tried.problem,
             all_refused=refused,
@@ -453,12 +492,12 @@ def audit(
 
 
 def by_email(members: t.Iterable[Member]) -> dict[str, Member]:
-    """Index members by the form of their address in which it is compared."""
+    """Return members by their address, in the form in which addresses are compared."""
     return {folded(member.email): member for member in members}
 
 
 def diff(steps: t.Sequence[Step]) -> dict[str, str]:
-    """Return Ansible's before and after of the planned changes; nothing in it is secret."""
+    """Return Ansible's diff of the planned changes. It holds no secret."""
     before: list[str] = []
     after: list[str] = []
     for step in steps:

@@ -779,7 +779,7 @@ def test_nobody_elses_member_is_ever_ejected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "events", [["pending"], ["presumed"], ["lost"], ["lost", "ejecting"], ["ejecting"], ["parked"]]
+    "events", [["pending"], ["presumed"], ["lost"], ["lost", "ejecting"], ["ejecting"], ["fallback"]]
 )
 def test_no_line_in_the_journal_has_an_account_ejected(tmp_path, events):
     """Whoever can push to the branch, or write on the target host, can write there whatever they like."""

@@ -157,7 +157,7 @@ def _rescued(
             continue
         outcome = one.outcome if saved else _KEYLESS.get(one.outcome, one.outcome)
         if journal and saved:
-            journal.parked(job.group_id, email, "" if new and new.doubt else account, saved)
+            journal.fallback(job.group_id, email, "" if new and new.doubt else account, saved)
         elif journal and outcome is Outcome.KEY_LOST:
             with contextlib.suppress(StoreError):
                 journal.lost(job.group_id, email, account)

@@ -81,10 +81,10 @@ class Journal:
         """Put on disk that an account whose key is lost is about to be ejected."""
         self.note(Open(email, group_id, Event.EJECTING, account_id))
 
-    def parked(self, group_id: str, email: str, account_id: str, path: str) -> None:
+    def fallback(self, group_id: str, email: str, account_id: str, path: str) -> None:
         """Put on disk where the key of an account is, which its place would not take. If that fails the next run still finds it there."""
         with contextlib.suppress(StoreError):
-            self.note(Open(email, group_id, Event.PARKED, account_id, path))
+            self.note(Open(email, group_id, Event.FALLBACK, account_id, path))
 
     def told(self, group_id: str, email: str, account_id: str) -> None:
         """Put on disk that a run has reported that the key of an account is lost. If that fails the next run reports it again."""

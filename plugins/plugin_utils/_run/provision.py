@@ -295,15 +295,15 @@ def make_plan(
     entries: t.Sequence[Open],
     opens: t.Callable[[dict[str, tuple[str, str]]], dict[str, Proof]],
     key_of: t.Callable[[str], tuple[str, str]],
-    kept: t.Mapping[str, str],
+    unproven: t.Mapping[str, str],
 ) -> Plan:
     """Return the plan for what is wanted, there, stored and open in the journal.
 
-    opens: tries keys, see keys_open. key_of: gives the stored key of an address. kept: see try_doubtful.
+    opens: tries keys, see keys_open. key_of: gives the stored key of an address. unproven: see try_doubtful.
     """
     settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
     lost = {one.email: one for one in settled if one.outcome is Outcome.KEY_LOST}
-    parked = {one.email: one.path for one in settled if one.outcome is Outcome.KEY_MISSING}
+    in_fallback = {one.email: one.path for one in settled if one.outcome is Outcome.KEY_MISSING}
     present = [one for one in job.wanted if one.email in members]
     whole = {email for email, found in stored.items() if found.key_id}
     stored_opens = opens(
@@ -320,8 +320,8 @@ def make_plan(
             # That a create was about to be sent is no proof that we made what is there now.
             proven=one.email in lost and lost[one.email].proven,
             recreate=one.email in job.policy.recreate_members,
-            parked=parked.get(one.email, ""),
-            kept=kept.get(one.email, ""),
+            fallback=in_fallback.get(one.email, ""),
+            unproven=unproven.get(one.email, ""),
             stored_opens=stored_one.opens,
             given_opens=given_one.opens,
             stored_untried=stored_one.problem,

@@ -345,7 +345,7 @@ class Workers:
         if home:
             self._journal.sealed(self._plan.group_id, email)
         else:
-            self._journal.parked(self._plan.group_id, email, account, path)
+            self._journal.fallback(self._plan.group_id, email, account, path)
 
     def _proven(self, email: str, new: NewMember, path: str, home: bool) -> Result:
         """Find out whose the key of an odd answer is, now that it is safe, and bring it home if it is the member's."""
@@ -369,7 +369,7 @@ class Workers:
             return Result(
                 email, outcome, message + self._note(self._journal.lost, email, lost.account_id), lost, path, made=True
             )
-        self._journal.parked(self._plan.group_id, email, "", path)
+        self._journal.fallback(self._plan.group_id, email, "", path)
         return Result(email, outcome, message, proof.member, path, made=True)
 
     def _bring_home(self, email: str, new: NewMember, member: Member, path: str, home: bool, message: str) -> Result:

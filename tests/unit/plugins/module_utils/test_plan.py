@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
@@ -64,7 +65,7 @@ PRESENT = [
     ({}, THERE, KeyState(lost=True, proven=True), Outcome.KEY_LOST),
     ({}, THERE, KeyState(lost=True, recreate=True), Outcome.KEY_LOST),
     ({}, THERE, KeyState(lost=True, proven=True, recreate=True), Outcome.CREATED),
-    ({}, THERE, KeyState(lost=True, proven=True, recreate=True, parked="/else/where"), Outcome.KEY_MISSING),
+    ({}, THERE, KeyState(lost=True, proven=True, recreate=True, fallback="/else/where"), Outcome.KEY_MISSING),
     ({}, THERE, KeyState(stored=FOREIGN), Outcome.CONFLICT),
     ({}, THERE, KeyState(stored=FOREIGN, lost=True, proven=True, recreate=True), Outcome.CONFLICT),
     ({}, THERE, KeyState(stored=HALF), Outcome.KEY_MISSING),
@@ -94,8 +95,13 @@ def test_present(wanted, member, keys, outcome):
 
 
 def test_absent():
-    assert decide_absent(WANTED, THERE).outcome is Outcome.EJECTED
-    assert decide_absent(WANTED, None).outcome is Outcome.ABSENT
+    leaves, gone = decide_absent(WANTED, THERE), decide_absent(WANTED, None)
+    assert (leaves.outcome, leaves.changes, gone.outcome, gone.changes) == (
+        Outcome.EJECTED,
+        True,
+        Outcome.ABSENT,
+        False,
+    )
 
 
 members = st.none() | st.builds(
@@ -104,44 +110,69 @@ members = st.none() | st.builds(
     email=st.just("x@y"),
     region=st.sampled_from(["", "us-west", "us-east"]),
 )
-stored_keys = st.none() | st.builds(
-    Stored, account_id=st.sampled_from(["", "a", "b"]), key_id=st.sampled_from(["", "k"]), path=st.just("p")
-)
 opens = st.sampled_from([None, "", "a", "b"])
-key_states = st.none() | st.builds(
-    KeyState,
-    stored=stored_keys,
-    lost=st.booleans(),
-    proven=st.booleans(),
-    recreate=st.booleans(),
-    parked=st.sampled_from(["", "/else/where"]),
-    stored_opens=opens,
-    given_opens=opens,
-)
+
+# Every value that makes a difference to decide_present, for a member that is account "a".
+CASES = {
+    "there": (False, True),
+    "region": ("us-west", "us-east"),
+    "key": ("", "K004"),
+    "stored": (None, *(Stored(account, key_id, "p") for account in ("", "a", "b") for key_id in ("", "k"))),
+    "lost, proven, recreate": tuple(itertools.product((False, True), repeat=3)),
+    "fallback, unproven": tuple(itertools.product(("", "/path"), repeat=2)),
+    "stored_opens": (None, "", "a", "b"),
+    "given_opens": (None, "", "a", "b"),
+    "given_untried": ("", "A cap."),
+    "given_differs": (False, True),
+}
 
 
-@given(st.sampled_from([None, "us-west", "us-east"]), st.sampled_from(["", "K004"]), members, key_states)
-def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region, key, member, keys):
-    wanted = Wanted("x@y", region, "k" if key else "", key)
-    present, absent = decide_present(wanted, member, keys), decide_absent(wanted, member)
-    assert isinstance(present.outcome, Outcome)
-    assert present.changes == (present.outcome is Outcome.CREATED or present.adopts)
-    assert absent.changes == (absent.outcome is Outcome.EJECTED) == (member is not None)
-    stored = keys.stored if keys else None
-    # Not over a member, but for the one case that the user asked for and the journal proves; never over a whole key.
-    if present.outcome is Outcome.CREATED:
-        assert member is None or (
-            present.replaces is member and keys.lost and keys.proven and keys.recreate and not keys.parked
+def test_every_case_has_the_outcome_of_the_design():
+    """Hold all combinations against one condition per outcome, of which exactly one is true in each case."""
+    for there, region, key, stored, journal, paths, stored_opens, given_opens, untried, differs in itertools.product(
+        *CASES.values()
+    ):
+        (lost, proven, recreate), (fallback, unproven) = journal, paths
+        keys = KeyState(
+            stored=stored,
+            lost=lost,
+            proven=proven,
+            recreate=recreate,
+            fallback=fallback,
+            unproven=unproven,
+            stored_opens=stored_opens,
+            given_opens=given_opens,
+            given_untried=untried,
+            given_differs=differs,
         )
-        assert stored is None or not stored.key_id
-    if present.adopts:
-        assert keys.given_opens == member.account_id
-        assert not (stored and stored.key_id)
-    # "unchanged" is a promise that the key is there, or will be.
-    if present.outcome is Outcome.UNCHANGED and keys and not present.adopts:
-        assert stored.key_id
-        assert stored.account_id in ("", member.account_id)
-        assert keys.stored_opens in (None, member.account_id)
+        member = Member("a", "x@y", region="us-west") if there else None
+        wanted = Wanted("x@y", region, "k" if key else "", key)
+        whole = stored is not None and stored.key_id != ""
+        # The account, its region and a stored key agree with what is wanted, as far as they are known.
+        fits = there and region == "us-west" and (stored is None or stored.account_id != "b")
+        keyed, keyless = fits and whole, fits and not whole
+        kept, adoptable = keyed and not differs, keyless and key and not untried
+        keyless_for_good = keyless and not key
+        recovered = fallback and not unproven
+        replaced = keyless_for_good and stored is None and lost and proven and recreate and not recovered
+        conditions = {
+            Outcome.UNCHANGED: (kept and stored_opens in (None, "a")) or (adoptable and given_opens == "a"),
+            Outcome.CREATED: (not there and stored is None and not key) or replaced,
+            Outcome.KEY_DEAD: kept and stored_opens == "",
+            Outcome.KEY_LOST: keyless_for_good and lost and not recovered and not replaced,
+            Outcome.KEY_MISSING: (keyless_for_good and (recovered or not lost)) or (adoptable and not given_opens),
+            Outcome.NOT_ATTEMPTED: keyless and key and untried,
+            Outcome.CONFLICT: (there and not fits)
+            or (not there and (stored is not None or key))
+            or (keyed and (differs or stored_opens == "b"))
+            or (adoptable and given_opens == "b"),
+        }
+        step = decide_present(wanted, member, keys)
+        assert [outcome for outcome, holds in conditions.items() if holds] == [step.outcome], (wanted, member, keys)
+        assert step.adopts == (step.outcome is Outcome.UNCHANGED and not whole)
+        assert step.replaces is (member if step.outcome is Outcome.CREATED else None)
+        assert step.changes == (step.outcome is Outcome.CREATED or step.adopts)
+        assert "K004" not in step.message
 
 
 @pytest.mark.parametrize(
@@ -160,9 +191,9 @@ def test_every_case_has_one_outcome_and_nothing_that_exists_is_made_again(region
         (Event.LOST, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_LOST, False, True),
         (Event.PENDING, "", THERE, FOREIGN, Outcome.KEY_LOST, False, False),
         (Event.PENDING, "", THERE, HALF, Outcome.KEY_LOST, False, False),
-        (Event.PARKED, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_MISSING, True, False),
-        (Event.PARKED, "5f2a1c0b3d4e", THERE, OURS, Outcome.CREATED, False, False),
-        (Event.PARKED, "ffffffffffff", THERE, None, Outcome.ABSENT, False, False),
+        (Event.FALLBACK, "5f2a1c0b3d4e", THERE, None, Outcome.KEY_MISSING, True, False),
+        (Event.FALLBACK, "5f2a1c0b3d4e", THERE, OURS, Outcome.CREATED, False, False),
+        (Event.FALLBACK, "ffffffffffff", THERE, None, Outcome.ABSENT, False, False),
     ],
 )
 def test_what_an_earlier_run_left_open_is_settled(event, account_id, member, stored, outcome, known, proven):

@@ -61,12 +61,12 @@ def test_what_is_known_of_an_account_is_so_for_the_next_run(directory, journal):
     journal.lost("1", "ejecting@x", "0a1b2c3d4e5f")
     journal.ejecting("1", "ejecting@x", "0a1b2c3d4e5f")
     journal.presumed("1", "presumed@x", "1b2c3d4e5f0a")
-    journal.parked("1", "parked@x", "2c3d4e5f0a1b", "/else/where")
+    journal.fallback("1", "fallback@x", "2c3d4e5f0a1b", "/else/where")
     wanted = [
         Open("lost@x", "1", Event.LOST, "5f2a1c0b3d4e"),
         Open("ejecting@x", "1", Event.EJECTING, "0a1b2c3d4e5f"),
         Open("presumed@x", "1", Event.PRESUMED, "1b2c3d4e5f0a"),
-        Open("parked@x", "1", Event.PARKED, "2c3d4e5f0a1b", "/else/where"),
+        Open("fallback@x", "1", Event.FALLBACK, "2c3d4e5f0a1b", "/else/where"),
     ]
     assert journal.entries("1") == wanted
     assert reopened(directory) == reopened(directory) == wanted

@@ -444,13 +444,13 @@ def test_a_key_that_lies_in_another_fallback_place_is_not_lost(
 
     with monkeypatch.context() as broken:
         broken.setattr(store, "seal", failing)
-        (parked,) = run(EMAILS[:1]).results
+        (in_fallback,) = run(EMAILS[:1]).results
     other = FallbackStore(str(tmp_path / "elsewhere"), Sealer(secrets))
     for check_mode in (True, False, True, False):
         report = run(EMAILS[:1], policy=REPLACE, fallback=other, check_mode=check_mode)
         assert outcomes(report) == {EMAILS[0]: "key_missing"}
-        assert parked.path in report.results[0].message
-    assert members_named(standin, EMAILS[0]) == [parked.member.account_id]
+        assert in_fallback.path in report.results[0].message
+    assert members_named(standin, EMAILS[0]) == [in_fallback.member.account_id]
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "unchanged"}
     assert still_open(store, standin.groups["hosting"]) == {}
 
