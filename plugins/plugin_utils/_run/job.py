@@ -13,9 +13,6 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoppedError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Settled, Step, Wanted
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
 _POLL_SECONDS = 0.05
 
@@ -74,15 +71,6 @@ class Job:
     concurrency: int = 8
     vault_lock_timeout: float = 60.0
     check_mode: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where a run writes."""
-
-    store: Store
-    fallback: FallbackStore
-    journal: Journal
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,15 +95,10 @@ class Journal:
             with contextlib.suppress(StoreError):
                 self.note(dataclasses.replace(entry, event=event, account_id=account_id, told=True))
 
-    def close(self, group_id: str, email: str) -> None:
-        """Put on disk that an address is settled. If that fails the next run just settles it again."""
+    def close(self, group_id: str, email: str, *, sync: bool = True) -> None:
+        """Record that an address is settled. If that fails, the next run settles the address again."""
         with contextlib.suppress(StoreError):
-            self._append(Open(email, group_id), _CLOSED)
-
-    def sealed(self, group_id: str, email: str) -> None:
-        """Note that the key of an address is stored. Not synced: its file says the same, so nothing is lost with this line."""
-        with contextlib.suppress(StoreError):
-            self._append(Open(email, group_id), _CLOSED, sync=False)
+            self._append(Open(email, group_id), _CLOSED, sync=sync)
 
     def finish(self) -> None:
         """Leave only what is open, and close the file.

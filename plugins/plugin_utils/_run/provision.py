@@ -36,7 +36,6 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.confirm i
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import (
     Done,
     Job,
-    Places,
     Plan,
     Report,
     Result,
@@ -222,7 +221,7 @@ def provision(
                 tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moves.any, check_mode=True
             )
         _close_settled(plan, journal)
-        made = Workers(client, job, plan, Places(store, fallback, journal), stop).act()
+        made = Workers(client, job, plan, store, fallback, journal, stop).act()
         made, unconfirmed = confirmed(job, store, fallback, _results(plan, made), {*made, *moves.found}, journal)
         notes += unconfirmed
         made, unlisted = _compared(client, plan, made, stop)

@@ -171,7 +171,7 @@ def provision(store, new):
         journal.pending(GROUP, email)
         store.seal(new)
         store.unproven.put(email, new)
-        journal.sealed(GROUP, email)
+        journal.close(GROUP, email, sync=False)
         journal.finish()
         store.remember()
     return sorted(stored)

@@ -132,7 +132,7 @@ def test_what_is_pending_is_there_before_the_call_returns_and_only_what_is_open_
         assert not file.exists(), "an empty journal is nothing to send"
         journal.pending(GROUP, "ada@x.example")
         assert b"pending" in file.read_bytes()
-        journal.sealed(GROUP, "ada@x.example")
+        journal.close(GROUP, "ada@x.example", sync=False)
         journal.pending(GROUP, "ben@x.example")
         journal.finish()
     assert file.read_text().count("\n") == 1 and "ben@x.example" in file.read_text()
@@ -211,7 +211,7 @@ def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there,
         journal = one.journal(state)
         journal.pending(GROUP, "ada@x.example")
         before = file.read_bytes()
-        journal.sealed(GROUP, "ada@x.example")
+        journal.close(GROUP, "ada@x.example", sync=False)
         one.wire.broken = "no room"
     one.wire.broken = None
     with other.held() as state:

@@ -81,11 +81,11 @@ def test_an_address_is_closed_whether_or_not_that_was_synced(directory, journal,
     synced = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd)))
-    for settle, count in ((journal.close, 1), (journal.sealed, 0)):
+    for sync in (True, False):
         journal.pending("1", "done@x")
         synced.clear()
-        settle("1", "done@x")
-        assert len(synced) == count
+        journal.close("1", "done@x", sync=sync)
+        assert len(synced) == sync
         assert journal.entries("1") == reopened(directory, writable=False) == []
 
 
@@ -105,7 +105,7 @@ def test_what_the_next_run_would_not_find_is_not_written(directory, journal, mov
             append("1", "other@x")
     # That an address is settled may be lost: the next run settles it again.
     journal.close("1", "open@x")
-    journal.sealed("1", "open@x")
+    journal.close("1", "open@x", sync=False)
     assert journal.entries("1") == [Open("open@x", "1")]
     assert (directory[0] / "moved").read_bytes() == before
 
@@ -179,7 +179,7 @@ def test_a_run_that_ends_well_leaves_only_what_is_open(directory):
             made.pending("1", email)
         made.close("1", "done@x")
         if not open_ones:
-            made.sealed("1", "open@x")
+            made.close("1", "open@x", sync=False)
         made.finish()
         assert [json.loads(line)["email"] for line in file.read_text().splitlines()] == open_ones
         assert [entry.name for entry in directory[0].iterdir()] == ["journal.jsonl"]

@@ -33,7 +33,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.tar
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import provision as provision_module
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers as workers_module
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Places, Plan, Policy, Stop
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import (
     keys_open,
@@ -968,9 +968,8 @@ def test_an_account_that_is_known_under_another_address_is_never_ejected(standin
     store.prove(EMAILS[:1], write=True)
     with store.directory.locked(GROUP, 0.0, lambda seconds: None) as state:
         journal = Journal(state, store.directory.state_path(GROUP))
-        places = Places(store, fallback, journal)
         workers = workers_module.Workers(
-            make_client(standin), Job(GROUP, [Wanted(EMAILS[0])], REPLACE), plan, places, Stop()
+            make_client(standin), Job(GROUP, [Wanted(EMAILS[0])], REPLACE), plan, store, fallback, journal, Stop()
         )
         [result] = list(workers.act().values())
         journal.finish()
