@@ -15,6 +15,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
 from ansible_collections.community.backblaze.plugins.plugin_utils._action import options_of, run_action
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import path_of, secrets_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import (
+    Entries,
     read_members,
     wanted_groups,
     wanted_members,
@@ -40,8 +41,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
             groups = wanted_groups(options["groups"], self._read_members)
             return seal_groups(self, options, task_vars, groups, options["concurrency"])
         file = options["members_file"]
-        entries = options["members"] if file is None else self._read_members(file)
-        return seal_members(self, options, task_vars, wanted_members(entries), options["concurrency"])[0]
+        wanted = wanted_members(options["members"]) if file is None else wanted_members(*self._read_members(file))
+        return seal_members(self, options, task_vars, wanted, options["concurrency"])[0]
 
-    def _read_members(self, path: str) -> list[t.Any]:
+    def _read_members(self, path: str) -> Entries:
         return read_members(path_of(self._loader, path), secrets_of(self._loader))

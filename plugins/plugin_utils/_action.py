@@ -45,7 +45,7 @@ def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> di
 
 
 def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
-    """Run the plain module; refuse options that need vault_dir, since without vault_dir a key could end on the screen."""
+    """Run the plain module; refuse options that need vault_dir, since without it a key could end on the screen."""
     # The result is always delivered: the only copy of a key may be in it.
     signals.begin()
     given = sorted(name for name in ("vault_layout", *LOCATION_SPEC) if action._task.args.get(name) is not None)
@@ -79,7 +79,8 @@ def vault_location(
 ) -> t.Iterator[tuple[str, Location]]:
     """Open the location of the vault directory; give the path of the directory or of its remote copy, and the location.
 
-    lost: called with the reason if another run takes over the lease. Raises StoreError if the location would not outlive this job.
+    lost: called with the reason if another run takes over the lease. Raises StoreError if the location would not
+    outlive this job.
     """
     if options["vault_location"] == "controller":
         yield controller_path(action, options["vault_dir"]), CONTROLLER

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Run the tasks of the actions: create members of one Group or of several, move keys to another layout, audit Groups."""
+"""Run the tasks of the actions: create members of one Group or several, move keys to another layout, audit Groups."""
 
 from __future__ import annotations
 
@@ -127,7 +127,8 @@ def _provisioned(
 ) -> tuple[list[Done], t.Sequence[str], dict[str, t.Any]]:
     """Run the provisioner in the location of the options.
 
-    Return what provision_groups returns for each Group, the warnings of the location, and result keys of the whole task.
+    Return what provision_groups returns for each Group, the warnings of the location, and result keys of the whole
+    task.
     """
     stop = _heeded_stop()
     with vault_location(action, options, task_vars, stop.ask) as (path, location):
@@ -192,7 +193,7 @@ def _existing(vault_dir: str) -> str:
 
 
 def _durable_directory(action: ActionBase, options: Options, option: str, otherwise: str = "") -> str:
-    """Return the path of a vault directory on the controller that is written to; warn if a relative path makes a new one.
+    """Return the path of a writable vault directory on the controller; warn if a relative path makes a new directory.
 
     Raises StoreError if this is a job that the directory may not outlive. otherwise: see prove_durable.
     """

@@ -141,7 +141,11 @@ def test_what_is_wrong_with_the_list_of_groups_is_said_before_anything_is_sent(t
         ]
         result = project.run(groups_play(project, groups))[1]
         assert result["failed"] and not result["changed"]
-        for said in ("entry 2", "b@x.example is wanted in Group hosting too", "Group resale is there more than once"):
+        for said in (
+            "Entry 2",
+            "b@x.example is wanted in Group hosting too",
+            "Group resale is in the list more than once",
+        ):
             assert said in result["msg"], result["msg"]
         # By name and by id it is the same Group; that shows only when the name is looked up.
         mixed = [

@@ -59,8 +59,8 @@ def concerned(
 ) -> dict[str, tuple[Stored, Store]]:
     """Return those keys of a store that an audit is about: keys of these Groups, and keys of their present members.
 
-    kept: the keys of the store by address. found: addresses whose key is known from another store. A member who has left one Group for
-    another may have a key in both stores: the key of the present Group counts.
+    kept: the keys of the store by address. found: addresses whose key is known from another store. A member who has
+    left one Group for another may have a key in both stores: the key of the present Group counts.
     """
     return {
         email: (key, store)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the user wrote, checked before anything else happens: lists of members, files of them, odd options."""
+"""Validate lists of members, files of members, and the options for odd cases, before anything else happens."""
 
 from __future__ import annotations
 
@@ -23,32 +23,41 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.job impor
 _MEMBER_FIELDS = frozenset({"email", "region", "application_key_id", "application_key"})
 
 
-def wanted_members(entries: t.Sequence[t.Any]) -> list[Wanted]:
-    """Check a list of members as the user wrote it; OptionError names every entry that cannot be."""
+#: Entries as the user wrote them, and the line of each if they are from a file.
+Entries = tuple[t.Sequence[t.Any], t.Sequence[int]]
+
+
+def wanted_members(entries: t.Sequence[t.Any], lines: t.Sequence[int] = ()) -> list[Wanted]:
+    """Validate a list of members; raise OptionError with every invalid entry.
+
+    lines: the line of each entry in its file.
+    """
     if not entries:
         raise OptionError("The list of members is empty.", remedy="Give at least one member, or leave the task out.")
     problems: list[str] = []
     wanted: dict[str, Wanted] = {}
-    for number, entry in enumerate(entries, 1):
+    for number, entry in enumerate(entries):
         try:
             one = _wanted_member(entry)
             if one.email in wanted:
                 raise OptionError(
-                    f"{one.email} is there more than once (addresses are compared without regard to case)."
+                    f"{one.email} is in the list more than once (addresses are compared without regard to case)."
                 )
             wanted[one.email] = one
         except OptionError as exc:
-            problems.append(f"entry {number}: {exc.happened}")
+            where = f"Line {lines[number]}" if lines else f"Entry {number + 1}"
+            problems.append(f"{where}: {exc.happened}" if lines or len(entries) > 1 else exc.happened)
     if problems:
+        count = f"{len(problems)} of {len(entries)} entries {'are' if problems[1:] else 'is'} invalid."
         raise OptionError(
-            f"{len(problems)} of {len(entries)} members cannot be: " + " ".join(problems), remedy="Mend the list."
+            " ".join([count, *problems] if lines or len(entries) > 1 else problems), remedy="Correct the list."
         )
     return list(wanted.values())
 
 
 @dataclasses.dataclass(frozen=True)
 class WantedGroup:
-    """A Group, named one way or the other, and its members as the user wants them."""
+    """A Group, named by its id or its name, and its members as the user wants them."""
 
     group_id: str
     group_name: str
@@ -59,9 +68,9 @@ class WantedGroup:
 
 
 def wanted_groups(
-    entries: t.Sequence[t.Mapping[str, t.Any]], read_file: t.Callable[[str], list[t.Any]]
+    entries: t.Sequence[t.Mapping[str, t.Any]], read_file: t.Callable[[str], Entries]
 ) -> list[WantedGroup]:
-    """Check a list of Groups with their members as the user wrote it; OptionError names every one that cannot be."""
+    """Validate a list of Groups with their members; raise OptionError with every invalid entry."""
     if not entries:
         raise OptionError("The list of Groups is empty.", remedy="Give at least one Group, or leave the task out.")
     problems: list[str] = []
@@ -70,12 +79,9 @@ def wanted_groups(
     for entry in entries:
         group = WantedGroup(entry["group_id"] or "", entry["group_name"] or "", ())
         try:
-            group = dataclasses.replace(
-                group,
-                members=wanted_members(
-                    entry["members"] if entry["members_file"] is None else read_file(entry["members_file"])
-                ),
-            )
+            file = entry["members_file"]
+            members = wanted_members(entry["members"]) if file is None else wanted_members(*read_file(file))
+            group = dataclasses.replace(group, members=members)
         except OptionError as exc:
             problems.append(f"{group}: {exc.happened}")
         groups.append(group)
@@ -84,38 +90,38 @@ def wanted_groups(
             f"{group}: {email} is wanted in {owners[email]} too; an account is in one Group only." for email in twice
         ]
     names = [str(group) for group in groups]
-    problems += [
-        f"{name} is there more than once." for name in sorted({name for name in names if names.count(name) > 1})
-    ]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    problems += [f"{name} is in the list more than once." for name in repeated]
     if problems:
-        raise OptionError("The list of Groups cannot be: " + " ".join(problems), remedy="Mend the list.")
+        raise OptionError(" ".join(["The list of Groups is invalid.", *problems]), remedy="Correct the list.")
     return groups
 
 
 def _wanted_member(entry: t.Any) -> Wanted:
+    """Validate one entry of a list of members."""
     if isinstance(entry, str):
         entry = {"email": entry}
     if not isinstance(entry, dict):
         raise OptionError(
-            f"it is {type(entry).__name__}, but has to be a dictionary with email and, if wanted, region."
+            f"The entry is {type(entry).__name__}, but has to be a dictionary with email and, if wanted, region."
         )
     unknown = sorted(str(name) for name in entry if name not in _MEMBER_FIELDS)
     if unknown:
-        raise OptionError(f"it has unknown fields: {', '.join(unknown)}.")
+        raise OptionError(f"The entry has unknown fields: {', '.join(unknown)}.")
     values = {name: entry.get(name) for name in _MEMBER_FIELDS - {"email"}}
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
-            raise OptionError(f"its {name} is {type(value).__name__}, but has to be a string.")
+            raise OptionError(f"{name} is {type(value).__name__}, but has to be a string.")
     region, key_id, key = ((values[name] or "").strip() for name in ("region", "application_key_id", "application_key"))
     if not (key_id + key).isascii() or not (key_id + key).isprintable() or " " in key_id + key:
-        raise OptionError("the key to adopt holds characters that no Backblaze key has.")
+        raise OptionError("The key to adopt holds characters that no Backblaze key has.")
     if bool(key_id) != bool(key):
-        raise OptionError("to adopt a key, both application_key_id and application_key are needed.")
+        raise OptionError("To adopt a key, both application_key_id and application_key are needed.")
     return Wanted(check_email(entry.get("email")), check_region(region) or None, key_id, key)
 
 
 def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Policy:
-    """Return how odd cases are to be handled; OptionError where the form of the throw-away address gives none, or nobody wants what is recreated.
+    """Return how to handle odd cases; raise OptionError for an invalid throwaway_email or recreate_members.
 
     wanted: the addresses of the task.
     """
@@ -124,7 +130,8 @@ def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Poli
         check_email(form.format(account_id="0a1b2c3d4e5f", local="local", domain="domain.example"))
     except (LookupError, ValueError, AttributeError, B2Error):
         raise OptionError(
-            f"throwaway_email {form!r} gives no address.", remedy="Use {account_id}, {local} and {domain} in it."
+            f"throwaway_email {form!r} does not give a valid address.",
+            remedy="Use {account_id}, {local} and {domain} in it.",
         ) from None
     members = frozenset(check_email(email) for email in options["recreate_members"] or ())
     strangers = sorted(members.difference(wanted))
@@ -133,8 +140,8 @@ def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Poli
     return Policy(options["on_key_lost"] == "recreate", members, form, options["verify_keys"])
 
 
-def read_members(path: str, secrets: t.Sequence[t.Any]) -> list[t.Any]:
-    """Read a list of members from a YAML or CSV file. The file, and each value in it, may be encrypted with Ansible Vault."""
+def read_members(path: str, secrets: t.Sequence[t.Any]) -> Entries:
+    """Read a list of members from a YAML or CSV file, which may be encrypted with Ansible Vault, as may each value."""
 
     def decrypt(content: bytes) -> bytes:
         if not VaultLib.is_encrypted(content):
@@ -154,11 +161,11 @@ def read_members(path: str, secrets: t.Sequence[t.Any]) -> list[t.Any]:
     return _read_csv(path, text) if path.lower().endswith(".csv") else _read_yaml(path, text, decrypt)
 
 
-def _read_csv(path: str, text: str) -> list[t.Any]:
+def _read_csv(path: str, text: str) -> Entries:
     number = 0
 
     def lines() -> t.Iterator[str]:
-        """Yield the lines that are not comments, and keep count."""
+        """Yield the lines that are not comments, and count all lines."""
         nonlocal number
         for line in io.StringIO(text, newline=""):
             number += 1
@@ -169,25 +176,27 @@ def _read_csv(path: str, text: str) -> list[t.Any]:
     try:
         if "email" not in (rows.fieldnames or ()):
             raise OptionError(f"members_file {path} has no column email in its first line.")
-        entries = []
+        entries, numbers = [], []
         for row in rows:
             if None in row:
                 raise OptionError(f"members_file {path}, line {number} has more fields than the first line.")
-            # Blanks around a cell are the table's, and not what is in it.
+            # Blanks around a value are part of the table's layout.
             entries.append({name: value.strip() for name, value in row.items() if value and value.strip()})
-        return entries
+            numbers.append(number)
+        return entries, numbers
     except csv.Error as exc:
         raise OptionError(f"members_file {path}, line {number}: {exc}.") from None
 
 
-def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> list[t.Any]:
+def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> Entries:
     class Loader(yaml.SafeLoader):
-        """Knows the tags that Ansible itself has."""
+        """Load YAML with the tags of Ansible."""
 
     def vaulted(_loader: yaml.SafeLoader, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
             raise OptionError(
-                f"members_file {path} has the tag !vault on something that is not a text (line {node.start_mark.line + 1})."
+                f"members_file {path} has the tag !vault on something that is not a text (line "
+                f"{node.start_mark.line + 1})."
             )
         return decrypt(node.value.encode()).decode("utf-8")
 
@@ -198,24 +207,21 @@ def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> lis
 
     Loader.add_constructor("!vault", vaulted)
     Loader.add_constructor("!unsafe", unsafe)
+    form = "Write a list of members, each with email and, if wanted, region."
     try:
-        entries = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
+        loader = Loader(text)
+        node = loader.get_single_node()
+        entries = loader.construct_document(node) if node else None
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         raise OptionError(f"members_file {path} is not YAML{f' (line {mark.line + 1})' if mark else ''}.") from None
     except RecursionError:
-        raise OptionError(
-            f"members_file {path} is nested too deep.",
-            remedy="Write a list of members, each with email and, if wanted, region.",
-        ) from None
+        raise OptionError(f"members_file {path} is nested too deep.", remedy=form) from None
     except ValueError as exc:
-        # A value that looks like a date and is none.
+        # A value that looks like a date but is not a valid one.
         raise OptionError(
             f"members_file {path} holds a value that YAML cannot read ({exc}).", remedy="Put it in quotes."
         ) from None
-    if not isinstance(entries, list):
-        raise OptionError(
-            f"members_file {path} holds no list.",
-            remedy="Write a list of members, each with email and, if wanted, region.",
-        )
-    return entries
+    if not isinstance(node, yaml.SequenceNode):
+        raise OptionError(f"members_file {path} holds no list.", remedy=form)
+    return entries, [item.start_mark.line + 1 for item in node.value]
