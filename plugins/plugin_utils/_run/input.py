@@ -211,7 +211,7 @@ def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> Ent
     try:
         loader = Loader(text)
         node = loader.get_single_node()
-        entries = loader.construct_document(node) if node else None
+        entries: t.Any = loader.construct_document(node) if node else None
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         raise OptionError(f"members_file {path} is not YAML{f' (line {mark.line + 1})' if mark else ''}.") from None
