@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The write-ahead journal: what was about to be created when a run ended. It holds no secret.
+"""Write and read the journal: the addresses that a run was about to create. It holds no secret.
 
-One JSON object a line, in ``<vault_dir>/.b2_members/<group>/journal.jsonl``. ``pending`` is on disk before a create is sent, and is
-closed after the key is sealed, so that the next run can say of every open address what became of it.
+The journal has one JSON object per line, in ``<vault_dir>/.b2_members/<group>/journal.jsonl``. ``pending`` is on disk
+before a create is sent, and the address is closed after its key is sealed. So the next run can find the outcome of
+every address that is open.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Journal:
-    """The journal in an open directory; the caller holds the lock of the vault directory. Safe to use from many threads."""
+    """The journal in an open directory, under the lock of the Group. Many threads can use it."""
 
     def __init__(
         self,
@@ -57,37 +58,33 @@ class Journal:
             self._rewrite()
 
     def entries(self, group_id: str) -> list[Open]:
-        """Return what is open in a Group."""
+        """Return the open addresses of a Group."""
         with self._lock:
             return [entry for (group, _email), entry in self._entries.items() if group == group_id]
 
-    def note(self, entry: Open) -> None:
-        """Put on disk what is known of an address that is open."""
-        self._append(entry, entry.event.value)
-
     def pending(self, group_id: str, email: str) -> None:
-        """Put on disk that a create is about to be sent."""
+        """Record that a create is about to be sent."""
         self.note(Open(email, group_id))
 
     def presumed(self, group_id: str, email: str, account_id: str) -> None:
-        """Put on disk that an account was found, where a run that is over was about to create one."""
+        """Record that an account was found for an address that an earlier run left open."""
         self.note(Open(email, group_id, Event.PRESUMED, account_id))
 
     def lost(self, group_id: str, email: str, account_id: str) -> None:
-        """Put on disk that we made an account and never got its key."""
+        """Record that a run created an account and never got its key."""
         self.note(Open(email, group_id, Event.LOST, account_id))
 
     def ejecting(self, group_id: str, email: str, account_id: str) -> None:
-        """Put on disk that an account whose key is lost is about to be ejected."""
+        """Record that an account whose key is lost is about to be ejected."""
         self.note(Open(email, group_id, Event.EJECTING, account_id))
 
     def fallback(self, group_id: str, email: str, account_id: str, path: str) -> None:
-        """Put on disk where the key of an account is, which its place would not take. If that fails the next run still finds it there."""
+        """Record the path of a key that is not in its file. If that fails, the next run finds the key all the same."""
         with contextlib.suppress(StoreError):
             self.note(Open(email, group_id, Event.FALLBACK, account_id, path))
 
     def told(self, group_id: str, email: str, account_id: str) -> None:
-        """Put on disk that a run has reported that the key of an account is lost. If that fails the next run reports it again."""
+        """Record that a run has reported a lost key. If that fails, the next run reports the key again."""
         with self._lock:
             entry = self._entries.get((group_id, email))
         if entry and not entry.told:
@@ -101,15 +98,16 @@ class Journal:
             self._append(Open(email, group_id), _CLOSED, sync=sync)
 
     def finish(self) -> None:
-        """Leave only what is open, and close the file.
+        """Leave only open addresses in the file, and close the file.
 
-        What is settled would be in the way when two clones of a repository are merged, and elsewhere a next run with nothing to do would have it
-        to bring there. Where this fails the file stays as it is, and the next run makes it shorter.
+        Closed addresses would cause merge conflicts between clones of a repository, and would have to be sent to
+        another location by a run without changes. If this fails, the file stays as it is, and the next run makes it
+        shorter.
         """
         if self._fd < 0:
             return
         with contextlib.suppress(OSError, StoreError):
-            # What somebody else has put there meanwhile, such as git, is not ours to replace.
+            # A file that somebody else has put there meanwhile, such as git, is not replaced.
             self._prove_in_place()
             os.close(self._fd)
             self._fd = -1
@@ -120,6 +118,7 @@ class Journal:
             self._fd = -1
 
     def _load(self, directory_fd: int) -> dict[tuple[str, str], Open]:
+        """Read the open addresses; raise StoreError if the journal is damaged."""
         try:
             fd = os.open(JOURNAL_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory_fd)
         except FileNotFoundError:
@@ -128,41 +127,34 @@ class Journal:
             raise StoreError(f"The journal {self._path} cannot be read ({exc.strerror}).") from exc
         with os.fdopen(fd, "rb") as file:
             lines = file.read().split(b"\n")
-        # Without its line end the last line was never acknowledged, so nothing was sent on its strength.
         entries: dict[tuple[str, str], Open] = {}
+        # A last line without its line end was never on disk before a create was sent.
         for number, line in enumerate(lines[:-1], 1):
             try:
-                record = json.loads(line)
-                event, *texts = (
-                    record.get(name, "") for name in ("event", "email", "group_id", "account_id", "path", "at")
-                )
-                email, group_id, account_id, path, moment = texts
-                if not all(isinstance(value, str) for value in (event, *texts)) or unsafe_name(email):
-                    raise ValueError("not a line of ours")
-                known = Event.PENDING if event == _CLOSED else Event(event)
-                entry = Open(email, group_id, known, account_id, path, moment, record.get("told") is True)
+                event, entry = _read_line(line)
             except (ValueError, AttributeError):
-                if line.startswith(_CONFLICT_MARKERS):
-                    raise StoreError(
-                        f"Line {number} of the journal {self._path} is of a merge conflict that Git has left there.",
-                        remedy="Keep the lines of both sides, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>. Where a line begins "
-                        "with |||||||, remove it with all that follows up to =======.",
-                    ) from None
-                raise StoreError(
-                    f"Line {number} of the journal {self._path} is damaged.",
-                    remedy="Look at it: an address in it may be an account whose key was lost. Repair or remove that line.",
-                ) from None
-            if event == _CLOSED:
-                entries.pop((entry.group_id, entry.email), None)
-            else:
-                entries[entry.group_id, entry.email] = entry
+                raise self._damaged(number, line) from None
+            _apply(entries, event, entry)
         return entries
 
+    def _damaged(self, number: int, line: bytes) -> StoreError:
+        """Explain a line that cannot be read."""
+        if line.startswith(_CONFLICT_MARKERS):
+            return StoreError(
+                f"Line {number} of the journal {self._path} is the marker of a merge conflict in Git.",
+                remedy="Keep the lines of both sides, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>. "
+                "If a line begins with |||||||, remove it and all lines after it up to =======.",
+            )
+        return StoreError(
+            f"Line {number} of the journal {self._path} is damaged.",
+            remedy="Look at it: an address in it may be an account whose key was lost. Repair or remove that line.",
+        )
+
     def _rewrite(self) -> None:
-        """Start the run with a journal of only what is open, and keep it open for appending."""
+        """Write a journal of the open addresses only, and keep it open to append to it."""
         temporary, directory_fd = f".{JOURNAL_NAME}.tmp", self._directory_fd
         try:
-            # What a killed run has left may be another user's.
+            # The file of a killed run may belong to another user.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory_fd)
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
@@ -180,14 +172,19 @@ class Journal:
             raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
 
     def _allow(self, fd: int) -> None:
-        """Give the journal the mode that the user asks for, or that it had: a run that names no mode locks nobody of a team out."""
+        """Give the journal the mode that the user asks for, or keep its mode, so that a team keeps its access."""
         with contextlib.suppress(OSError):
             like = os.lstat(JOURNAL_NAME, dir_fd=self._directory_fd)
             os.fchown(fd, -1, like.st_gid)
             os.fchmod(fd, stat.S_IMODE(like.st_mode) & 0o666)
         self._modes.allow_file(fd)
 
+    def note(self, entry: Open) -> None:
+        """Record the last event of an open address."""
+        self._append(entry, entry.event.value)
+
     def _append(self, entry: Open, event: str, *, sync: bool = True) -> None:
+        """Append a line to the file, and sync it to disk before this returns."""
         with self._lock:
             try:
                 self._prove_in_place()
@@ -199,38 +196,53 @@ class Journal:
             except OSError as exc:
                 self._cut(size)
                 raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
-            if event == _CLOSED:
-                self._entries.pop((entry.group_id, entry.email), None)
-            else:
-                self._entries[entry.group_id, entry.email] = entry
+            _apply(self._entries, event, entry)
         if sync:
             try:
                 self._sync(lambda: os.fsync(self._fd))
             except OSError as exc:
-                # The line stays: that an address is open which is not costs the next run a look.
+                # The line stays: an address that is open without need costs the next run a look-up.
                 raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
             self._location.publish(self._path)
 
     def _prove_in_place(self) -> None:
-        """Show that what is written here can be found by the next run: the directory may have been moved or removed under us."""
+        """Prove that the next run finds this file: somebody may have moved or removed its directory."""
         there, ours = os.stat(self._path, follow_symlinks=False), os.fstat(self._fd)
         if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     def _cut(self, size: int) -> None:
-        """Take half a line back, so that the next one does not run into it."""
-        # Where that fails too the line stays torn, and the next run says so.
+        """Remove a torn line, so that the next line starts correctly. If that fails, the next run reports the line."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, size)
 
 
 def is_recent(entry: Open) -> bool:
-    """Tell whether a create that was about to be sent may still take effect: within a day, for want of a documented limit."""
+    """Tell whether a pending create may still take effect. Backblaze documents no limit, so a day is assumed."""
     try:
         moment = datetime.datetime.strptime(entry.at, _TIME).replace(tzinfo=datetime.timezone.utc)
     except ValueError:
         return True
     return datetime.datetime.now(datetime.timezone.utc) - moment < datetime.timedelta(days=1)
+
+
+def _apply(entries: dict[tuple[str, str], Open], event: str, entry: Open) -> None:
+    """Apply a line of the journal to the open addresses."""
+    if event == _CLOSED:
+        entries.pop((entry.group_id, entry.email), None)
+    else:
+        entries[entry.group_id, entry.email] = entry
+
+
+def _read_line(line: bytes) -> tuple[str, Open]:
+    """Return the event and the address of a line; raise ValueError or AttributeError if the line is damaged."""
+    record = json.loads(line)
+    texts = [record.get(name, "") for name in ("event", "email", "group_id", "account_id", "path", "at")]
+    if not all(isinstance(value, str) for value in texts) or unsafe_name(texts[1]):
+        raise ValueError("damaged")
+    event, email, group_id, account_id, path, moment = texts
+    known = Event.PENDING if event == _CLOSED else Event(event)
+    return event, Open(email, group_id, known, account_id, path, moment, record.get("told") is True)
 
 
 def _line(entry: Open, event: str) -> bytes:

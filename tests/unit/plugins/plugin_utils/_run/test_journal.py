@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
 import resource
 import signal
+import tempfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
@@ -163,7 +167,7 @@ def test_a_merge_conflict_is_named_as_what_it_is(directory, marker):
     (directory[0] / "journal.jsonl").write_text(f"{lines[0]}{marker}\n{lines[1]}")
     with pytest.raises(
         StoreError,
-        match=r"Line 2 of the journal .*journal.jsonl is of a merge conflict that Git .* Keep the lines of both sides",
+        match=r"Line 2 of the journal .*journal.jsonl is the marker of a merge conflict in Git\. Keep the lines of both sides",
     ):
         reopened(directory)
     # As the message says.
@@ -247,3 +251,71 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_line(directory):
     assert 0 < len(content) <= 512
     assert content.endswith(b"\n")
     assert [entry.email for entry in reopened(directory)] == [f"m{number}@x" for number in range(content.count(b"\n"))]
+
+
+notes = st.tuples(
+    st.sampled_from(["pending", "presumed", "lost", "ejecting", "fallback", "told", "close", "unsynced close"]),
+    st.sampled_from(["1", "2"]),
+    st.sampled_from(["ada@x", "ben@x", "cleo@x"]),
+    st.sampled_from(["5f2a1c0b3d4e", "0a1b2c3d4e5f"]),
+)
+# The notes of each run, and where it is killed: a fraction of the bytes that it appended, or None if it ends well.
+runs = st.lists(st.tuples(st.lists(notes, max_size=8), st.none() | st.floats(0, 1)), max_size=4)
+
+
+def after(entries, kind, group, email, account):
+    """Return the open addresses after one note: a small model of the journal."""
+    key, entries = (group, email), dict(entries)
+    made = {
+        "pending": Open(email, group),
+        "presumed": Open(email, group, Event.PRESUMED, account),
+        "lost": Open(email, group, Event.LOST, account),
+        "ejecting": Open(email, group, Event.EJECTING, account),
+        "fallback": Open(email, group, Event.FALLBACK, account, "/path"),
+    }
+    if kind in made:
+        entries[key] = made[kind]
+    elif kind == "told" and key in entries and not entries[key].told:
+        event = Event.PRESUMED if entries[key].event is Event.PENDING else entries[key].event
+        entries[key] = dataclasses.replace(entries[key], event=event, account_id=account, told=True)
+    elif "close" in kind:
+        entries.pop(key, None)
+    return entries
+
+
+@settings(max_examples=150, deadline=None)
+@given(runs)
+def test_the_next_run_knows_every_note_that_was_whole_on_disk(all_runs):
+    """Kill runs at any byte of what they append, and hold the entries of each next run against a model."""
+    with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patched:
+        # No machine is lost here: what a process has written stays.
+        patched.setattr(os, "fsync", lambda fd: None)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        file = os.path.join(path, "journal.jsonl")
+        model = {}
+        try:
+            for written, killed_at in all_runs:
+                journal = Journal(fd, path)
+                # What is known at each size of the file.
+                known = {os.path.getsize(file): model}
+                for kind, group, email, account in written:
+                    if "close" in kind:
+                        journal.close(group, email, sync=kind == "close")
+                    elif kind == "pending":
+                        journal.pending(group, email)
+                    else:
+                        getattr(journal, kind)(group, email, account, *(["/path"] if kind == "fallback" else []))
+                    model = after(model, kind, group, email, account)
+                    known[os.path.getsize(file)] = model
+                if killed_at is None:
+                    journal.finish()
+                else:
+                    end = min(known) + round(killed_at * (max(known) - min(known)))
+                    os.truncate(file, end)
+                    os.close(journal._fd)
+                    model = known[max(size for size in known if size <= end)]
+                after_it = Journal(fd, path, writable=False)
+                for group in ("1", "2"):
+                    assert after_it.entries(group) == [entry for (one, _email), entry in model.items() if one == group]
+        finally:
+            os.close(fd)

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
-from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, MemberExistsError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Step, Wanted
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
@@ -415,6 +415,51 @@ def test_an_account_that_was_made_by_hand_after_a_failed_run_is_never_replaced(s
     for _run in range(3):
         assert outcomes(run(EMAILS[:1], policy=REPLACE)) == {EMAILS[0]: "key_lost"}
     assert members_named(standin, EMAILS[0]) == [there["accountId"]]
+
+
+@pytest.mark.parametrize("open_before", [False, True])
+def test_a_refused_create_leaves_open_only_what_an_earlier_run_left_open(standin, store, run, open_before):
+    """The create of an earlier run may still take effect; the refused one has not."""
+    if open_before:
+        leave_open(store, standin.groups["hosting"], EMAILS[0])
+    refusal = {"kind": "error", "status": 401, "code": "invalid_email"}
+    standin.faults([{"operation": CREATE, "email": EMAILS[0], "times": None, "action": refusal}])
+    report = run(EMAILS[:2])
+    assert outcomes(report) == {EMAILS[0]: "refused", EMAILS[1]: "created"}
+    assert (report.results[0].code, report.results[0].status) == ("invalid_email", 401)
+    assert report.results[0].member is None and not report.results[0].changed
+    assert list(still_open(store, standin.groups["hosting"])) == EMAILS[:open_before]
+
+
+@pytest.mark.parametrize(
+    "note, outcome, event",
+    [
+        (None, "key_missing", None),
+        (("pending",), "key_lost", Event.PRESUMED),
+        (("lost", "5f2a1c0b3d4e"), "key_lost", Event.PRESUMED),
+        (("lost", "0a1b2c3d4e5f"), "key_missing", None),
+    ],
+)
+def test_an_account_that_the_listing_did_not_show_is_ours_only_if_the_journal_had_it_open(
+    standin, store, run, monkeypatch, note, outcome, event
+):
+    group_id = standin.groups["hosting"]
+    store.prove(EMAILS[:1], write=True)
+    if note:
+        with store.directory.locked(GROUP, 0.0, lambda seconds: None) as state:
+            journal = Journal(state, store.directory.state_path(GROUP))
+            getattr(journal, note[0])(group_id, EMAILS[0], *note[1:])
+            journal.finish()
+    member = Member("5f2a1c0b3d4e", EMAILS[0], group_id)
+
+    def existing(*_arguments):
+        raise MemberExistsError(member)
+
+    monkeypatch.setattr(Client, "create_member", existing)
+    (result,) = run(EMAILS[:1], policy=REPLACE, told=False).results
+    assert (result.outcome.value, result.member, result.changed) == (outcome, member, False)
+    assert {entry.event for entry in still_open(store, group_id).values()} == ({event} if event else set())
+    assert all(entry.account_id == "5f2a1c0b3d4e" for entry in still_open(store, group_id).values())
 
 
 def test_an_account_of_which_the_journal_proves_that_we_made_it_is_replaced_when_asked(standin, store, run):
