@@ -31,7 +31,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._move.move imp
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.audit import AUDIT_WORKERS, audit_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup, policy_of
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Done, Job, Result, Stop
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Done, Job, Result
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import mark_told, provision_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import (
     summary,
@@ -96,7 +96,7 @@ def move_vault(action: ActionBase, options: Options) -> dict[str, t.Any]:
 
 def audit_members(action: ActionBase, options: Options, task_vars: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """List members and compare their Groups with a vault directory; return the task's result."""
-    stop = _heeded_stop()
+    stop = signals.stop_on_signals()
     with vault_location(action, options, task_vars) as (path, location):
         location.fetch()
         if stop.asked:
@@ -130,7 +130,7 @@ def _provisioned(
     Return what provision_groups returns for each Group, the warnings of the location, and result keys of the whole
     task.
     """
-    stop = _heeded_stop()
+    stop = signals.stop_on_signals()
     with vault_location(action, options, task_vars, stop.ask) as (path, location):
         policy = policy_of(options, [one.email for group in groups for one in group.members])
         for warning in sorted({unknown_region(one.region) for group in groups for one in group.members} - {""}):
@@ -176,13 +176,6 @@ def _jobs(
         except B2Error as exc:
             failed[number] = exc
     return list(jobs.values()), failed
-
-
-def _heeded_stop() -> Stop:
-    """Return the Stop of this run, which signals ask from now on."""
-    stop = Stop()
-    signals.heed(stop)
-    return stop
 
 
 def _existing(vault_dir: str) -> str:

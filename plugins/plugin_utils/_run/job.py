@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a run is about, as values: the job, its plan, its results, and the wish to end it."""
+"""Hold the values of a run: its job, plan, results and report, and the request to stop it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _POLL_SECONDS = 0.05
 
 
 class Stop:
-    """The wish to end: no new member is created, what is under way is finished and sealed.
+    """The request to stop a run: no more members are created, and the keys of creates that were sent are sealed.
 
-    A plain attribute that waits look at: it is set in signal handlers, where a lock that is held just then would never be free again.
+    The request is a plain attribute. Signal handlers set it, and in a handler a lock may never be released.
     """
 
     def __init__(self) -> None:
         self.reason = ""
 
     def ask(self, reason: str) -> None:
-        """Ask the run to end; the first reason stands."""
+        """Ask the run to stop. The first reason is kept."""
         self.reason = self.reason or reason
 
     @property
     def asked(self) -> bool:
-        """Whether the run was asked to end."""
+        """Whether the run was asked to stop."""
         return bool(self.reason)
 
     def wait(self, seconds: float) -> None:
-        """Wait, but not past the wish to end: then StoppedError."""
+        """Wait; raise StoppedError as soon as the run is asked to stop."""
         deadline = time.monotonic() + seconds
         while not self.asked:
             remaining = deadline - time.monotonic()
@@ -48,11 +48,11 @@ class Stop:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """How the user wants odd cases handled.
+    """The user's choices for odd cases.
 
-    recreate: replace an account whose key is lost in this run. recreate_members: addresses whose account is to be replaced, if the journal says
-    that an earlier run lost its key. throwaway: form of the address that such an account gets when it is ejected. verify_keys: try every
-    stored key of a wanted member, and every new one.
+    recreate: replace an account whose key is lost in this run. recreate_members: addresses whose account is replaced if
+    the journal proves that an earlier run lost its key. throwaway: the form of the address that an ejected account
+    gets. verify_keys: try every stored key of a wanted member, and every new key.
     """
 
     recreate: bool = False
@@ -63,7 +63,7 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is asked for. ``vault_lock_timeout`` in seconds."""
+    """The wanted members of one Group, and the options of the task. vault_lock_timeout: in seconds."""
 
     group_id: str
     wanted: t.Sequence[Wanted]
@@ -75,9 +75,9 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that is known before the first change: one step a wanted member, and what earlier runs left open.
+    """The step of each wanted member, and the outcomes of addresses that earlier runs left open.
 
-    paths: the file of each stored key, by address. accounts: the address of each account in the Group.
+    paths: the file of each stored key by address. accounts: the address of each account in the Group.
     """
 
     group_id: str
@@ -94,10 +94,10 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of one wanted member. Never a key.
+    """The outcome of one wanted member, without its key.
 
-    made: whether this run made the account. adopted: whether a given key was stored. ejected: an account whose key was lost and that was
-    ejected. known: lost by an earlier run and said then, so no news.
+    made: whether this run created the account. adopted: whether the given key was stored. ejected: the account that was
+    ejected because its key was lost. known: whether an earlier run has reported that the key is lost.
     """
 
     email: str
@@ -136,7 +136,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a run did, or in check mode would do. moved: whether the keys of earlier runs were moved to their files."""
+    """The results of a run, or its foreseen results in check mode. moved: whether keys of earlier runs were moved."""
 
     results: tuple[Result, ...]
     settled: tuple[Settled, ...]
@@ -150,7 +150,7 @@ Done = t.Union[tuple[Plan, Report], B2Error]
 
 
 def foreseen(step: Step, plan: Plan) -> Result:
-    """Return the result of a step that goes as planned."""
+    """Return the result of a step that succeeds."""
     return Result(
         email=step.wanted.email,
         outcome=step.outcome,

@@ -140,10 +140,12 @@ class Journal:
     def _damaged(self, number: int, line: bytes) -> StoreError:
         """Explain a line that cannot be read."""
         if line.startswith(_CONFLICT_MARKERS):
+            remedy = (
+                "Keep the lines of both sides, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>. If "
+                "a line begins with |||||||, remove it and all lines after it up to =======."
+            )
             return StoreError(
-                f"Line {number} of the journal {self._path} is the marker of a merge conflict in Git.",
-                remedy="Keep the lines of both sides, and remove the lines that begin with <<<<<<<, ======= and >>>>>>>. "
-                "If a line begins with |||||||, remove it and all lines after it up to =======.",
+                f"Line {number} of the journal {self._path} is the marker of a merge conflict in Git.", remedy=remedy
             )
         return StoreError(
             f"Line {number} of the journal {self._path} is damaged.",

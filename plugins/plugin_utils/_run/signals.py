@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A task that is stopped from outside: by a signal, or because ansible-playbook, which started its process, is gone.
+"""Stop a run on a signal, or if ansible-playbook, which started its process, is gone.
 
 The keys of members that are being created are sealed, no more members are created, and the process writes a summary to
-the user's stderr and ends. It does not write to Ansible's result queue any more. Often no process reads that queue then,
-and this process holds the read end itself: a result that is larger than the pipe's buffer would block for ever.
+the user's stderr and ends. It does not write to Ansible's result queue any more. Often no process reads that queue
+then, and this process holds the read end itself: a result that is larger than the pipe's buffer would block for ever.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.job impor
 
 display = Display()
 
-#: Makes the summary for the user out of the reason why the task was stopped.
+#: Returns the summary of a stopped task. Its argument is the reason why the task was stopped.
 Summary = t.Callable[[str], str]
 
 _POLL_SECONDS = 0.2
-# So long a signal waits for Ansible to read a result that is being delivered.
+# Seconds for Ansible to read a result, before a signal ends the process.
 _DELIVERY_SECONDS = 2.0
-# So long a message to another location may take then.
+# The most seconds for a message to another location after the process was stopped.
 _STOPPED_SECONDS = 30.0
-# Bytes that are read at once from a queue that nobody else reads.
+# The most bytes to read at once from the queue.
 _PIPE = 65536
-# So long a stderr that nobody reads is waited for, and so much is written to it at once without blocking.
+# The most seconds to wait for a stderr that nobody reads, and the most bytes that a write never blocks for.
 _STDERR_SECONDS = 5.0
 _CHUNK = 512
 
@@ -52,65 +52,65 @@ def _duplicate(descriptor: int) -> int:
 
 
 # ansible-playbook imports actions before it forks the process for a task. From ansible-core 2.19 on that process has
-# /dev/null as its own stderr, and the user's one survives the fork only as a duplicate.
+# /dev/null as its own stderr, so the user's stderr is duplicated here, before the fork.
 _imported_by = os.getpid()
 _stderr = _duplicate(2)
 
-# Why the process is to end, once it is. One process does one task, which may be a loop with several items.
+# The request to end the process, and those to stop its runs. A process has one task, which may loop over several items.
 _end = Stop()
 _stops: list[Stop] = []
-# What is left to be delivered: the summary of a task that is done.
+# The summary of a finished task whose result Ansible has not read yet.
 _undelivered: t.Optional[Summary] = None
 _leaving = threading.Lock()
 _watching = False
 
 
 def begin() -> None:
-    """Begin a task or an item of a loop; if the process was stopped by now, end it instead."""
-    global _undelivered  # noqa: PLW0603 - handlers of signals belong to the process, and so does what they look at
+    """Begin a task or an item of a loop; end the process if it was stopped before."""
+    global _undelivered  # noqa: PLW0603 - signal handlers belong to the process, and so does their state
     _undelivered = None
     if _end.asked and _is_worker():
-        _leave(lambda reason: f"community.backblaze: The next item of the loop was not begun, because {reason}.\n")
+        _leave(lambda reason: f"community.backblaze: The next item of the loop was not started, because {reason}.\n")
 
 
 def patience(seconds: float) -> float:
-    """Return how long one message may take: less when the process is stopped, as a key in memory has to get to the fallback directory in time."""
+    """Return the timeout of a message. A stopped process needs time to store keys in the fallback directory."""
     return min(seconds, _STOPPED_SECONDS) if _end.asked else seconds
 
 
-def heed(stop: Stop) -> None:
-    """From now on let a signal end the run after the keys of members that are being created are sealed, instead of at once.
+def stop_on_signals() -> Stop:
+    """Return the stop request of a new run. From now on a signal makes this request, and does not end the process.
 
-    It stays so to the end of this process.
-
-    Raises StoppedError if the signal has come already, such as for an earlier item of a loop.
+    Raises StoppedError if a signal has already arrived, such as during an earlier item of a loop.
     """
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        return
+        return stop
     _stops.append(stop)
 
     def ask(number: int, _frame: t.Any) -> None:
         _ask(f"it was ended by {signal.Signals(number).name}")
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+        # An ignored signal, such as SIGHUP under nohup, stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, ask)
-    # The task's keyword timeout is for this task or item only. Ansible itself would throw the report away.
+    # The task keyword timeout stops this task or item only. Ansible's own handler would lose the report.
     if callable(signal.getsignal(signal.SIGALRM)):
         signal.signal(signal.SIGALRM, lambda _number, _frame: stop.ask("the timeout of the task is over"))
     _watch()
     if _end.asked:
         raise StoppedError
+    return stop
 
 
 def stopped() -> bool:
-    """Tell whether the process is about to end, so that Ansible gets no result of its task."""
+    """Tell whether the process was stopped: then Ansible gets no result of its task."""
     return _end.asked
 
 
 def deliver(summary: Summary) -> None:
-    """Return, so that Ansible gets the result of a task that is done; end the process instead if it was stopped."""
+    """Let Ansible get the result of a finished task; end the process with a summary if it was stopped."""
     global _undelivered  # noqa: PLW0603 - see begin
     if _end.asked and _is_worker():
         _leave(summary)
@@ -119,7 +119,7 @@ def deliver(summary: Summary) -> None:
 
 
 def _ask(reason: str) -> None:
-    # Else Ansible itself would go on to write to the queue what it does, such as each command of ssh.
+    # Otherwise Ansible may still write its verbose output to the queue, such as each command of ssh.
     display.verbosity = 0
     for one in (_end, *_stops):
         one.ask(reason)
@@ -131,7 +131,7 @@ def _is_worker() -> bool:
 
 
 def _watch() -> None:
-    """Start the thread that notices the end of ansible-playbook, if it is not running yet."""
+    """Start the thread that watches ansible-playbook and the queue, once per process."""
     global _watching  # noqa: PLW0603 - see begin
     if _is_worker() and not _watching:
         _watching = True
@@ -139,6 +139,7 @@ def _watch() -> None:
 
 
 def _watch_parent() -> None:
+    """Stop the runs if ansible-playbook is gone; end a stopped process whose result nobody reads."""
     told, deadline = False, 0.0
     queued, since = 0, time.monotonic()
     while True:
@@ -157,44 +158,45 @@ def _watch_parent() -> None:
             told, deadline = True, time.monotonic() + _DELIVERY_SECONDS
             if _undelivered is None:
                 _write(
-                    f"community.backblaze: The run ends, because {_end.reason}. No more members are created, and keys under way are sealed first.\n"
+                    f"community.backblaze: The run ends, because {_end.reason}. No more members are created. Keys "
+                    "of creates that were sent are sealed first.\n"
                 )
         if _undelivered is not None and (orphan or time.monotonic() >= deadline):
             _leave(_undelivered)
 
 
 def _queue() -> t.Any:
-    """Return the end of Ansible's result queue that ansible-playbook reads, None if that cannot be told."""
+    """Return the read end of Ansible's result queue, None if it is unknown."""
     return getattr(getattr(display, "_final_q", None), "_reader", None)
 
 
 def _queued() -> int:
-    """Return how many bytes in the queue are not read yet, 0 if that cannot be told."""
+    """Return the count of unread bytes in the queue, 0 if it is unknown."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return int.from_bytes(fcntl.ioctl(_queue().fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
     return 0
 
 
 def _drain() -> None:
-    """Empty a queue that nobody reads, so that no thread waits for ever in the middle of what it does because it has shown something."""
+    """Empty a queue that nobody reads, so that no thread blocks for ever while it writes to the queue."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         while _queued():
             os.read(_queue().fileno(), _PIPE)
 
 
 def _leave(summary: Summary) -> t.NoReturn:
-    """Write the summary and end this process, whatever its other threads do: each key that arrived is sealed by now."""
-    # Never released: the first thread here ends the process.
+    """Write the summary and end the process with all its threads. Every key that arrived is sealed before."""
+    # Never released: the first thread that gets here ends the process.
     _leaving.acquire()
-    # A summary that cannot be made or written must not keep the process.
+    # An error in the summary must not keep the process alive.
     with contextlib.suppress(Exception):
         _write(summary(_end.reason))
-    # Not 0: ansible-playbook waits for the result of a process that ended well.
+    # Not 0, because ansible-playbook waits for the result of a process that succeeded.
     os._exit(1)
 
 
 def _write(text: str) -> None:
-    """Write to the user's stderr, as long as something takes it."""
+    """Write to the user's stderr, unless nobody reads it."""
     rest = text.encode("utf-8", "replace")
     deadline = time.monotonic() + _STDERR_SECONDS
     with contextlib.suppress(OSError, ValueError):
