@@ -92,7 +92,7 @@ def test_a_kill_in_the_middle_of_a_write_loses_no_key_silently(campaigns, chance
             )
             said = " ".join([result["msg"], *result.get("warnings", ())])
             assert all(email in said for email in count.lost), said
-            recovered += sum("was killed before it was in its place" in note for note in result.get("warnings", ()))
+            recovered += sum("A run was killed before the key of" in note for note in result.get("warnings", ()))
         held = yaml.load(
             _vault(campaign).decrypt(file.read_bytes()), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         )

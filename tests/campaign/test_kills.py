@@ -69,7 +69,7 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
             accounts = {one["email"]: one["account_id"] for one in campaign.server.ledger()}
             said = " ".join([result["msg"], *result.get("warnings", ())])
             assert all(email in said and accounts[email] in said for email in count.lost), said
-            recovered += sum("was killed before it was in its place" in note for note in result.get("warnings", ()))
+            recovered += sum("A run was killed before the key of" in note for note in result.get("warnings", ()))
         assert not campaign.exposed()
         assert not list(campaign.fallback.glob("*")), (
             "a key is in the fallback place, though its own place was there all the time"

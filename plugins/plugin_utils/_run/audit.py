@@ -13,7 +13,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, audit, by_email
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import look
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import keys_open
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import try_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
@@ -46,7 +46,7 @@ def audit_groups(
             sealed = store.stored([email for email in missing if not unsafe_name(email)])
             found.update((email, (sealed[email], store)) for email in missing if email in sealed)
     tried = {email: store.key(email) for email, (key, store) in found.items() if verify_keys and key.key_id}
-    opened = keys_open(client, tried, AUDIT_WORKERS, stop)
+    opened = try_keys(client, tried, AUDIT_WORKERS, stop)
     keys = {email: key for email, (key, _store) in found.items()}
     return members, audit(members, keys, opened, reasons, fallback.paths()), notes
 

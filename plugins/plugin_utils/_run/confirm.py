@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether keys are still in their files when a run ends; those that are not go to the fallback directory."""
+"""Check that keys are still in their files when a run ends; store missing keys in the fallback directory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallba
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
-# What a member is whose key is gone from its place and is nowhere else.
+# The outcome of a member whose key is gone from its file and could not be stored again.
 _KEYLESS = {Outcome.CREATED: Outcome.KEY_LOST, Outcome.UNCHANGED: Outcome.KEY_MISSING}
-_UNCERTAIN = "It is not certain whose key it is."
+_UNCERTAIN = "The owner of this key is not known."
 
 
 def confirmed(
@@ -33,17 +33,21 @@ def confirmed(
     concerned: t.Collection[str],
     journal: t.Optional[Journal] = None,
 ) -> tuple[dict[str, Result], tuple[str, ...]]:
-    """Look whether the vault directory still holds the keys that this run stored; store those in the fallback directory that it does not.
+    """Check that the vault directory still holds the keys of this run; store missing keys in the fallback directory.
 
-    A file that somebody else has changed may still hold its keys: another run has added a member, or its owner a variable.
+    A file that somebody else has changed may still hold its keys: another run may have added a member, or the owner a
+    variable.
 
-    concerned: addresses whose keys this run may have stored. journal: None if another run may hold the lock of the Group.
-    Return the results by address, and what is to be said.
+    concerned: addresses whose keys this run may have stored. journal: None if this run does not have the lock of the
+    Group. Return the results by address, and warnings.
     """
     try:
         amiss = store.directory.location.confirm()
     except StoreError as exc:
-        said = f"The keys of this run could not be confirmed: {store.directory.path} cannot be read ({exc.happened}) Run again when it can."
+        said = (
+            f"The keys of this run could not be confirmed: {store.directory.path} cannot be read ({exc.happened}) Run "
+            "again when it can be read."
+        )
         return dict(results), (said,)
     found = dict(results)
     notes: list[str] = []
@@ -60,7 +64,7 @@ def confirmed(
         with concurrent.futures.ThreadPoolExecutor(job.concurrency) as pool:
             ours = list(pool.map(copied, emails))
             changed: frozenset[str] = frozenset()
-            # If they cannot be taken, what is in them is not known. Those of other Groups have to wait for their turn.
+            # If a changed file cannot be fetched, its keys count as missing. Only the files of this Group are fetched.
             with contextlib.suppress(StoreError):
                 changed = store.directory.location.take_changed({path for kept in ours for path in kept})
             for one, told in pool.map(rescue, emails, ours):
@@ -76,17 +80,17 @@ def _copied(
     one: t.Optional[Result],
     amiss: t.Collection[str],
 ) -> dict[str, t.Optional[NewMember]]:
-    """Return the keys of one address that the copy has in files of these paths, by path.
+    """Return the keys of one address that the remote copy has in these files, by path.
 
-    A key that the copy should have and has not is None. one: the result of the address, None if it is not wanted.
+    A key that the remote copy lacks is None. one: the result of the address, None if it is not wanted.
     """
     kept: dict[str, t.Optional[NewMember]] = {}
-    home = store.file(email)
-    if home in amiss and (one is None or one.path == home):
+    file = store.file(email)
+    if file in amiss and (one is None or one.path == file):
         with contextlib.suppress(StoreError):
             variables = store.read(email)
-            kept[home] = as_new_member(variables) if variables else None
-        kept.setdefault(home, None)
+            kept[file] = as_new_member(variables) if variables else None
+        kept.setdefault(file, None)
     with contextlib.suppress(StoreError):
         unproven = {
             path: as_new_member(variables) for path, variables in store.unproven.of(email).items() if path in amiss
@@ -102,14 +106,14 @@ def _gone(
     copied: t.Callable[[str], t.Mapping[str, t.Optional[NewMember]]],
     changed: t.Collection[str],
 ) -> dict[str, t.Optional[NewMember]]:
-    """Return those keys of one address that are not in their files any more, by path.
+    """Return the keys of one address that are not in their files any more, by path.
 
-    kept: the keys that the copy had. copied: returns the keys that it has now.
-    changed: the files that it has now as somebody else has changed them.
+    kept: the keys that the remote copy had. copied: returns the keys that the remote copy has now. changed: the files
+    that somebody else has changed, and that the remote copy now has.
     """
     there: t.Mapping[str, t.Optional[NewMember]] = {}
     if kept.keys() & changed:
-        # Where the file does not decrypt, a store of a whole Group would go on with what it knew.
+        # If the file of a Group does not decrypt, its store would otherwise return the keys that it knew before.
         with contextlib.suppress(StoreError):
             store.stored([email])
             there = copied(email)
@@ -129,14 +133,14 @@ def _rescued(
     amiss: t.Mapping[str, str],
     journal: t.Optional[Journal],
 ) -> tuple[t.Optional[Result], list[str]]:
-    """Store the keys of one address in the fallback directory that are gone from their files; see confirmed.
+    """Store the missing keys of one address in the fallback directory.
 
-    one: its result, None if it is not wanted. gone: see _gone. amiss: why a path does not hold its keys any more.
-    Return the result as it is now, and what is to be said of keys that it is not about.
+    one: the result of the address, None if it is not wanted. gone: see _gone. amiss: why a file does not hold its keys
+    any more. Return the new result, and warnings about keys of other files.
     """
     notes = []
     for path, new in gone.items():
-        saved, why = "", "it is not in the copy either."
+        saved, why = "", "it is not in the remote copy either."
         if new:
             try:
                 saved = fallback.seal(new)
@@ -146,7 +150,8 @@ def _rescued(
         message = f"The key of {email} is gone from {path}: {amiss[path]}."
         if saved:
             message += (
-                f" It was stored in {saved}. The next run {'tries it' if new and new.doubt else 'moves it home'}."
+                f" It was stored in {saved}. The next run "
+                f"{'tries it' if new and new.doubt else 'moves it to its file'}."
             )
         else:
             message += (

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Create members and seal their keys: pre-flight, plan, act.
+"""Create the wanted members of Groups and seal their keys: prove the store, plan, act, confirm.
 
-Nothing is created before the place for its key is proven. The plan says all that will be done; check mode ends with it, and a real
-run hands it to the workers. Whatever happens, every wanted member ends in exactly one outcome.
+Nothing is created before the store is proven. Check mode ends with the plan, and otherwise the workers do its steps.
+Every wanted member ends in exactly one outcome, whatever happens.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.job impor
     foreseen,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal, is_recent
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import UnderWay, look
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import OtherRun, look
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.recover import (
     Moves,
     recover,
     seal_from_fallback,
-    try_doubtful,
+    try_unproven,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.workers import Workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
-#: Seconds between looks for a member whose key was stored just now, and how long that is.
+#: Seconds between look-ups of a member that is not listed and whose key is new; and for how many seconds a key is new.
 LISTING_DELAYS = (1.0, 2.0, 4.0)
 _NEW_SECONDS = 120
-# Members that one call lists.
+# Members in one answer of a listing.
 _PER_CALL = 1000
-# Seconds to wait for the lock once more, only to put in the journal what is reported.
-_TELLING_PATIENCE = 2.0
-# After so many keys in a row to which the service gives no answer, no more are tried.
+# Seconds to wait for the lock again, to record in the journal which lost keys are reported.
+_TELLING_TIMEOUT = 2.0
+# After so many keys in a row without an answer from Backblaze, no more keys are tried.
 _MOST_UNANSWERED = 3
 
 
@@ -71,9 +71,10 @@ def provision_groups(
     fallback: FallbackStore,
     stop: Stop,
 ) -> list[Done]:
-    """Take care of several Groups, one after the other, see provision.
+    """Provision several Groups, one after the other; see provision.
 
-    Return for each its plan and what came of it, or the error that kept it from being begun; the others are done all the same.
+    Return the plan and the report of each Group, or the error that kept it from starting. Such a Group does not stop
+    the others.
     """
     done: list[Done] = []
     seen: list[Store] = []
@@ -95,7 +96,7 @@ def _confirmed_again(
     fallback: FallbackStore,
     done: t.Sequence[Done],
 ) -> list[Done]:
-    """Confirm the keys of each Group after the last one: those of the first may be gone by then."""
+    """Confirm the keys of each Group after the last Group: somebody may have removed those of the first."""
     again: list[Done] = []
     for (job, store), one in zip(jobs, done, strict=True):
         if isinstance(one, B2Error) or job.check_mode:
@@ -121,9 +122,9 @@ def _confirmed_again(
 
 
 def _with_removed(store: Store, plan: Plan, report: Report) -> tuple[Plan, Report]:
-    """Let a report say which keys of earlier runs somebody has removed meanwhile.
+    """Add a warning to a report about keys of earlier runs that somebody removed during this run.
 
-    They are not written again: somebody may have removed them on purpose.
+    Such a key is not written again: the user may have removed it on purpose.
     """
     location = store.directory.location
     paths = [one.path for one in report.results if one.outcome is Outcome.UNCHANGED and one.path in location.removed]
@@ -148,12 +149,12 @@ def provision(
     *,
     whole: bool = True,
 ) -> tuple[Plan, Report]:
-    """Bring the wanted members into a Group and their keys into the store; return the plan and what came of it.
+    """Create the wanted members of one Group and seal their keys; return the plan and the report.
 
-    In check mode the report is what the plan foresees, and nothing is changed, neither at Backblaze nor on disk. whole: look at every key
-    in the store, and not only at those that this job and its journal are about.
+    In check mode the report has the foreseen results, and nothing is changed, neither at Backblaze nor on disk. whole:
+    read every key in the store, and not only those of the job and of its journal.
 
-    Raises B2Error only where the run ends before the first change.
+    Raises B2Error only if the run ends before the first create.
     """
     write = not job.check_mode
     with contextlib.ExitStack() as stack:
@@ -173,34 +174,34 @@ def provision(
         stack.callback(journal.finish)
         entries = journal.entries(job.group_id)
         concerned = {*(one.email for one in job.wanted), *(one.email for one in entries)}
-        # Once more under the lock: keys may have been moved to another layout while this run waited for it.
+        # Again, under the lock: keys may have been moved to another layout while this run waited for the lock.
         store.prove_not_in_other_layout(concerned)
         stored = store.stored(None if whole else concerned)
         if write:
             stack.callback(store.remember)
         members = by_email(client.members(job.group_id))
         members.update(_not_listed(client, job, members, stored, stop))
-        other = UnderWay([])
+        other = OtherRun([])
         if job.check_mode:
             other = look(store, job.group_id)
             stored.update(store.stored([email for email in concerned if email in members and email not in stored]))
             if not other.problem:
-                # What another run has open is not what a killed run has left.
+                # Open addresses of a live run are not those of a killed run.
                 entries = [] if other.run else other.entries
         moves = Moves(store, write)
         try:
             recover(entries, members, moves)
             seal_from_fallback(fallback, members, moves)
-            kept = try_doubtful(client, fallback, entries, members, moves)
+            unproven = try_unproven(client, fallback, entries, members, moves)
             stored.update(moves.found)
             plan = make_plan(
                 job,
                 members,
                 stored,
                 entries,
-                lambda keys: keys_open(client, keys, job.concurrency, stop),
+                lambda keys: try_keys(client, keys, job.concurrency, stop),
                 store.key,
-                kept,
+                unproven,
             )
             plan = dataclasses.replace(
                 plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps)
@@ -211,7 +212,7 @@ def provision(
             if write and changing:
                 store.directory.prove_writing()
         except B2Error as exc:
-            # Nothing was created, and yet files were written.
+            # Nothing was created, but files were written.
             if write and moves.any:
                 exc.facts.update(changed=True, warnings=moves.notes)
             raise
@@ -221,70 +222,76 @@ def provision(
                 tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moves.any, check_mode=True
             )
         _close_settled(plan, journal)
-        made = Workers(client, job, plan, store, fallback, journal, stop).act()
-        made, unconfirmed = confirmed(job, store, fallback, _results(plan, made), {*made, *moves.found}, journal)
-        notes += unconfirmed
-        made, unlisted = _compared(client, plan, made, stop)
-        notes += unlisted
-        return plan, Report(tuple(_results(plan, made).values()), plan.settled, notes, moves.any)
+        results = Workers(client, job, plan, store, fallback, journal, stop).act()
+        concerned = {*results, *moves.found}
+        results, unconfirmed = confirmed(job, store, fallback, _all_results(plan, results), concerned, journal)
+        results, unlisted = _compared(client, plan, results, stop)
+        return plan, Report(tuple(results.values()), plan.settled, (*notes, *unconfirmed, *unlisted), moves.any)
 
 
 def _remarks(job: Job, plan: Plan, fallback: FallbackStore) -> tuple[str, ...]:
-    """Return what is to be said of options that do nothing, and of a fallback directory that takes no keys."""
+    """Return warnings about members in recreate_members that stay, and about an unfit fallback directory."""
     idle = [
         step.wanted.email
         for step in plan.steps
         if step.wanted.email in job.policy.recreate_members and not step.replaces
     ]
     replaced = "would be replaced" if job.check_mode else "is replaced"
-    said = f"recreate_members names {', '.join(idle)}, whose key is not lost as far as the journal says. Nothing {replaced}."
-    return (*([said] if idle else []), *filter(None, [fallback.unfit() if plan.changes else ""]))
+    said = f"recreate_members names {', '.join(idle)}, but the journal does not prove a lost key. Nothing {replaced}."
+    return tuple(filter(None, [said if idle else "", fallback.unfit() if plan.changes else ""]))
 
 
-def _results(plan: Plan, made: t.Mapping[str, Result]) -> dict[str, Result]:
-    """Return the result of each step by address: that of the workers, or what the plan foresees."""
-    return {step.wanted.email: made.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps}
+def _all_results(plan: Plan, results: t.Mapping[str, Result]) -> dict[str, Result]:
+    """Return the result of each step by address: that of the workers, or the foreseen one if nothing changes."""
+    return {step.wanted.email: results.get(step.wanted.email) or foreseen(step, plan) for step in plan.steps}
 
 
 def _compared(
-    client: Client, plan: Plan, made: dict[str, Result], stop: Stop
+    client: Client, plan: Plan, results: dict[str, Result], stop: Stop
 ) -> tuple[dict[str, Result], tuple[str, ...]]:
-    """Hold created members against the Group, which says what account each is: the answer to a create may be right in itself, and about another one.
+    """Compare created members with the Group: a valid answer to a create may be about another account.
 
-    What is not listed yet, or cannot be listed now, stays as it is: the next run compares it once more. Return the results and what is to be said.
+    A member that is not listed yet keeps its result: the next run compares it again. Return the results and warnings.
     """
-    created = {email: one.member for email, one in made.items() if one.outcome is Outcome.CREATED and one.member}
+    created = {email: one for email, one in results.items() if one.outcome is Outcome.CREATED and one.member}
     if not created or stop.asked:
-        return made, ()
+        return results, ()
     try:
-        # By whatever takes fewer calls.
+        # By the method with fewer calls.
         few = len(created) < (len(plan.accounts) + len(created)) / _PER_CALL
         looked_up = [client.find_member(plan.group_id, email) for email in created] if few else [None]
         found = client.members(plan.group_id) if None in looked_up else [member for member in looked_up if member]
     except B2Error:
-        return made, ()
+        return results, ()
     members, owners = by_email(found), {member.account_id: folded(member.email) for member in found}
     unlisted = []
-    for email, sealed in sorted(created.items()):
-        one, member, owner = made[email], members.get(email), owners.get(sealed.account_id, email)
-        if member and member.account_id != sealed.account_id:
-            step = decide_present(Wanted(email), member, KeyState(stored=Stored(sealed.account_id, "", one.path)))
-            made[email] = dataclasses.replace(
-                one, outcome=step.outcome, message=f"{step.message} {one.message}".strip(), member=member
-            )
+    for email, one in sorted(created.items()):
+        account = one.member.account_id if one.member else ""
+        member, owner = members.get(email), owners.get(account, email)
+        if member and member.account_id != account:
+            step = decide_present(Wanted(email), member, KeyState(stored=Stored(account, "", one.path)))
+            results[email] = _contradicted(one, step.outcome, step.message, member)
         elif owner != email:
-            message = f"{one.path} holds the key of account {sealed.account_id}, which is {owner} in the Group; {email} is not in it. Move that file away."
-            made[email] = dataclasses.replace(
-                one, outcome=Outcome.CONFLICT, message=f"{message} {one.message}".strip(), member=None
+            message = (
+                f"{one.path} holds the key of account {account}, which is {owner} in the Group. {email} is not in the "
+                "Group. Move that file away."
             )
+            results[email] = _contradicted(one, Outcome.CONFLICT, message, None)
         elif not member:
             unlisted.append(email)
     if not unlisted:
-        return made, ()
+        return results, ()
     more = f" and {len(unlisted) - 1} more" if unlisted[1:] else ""
-    return made, (
-        f"{unlisted[0]}{more} is not listed in the Group yet, though its key came. Run again: the next run compares it with the Group.",
+    note = (
+        f"{unlisted[0]}{more} is not listed in the Group yet, though its key arrived. Run again: the next run "
+        "compares it with the Group."
     )
+    return results, (note,)
+
+
+def _contradicted(one: Result, outcome: Outcome, message: str, member: t.Optional[Member]) -> Result:
+    """Return the result of a created member that the Group contradicts."""
+    return dataclasses.replace(one, outcome=outcome, message=f"{message} {one.message}".strip(), member=member)
 
 
 def make_plan(
@@ -296,9 +303,9 @@ def make_plan(
     key_of: t.Callable[[str], tuple[str, str]],
     unproven: t.Mapping[str, str],
 ) -> Plan:
-    """Return the plan for what is wanted, there, stored and open in the journal.
+    """Return the plan for the wanted members, from the Group, the stored keys and the open addresses in the journal.
 
-    opens: tries keys, see keys_open. key_of: gives the stored key of an address. unproven: see try_doubtful.
+    opens: tries keys, see try_keys. key_of: returns the stored key of an address. unproven: see try_unproven.
     """
     settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
     lost = {one.email: one for one in settled if one.outcome is Outcome.KEY_LOST}
@@ -316,7 +323,7 @@ def make_plan(
         keys = KeyState(
             stored=stored.get(one.email),
             lost=one.email in lost,
-            # That a create was about to be sent is no proof that we made what is there now.
+            # A pending create does not prove that an earlier run created the present account.
             proven=one.email in lost and lost[one.email].proven,
             recreate=one.email in job.policy.recreate_members,
             fallback=in_fallback.get(one.email, ""),
@@ -335,17 +342,18 @@ def make_plan(
     )
 
 
-def keys_open(
+def try_keys(
     client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None
 ) -> dict[str, Proof]:
-    """Try keys, many at a time: the account that each opens, empty where Backblaze says that it is no good; or why it could not be tried.
+    """Try several keys at a time; return for each the account that it opens, or why it could not be tried.
 
-    One that cannot be tried, for its member's account is suspended or at a cap, says nothing about the others. Where the service gives no
-    answer some times in a row, the rest is not tried. Raises StoppedError where the run was asked to stop.
+    The account is empty if Backblaze refuses the key. A key that cannot be tried, such as because its account is
+    suspended, says nothing about the other keys. After several keys in a row without an answer from Backblaze, the rest
+    is not tried. Raises StoppedError if the run was asked to stop.
     """
     if not keys:
         return {}
-    # Appended to and cleared by several threads; what counts is whether it grows.
+    # Several threads append to this list and clear it, so its length is not exact.
     unanswered: list[B2Error] = []
 
     def opens(email: str) -> Proof:
@@ -370,9 +378,9 @@ def keys_open(
 
 
 def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[Done]) -> None:
-    """Put in the journals that it is told now which keys are lost; to be called last of all, when the report is on its way.
+    """Record in the journals which lost keys are reported. Call this last of all, after the report is complete.
 
-    Until then a lost key is news, and a later run fails because of it. What cannot be put there is told again by the next run.
+    Until then a lost key is news, and fails a later run. If this fails, the next run reports the key again.
     """
     for (job, store), one in zip(jobs, done, strict=True):
         if job.check_mode or isinstance(one, B2Error):
@@ -397,9 +405,9 @@ def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[Done]) -> No
 
 @contextlib.contextmanager
 def _journal_of(job: Job, store: Store) -> t.Iterator[Journal]:
-    """Open the journal of a Group once more after its run, under the lock. StoreError if another run keeps the lock."""
+    """Open the journal of a Group again after its run, under the lock; raise StoreError if another run has the lock."""
     directory = store.directory
-    with directory.locked(job.group_id, _TELLING_PATIENCE, time.sleep) as state:
+    with directory.locked(job.group_id, _TELLING_TIMEOUT, time.sleep) as state:
         journal = Journal(state, directory.state_path(job.group_id), location=directory.location, modes=directory.modes)
         try:
             yield journal
@@ -410,9 +418,9 @@ def _journal_of(job: Job, store: Store) -> t.Iterator[Journal]:
 def _not_listed(
     client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored], stop: Stop
 ) -> dict[str, Member]:
-    """Look once more for wanted members whose key is stored and that the listing did not show: lists may lag behind.
+    """Look up wanted members whose key is stored and that are not listed: the listing may be late.
 
-    Where a key was stored just now, its member is given some seconds to turn up.
+    If a key is new, the member is looked up for some seconds.
     """
     missing = [one.email for one in job.wanted if one.email in stored and one.email not in members]
     found = by_email(member for email in missing if (member := client.find_member(job.group_id, email)))
@@ -426,7 +434,7 @@ def _not_listed(
 
 
 def _is_new(stored: Stored) -> bool:
-    """Tell whether a key was stored so lately that its member may not be listed yet."""
+    """Tell whether a key is so new that its member may not be listed yet."""
     try:
         return time.time() - os.stat(stored.path).st_mtime < _NEW_SECONDS
     except OSError:
@@ -434,10 +442,10 @@ def _is_new(stored: Stored) -> bool:
 
 
 def _close_settled(plan: Plan, journal: Journal) -> None:
-    """Write down what the plan found out about earlier runs.
+    """Close the addresses in the journal whose outcome the plan has settled.
 
-    An address that is about to be created stays open until its own ``pending`` takes over: the create of a killed run may take effect
-    only now, and this run may end before it comes to that address. So does one that is not wanted any more, for a while.
+    An address that will be created stays open until its own ``pending``: the create of a killed run may still take
+    effect, and this run may end before that address. A recent address that is not wanted any more stays open too.
     """
     there = {one.email for one in plan.settled if one.outcome is not Outcome.ABSENT}
     still_possible = {

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys that earlier runs stored somewhere else than in their files, moved there before anything else is planned."""
+"""Move keys that earlier runs did not store in their files to these files, before the plan is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoppedError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._members import (
+    Member,
+    NewMember,
+    folded,
+    unsafe_name,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Open, Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import UNPROVEN, FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member
@@ -21,7 +26,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store 
 
 @dataclasses.dataclass
 class Moves:
-    """Keys of earlier runs that are moved to their files, or in check mode would be. found: by address. notes: what is to be said."""
+    """The keys of earlier runs that are moved to their files, or would be in check mode, by address; and warnings."""
 
     store: Store
     write: bool
@@ -35,39 +40,57 @@ class Moves:
 
     @property
     def any(self) -> bool:
-        """Whether any key is moved; what does not decrypt is found where it is, and stays there."""
+        """Whether any key is moved. A file that does not decrypt is found and stays where it is."""
         return any(one.path == self.store.file(email) for email, one in self.found.items())
 
-    def fit(self, email: str, path: str) -> bool:
-        """Tell whether a key can be moved to its file; if not, note why. Its member need not be a wanted one."""
+    def move(self, new: NewMember, path: str, remove: t.Callable[[str], None], proof: str = "") -> bool:
+        """Move a key to its file, unless that holds another key; tell whether it is moved, or would be in check mode.
+
+        path: the present file of the key. remove: removes that file. proof: a sentence about the owner of the key.
+        """
+        email = new.member.email
+        there = self.store.key(email)
+        if any(there) and there != (new.key_id, new.key):
+            return False
         try:
+            # The member need not be wanted, so its file was not proven before.
             self.store.prove_nothing_switched_off([email])
         except StoreError as exc:
             self.notes.append(f"The key of {email} stays in {path}. {exc}")
             return False
+        if self.write:
+            self.store.seal(new)
+            remove(path)
+        # If an earlier run was killed before it removed the file, the key itself is not new.
+        if not any(there):
+            file = self.store.file(email)
+            self.found[email] = Stored(new.member.account_id, new.key_id, file, new.member.group_id)
+            self.notes.append(f"The key of {email} {self.done} moved from {path} to {file}.{proof}")
         return True
 
 
 def recover(entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: Moves) -> None:
-    """Find keys that a killed run saved beside their place, and move them there."""
+    """Move keys that a killed run left in temporary files."""
     for entry in entries:
-        recovered = (
-            moves.store.recover(entry.email, members[entry.email].account_id, write=moves.write)
-            if entry.email in members
-            else None
-        )
-        if recovered:
-            moves.found[entry.email] = recovered
-            moves.notes.append(
-                f"The key of {entry.email} was written by a run that was killed before it was in its place; it {moves.done} put there."
-                if recovered.path == moves.store.file(entry.email)
-                else f"{recovered.path} may hold the key of {entry.email}, and does not decrypt with the vault secrets of this run: a run that was "
-                "killed left it there, torn or under another password. It is left alone."
+        member = members.get(entry.email)
+        recovered = moves.store.recover(entry.email, member.account_id, write=moves.write) if member else None
+        if not recovered:
+            continue
+        moves.found[entry.email] = recovered
+        if recovered.path == moves.store.file(entry.email):
+            note = (
+                f"A run was killed before the key of {entry.email} was in its file. The key {moves.done} moved there."
             )
+        else:
+            note = (
+                f"{recovered.path} may hold the key of {entry.email}, and does not decrypt with the vault secrets of "
+                "this run. A killed run left it: it is torn, or encrypted with another password. It was not changed."
+            )
+        moves.notes.append(note)
 
 
 def seal_from_fallback(fallback: FallbackStore, members: t.Mapping[str, Member], moves: Moves) -> None:
-    """Find keys that an earlier run saved in the fallback place, and move those of members of this Group to their own."""
+    """Move keys of this Group's members from the fallback directory to their files."""
     accounts = {member.account_id: member for member in members.values()}
     for path, variables in fallback.found():
         if not variables:
@@ -79,37 +102,22 @@ def seal_from_fallback(fallback: FallbackStore, members: t.Mapping[str, Member],
                 )
             continue
         new = as_new_member(variables)
-        email = new.member.email
-        if (
-            UNPROVEN in variables
-            or email not in members
-            or new.member.account_id not in ("", members[email].account_id)
-        ):
-            continue
-        new = dataclasses.replace(new, member=dataclasses.replace(new.member, account_id=members[email].account_id))
-        there = moves.store.key(email)
-        if (any(there) and there != (new.key_id, new.key)) or not moves.fit(email, path):
-            continue
-        if moves.write:
-            # Nothing new where a run was killed between the two.
-            moves.store.seal(new)
-            fallback.remove(path)
-        if any(there):
-            continue
-        moves.found[email] = Stored(new.member.account_id, new.key_id, moves.store.file(email), new.member.group_id)
-        moves.notes.append(f"The key of {email} {moves.done} moved from {path} to {moves.store.file(email)}.")
+        member = members.get(new.member.email)
+        if UNPROVEN not in variables and member and new.member.account_id in ("", member.account_id):
+            own = dataclasses.replace(new.member, account_id=member.account_id)
+            moves.move(dataclasses.replace(new, member=own), path, fallback.remove)
 
 
-def try_doubtful(
+def try_unproven(
     client: Client, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: Moves
 ) -> dict[str, str]:
-    """Try the keys that earlier runs kept because it was not certain whose they are, and move each to the member whose account it opens.
+    """Try the unproven keys of earlier runs, and move each to the file of the member whose account it opens.
 
-    Return the path of each that is kept as it is, by the address that it was kept for.
+    Return the path of each key that is still unproven, by the address that it arrived for.
     """
-    kept: dict[str, str] = {}
+    unproven: dict[str, str] = {}
     accounts = {
-        member.account_id: (folded(member.email), member)
+        member.account_id: dataclasses.replace(member, email=folded(member.email))
         for member in members.values()
         if not unsafe_name(folded(member.email))
     }
@@ -123,29 +131,18 @@ def try_doubtful(
         for path, variables in fallback.found()
         if UNPROVEN in variables
     ]
-    for kept_for, path, variables, remove in waiting:
+    for arrived_for, path, variables, remove in waiting:
         new = as_new_member(variables)
-        kept[kept_for] = path
+        owner = None
         try:
-            account = client.opens(new.key_id, new.key)
+            owner = accounts.get(client.opens(new.key_id, new.key))
         except StoppedError:
             raise
         except B2Error as exc:
             moves.notes.append(
-                f"The key in {path}, of which it is not certain whose it is, could not be tried. {exc.explain()}"
+                f"The owner of the key in {path} is not known, because the key could not be tried. {exc.explain()}"
             )
-            continue
-        email, owner = accounts.get(account, ("", None))
-        there = moves.store.key(email) if owner else ("", "")
-        if owner is None or (any(there) and there != (new.key_id, new.key)) or not moves.fit(email, path):
-            continue
-        del kept[kept_for]
-        if moves.write:
-            moves.store.seal(dataclasses.replace(new, member=dataclasses.replace(owner, email=email)))
-            remove(path)
-        if not any(there):
-            moves.found[email] = Stored(account, new.key_id, moves.store.file(email), owner.group_id)
-            moves.notes.append(
-                f"The key in {path} was tried, and opens the account of {email}. It {moves.done} moved to {moves.store.file(email)}."
-            )
-    return kept
+        proof = " It was tried, and opens the account of that member."
+        if owner is None or not moves.move(dataclasses.replace(new, member=owner), path, remove, proof):
+            unproven[arrived_for] = path
+    return unproven

@@ -36,10 +36,10 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run import wo
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import (
-    keys_open,
     mark_told,
     provision,
     provision_groups,
+    try_keys,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
@@ -551,9 +551,9 @@ def test_a_key_is_dead_only_where_the_service_says_so(standin, make_client, acti
     member = standin.add_member("hosting", EMAILS[0])
     keys = {EMAILS[0]: (member["applicationKeyId"], member["applicationKey"])}
     client = make_client(standin, max_retries=0)
-    assert keys_open(client, keys, 2) == {EMAILS[0]: Proof(member["accountId"])}
+    assert try_keys(client, keys, 2) == {EMAILS[0]: Proof(member["accountId"])}
     standin.faults([{"operation": "b2_authorize_account", "action": action}])
-    [tried] = list(keys_open(client, keys, 2).values())
+    [tried] = list(try_keys(client, keys, 2).values())
     assert tried.opens == ("" if code is None else None)
     assert (code or "") in tried.problem
     assert bool(tried.problem) is (code is not None)
@@ -838,7 +838,7 @@ def test_a_service_that_does_not_answer_is_not_asked_for_each_key(standin, make_
     client = make_client(standin, max_retries=1)
     standin.faults([{"operation": "b2_authorize_account", "times": None, "action": {"kind": "cut_before"}}])
     before = standin.state()["calls"]["b2_authorize_account"]
-    tried = keys_open(client, {f"{email}.{number}": ("k", "s") for email in EMAILS for number in range(10)}, 1)
+    tried = try_keys(client, {f"{email}.{number}": ("k", "s") for email in EMAILS for number in range(10)}, 1)
     assert len(tried) == 50 and all(proof.opens is None and proof.problem for proof in tried.values())
     assert standin.state()["calls"]["b2_authorize_account"] - before == 3 * 2
 
@@ -1330,7 +1330,7 @@ def test_a_key_that_is_gone_and_cannot_be_put_back_is_in_the_fallback_directory(
     for one in report.results:
         assert f"The key of {one.email} is gone from " in one.message
         assert (
-            f"cannot be written again: On srv1: Closed for today. It was stored in {one.path}. The next run moves it home."
+            f"cannot be written again: On srv1: Closed for today. It was stored in {one.path}. The next run moves it to its file."
             in one.message
         )
     store = place_of()
