@@ -27,6 +27,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import E
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import JOURNAL_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
 _CLOSED = "closed"
@@ -217,6 +218,29 @@ class Journal:
         """Remove a torn line, so that the next line starts correctly. If that fails, the next run reports the line."""
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, size)
+
+
+@contextlib.contextmanager
+def open_journal(
+    directory: VaultDir, group_id: str, timeout: float, wait: t.Callable[[float], t.Any], *, write: bool = True
+) -> t.Iterator[Journal]:
+    """Open the journal of a Group under its lock; without the lock if it is only read.
+
+    timeout: seconds to wait for the lock. Raises StoreError if another run has the lock for longer.
+    """
+    opened = directory.locked(group_id, timeout, wait) if write else directory.state(group_id)
+    with opened as state:
+        journal = Journal(
+            state,
+            directory.state_path(group_id),
+            writable=write,
+            location=directory.location,
+            modes=directory.modes,
+        )
+        try:
+            yield journal
+        finally:
+            journal.finish()
 
 
 def is_recent(entry: Open) -> bool:

@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Open
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import open_journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
 
@@ -48,8 +48,8 @@ def look(store: Store, group_id: str) -> OtherRun:
     directory.location.fetch()
     try:
         before = directory.holder(group_id)
-        with directory.state(group_id) as state:
-            entries = Journal(state, directory.state_path(group_id), writable=False).entries(group_id)
+        with open_journal(directory, group_id, 0.0, lambda seconds: None, write=False) as journal:
+            entries = journal.entries(group_id)
         return OtherRun(entries, before or directory.holder(group_id))
     except StoreError as exc:
         return OtherRun([], problem=exc.happened)

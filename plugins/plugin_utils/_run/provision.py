@@ -42,7 +42,11 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.job impor
     Stop,
     foreseen,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal, is_recent
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import (
+    Journal,
+    is_recent,
+    open_journal,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import OtherRun, look
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.recover import (
     Moves,
@@ -66,10 +70,7 @@ _MOST_UNANSWERED = 3
 
 
 def provision_groups(
-    client: Client,
-    jobs: t.Sequence[tuple[Job, Store]],
-    fallback: FallbackStore,
-    stop: Stop,
+    client: Client, jobs: t.Sequence[tuple[Job, Store]], fallback: FallbackStore, stop: Stop
 ) -> list[Done]:
     """Provision several Groups, one after the other; see provision.
 
@@ -86,50 +87,37 @@ def provision_groups(
             seen.append(store)
         except B2Error as exc:
             done.append(exc)
-    done = _confirmed_again(jobs, fallback, done) if done[1:] else done
-    stores = [store for _job, store in jobs]
-    return [one if isinstance(one, B2Error) else _with_removed(at, *one) for at, one in zip(stores, done, strict=True)]
+    for number, ((job, store), one) in enumerate(zip(jobs, done, strict=True)):
+        if not isinstance(one, B2Error):
+            plan, report = one
+            if done[1:] and not job.check_mode:
+                report = _confirmed_again(job, store, fallback, report)
+            done[number] = plan, _with_removed(store, report)
+    return done
 
 
-def _confirmed_again(
-    jobs: t.Sequence[tuple[Job, Store]],
-    fallback: FallbackStore,
-    done: t.Sequence[Done],
-) -> list[Done]:
-    """Confirm the keys of each Group after the last Group: somebody may have removed those of the first."""
-    again: list[Done] = []
-    for (job, store), one in zip(jobs, done, strict=True):
-        if isinstance(one, B2Error) or job.check_mode:
-            again.append(one)
-            continue
-        plan, report = one
-        results = {each.email: each for each in report.results}
-        found, notes = confirmed(job, store, fallback, results, [each.email for each in report.results if each.changed])
-        lost = [each for each in found.values() if each.outcome is Outcome.KEY_LOST and each != results[each.email]]
-        if lost:
-            with contextlib.suppress(B2Error), _journal_of(job, store) as journal:
-                for each in lost:
-                    journal.lost(job.group_id, each.email, each.member.account_id if each.member else "")
-        again.append(
-            (
-                plan,
-                dataclasses.replace(
-                    report, results=tuple(found.values()), notes=tuple(dict.fromkeys((*report.notes, *notes)))
-                ),
-            )
-        )
-    return again
+def _confirmed_again(job: Job, store: Store, fallback: FallbackStore, report: Report) -> Report:
+    """Confirm the keys of a Group after the last Group: somebody may have removed them meanwhile."""
+    results = {each.email: each for each in report.results}
+    found, notes = confirmed(job, store, fallback, results, [each.email for each in report.results if each.changed])
+    lost = [each for each in found.values() if each.outcome is Outcome.KEY_LOST and each != results[each.email]]
+    if lost:
+        with contextlib.suppress(B2Error), _journal_again(job, store) as journal:
+            for each in lost:
+                journal.lost(job.group_id, each.email, each.member.account_id if each.member else "")
+    notes = tuple(dict.fromkeys((*report.notes, *notes)))
+    return dataclasses.replace(report, results=tuple(found.values()), notes=notes)
 
 
-def _with_removed(store: Store, plan: Plan, report: Report) -> tuple[Plan, Report]:
+def _with_removed(store: Store, report: Report) -> Report:
     """Add a warning to a report about keys of earlier runs that somebody removed during this run.
 
     Such a key is not written again: the user may have removed it on purpose.
     """
-    location = store.directory.location
-    paths = [one.path for one in report.results if one.outcome is Outcome.UNCHANGED and one.path in location.removed]
+    removed = store.directory.location.removed
+    paths = [one.path for one in report.results if one.outcome is Outcome.UNCHANGED and one.path in removed]
     if not paths:
-        return plan, report
+        return report
     others = len(set(paths)) - 1
     files = f"{min(paths)}{f' and {others} more' if others else ''}"
     members = f"{len(paths)} members" if paths[1:] else "1 member"
@@ -137,17 +125,11 @@ def _with_removed(store: Store, plan: Plan, report: Report) -> tuple[Plan, Repor
         f"During this run the keys of {members} were removed from {store.directory.path}: {files}. "
         "Find out who did that. The history of the branch or a backup has these files."
     )
-    return plan, dataclasses.replace(report, notes=(*report.notes, note))
+    return dataclasses.replace(report, notes=(*report.notes, note))
 
 
 def provision(
-    client: Client,
-    job: Job,
-    store: Store,
-    fallback: FallbackStore,
-    stop: Stop,
-    *,
-    whole: bool = True,
+    client: Client, job: Job, store: Store, fallback: FallbackStore, stop: Stop, *, whole: bool = True
 ) -> tuple[Plan, Report]:
     """Create the wanted members of one Group and seal their keys; return the plan and the report.
 
@@ -157,28 +139,18 @@ def provision(
     Raises B2Error only if the run ends before the first create.
     """
     write = not job.check_mode
-    with contextlib.ExitStack() as stack:
-        store.prove([one.email for one in job.wanted], write=write)
-        state = stack.enter_context(
-            store.directory.locked(job.group_id, job.vault_lock_timeout, stop.wait)
-            if write
-            else store.directory.state(job.group_id)
-        )
-        journal = Journal(
-            state,
-            store.directory.state_path(job.group_id),
-            writable=write,
-            location=store.directory.location,
-            modes=store.directory.modes,
-        )
-        stack.callback(journal.finish)
+    store.prove([one.email for one in job.wanted], write=write)
+    with (
+        open_journal(store.directory, job.group_id, job.vault_lock_timeout, stop.wait, write=write) as journal,
+        contextlib.ExitStack() as at_end,
+    ):
         entries = journal.entries(job.group_id)
         concerned = {*(one.email for one in job.wanted), *(one.email for one in entries)}
         # Again, under the lock: keys may have been moved to another layout while this run waited for the lock.
         store.prove_not_in_other_layout(concerned)
         stored = store.stored(None if whole else concerned)
         if write:
-            stack.callback(store.remember)
+            at_end.callback(store.remember)
         members = by_email(client.members(job.group_id))
         members.update(_not_listed(client, job, members, stored, stop))
         other = OtherRun([])
@@ -194,23 +166,8 @@ def provision(
             seal_from_fallback(fallback, members, moves)
             unproven = try_unproven(client, fallback, entries, members, moves)
             stored.update(moves.found)
-            plan = make_plan(
-                job,
-                members,
-                stored,
-                entries,
-                lambda keys: try_keys(client, keys, job.concurrency, stop),
-                store.key,
-                unproven,
-            )
-            plan = dataclasses.replace(
-                plan, steps=tuple(not_attempted(step, other.reasons.get(step.wanted.email, "")) for step in plan.steps)
-            )
-            changing = [step.wanted.email for step in plan.changes]
-            store.prove_nothing_switched_off(changing)
-            store.directory.prove_room(len(changing))
-            if write and changing:
-                store.directory.prove_writing()
+            plan = _plan(client, job, store, members, stored, entries, unproven, other, stop)
+            _prove_for(plan, store, write=write)
         except B2Error as exc:
             # Nothing was created, but files were written.
             if write and moves.any:
@@ -218,15 +175,23 @@ def provision(
             raise
         notes = (*moves.notes, *other.notes, *_remarks(job, plan, fallback))
         if job.check_mode:
-            return plan, Report(
-                tuple(foreseen(step, plan) for step in plan.steps), plan.settled, notes, moves.any, check_mode=True
-            )
+            foreseen_results = tuple(_all_results(plan, {}).values())
+            return plan, Report(foreseen_results, plan.settled, notes, moves.any, check_mode=True)
         _close_settled(plan, journal)
         results = Workers(client, job, plan, store, fallback, journal, stop).act()
         concerned = {*results, *moves.found}
         results, unconfirmed = confirmed(job, store, fallback, _all_results(plan, results), concerned, journal)
         results, unlisted = _compared(client, plan, results, stop)
         return plan, Report(tuple(results.values()), plan.settled, (*notes, *unconfirmed, *unlisted), moves.any)
+
+
+def _prove_for(plan: Plan, store: Store, *, write: bool) -> None:
+    """Prove that the store can take the keys of a plan; raise StoreError if it cannot."""
+    changing = [step.wanted.email for step in plan.changes]
+    store.prove_nothing_switched_off(changing)
+    store.directory.prove_room(len(changing))
+    if write and changing:
+        store.directory.prove_writing()
 
 
 def _remarks(job: Job, plan: Plan, fallback: FallbackStore) -> tuple[str, ...]:
@@ -294,28 +259,33 @@ def _contradicted(one: Result, outcome: Outcome, message: str, member: t.Optiona
     return dataclasses.replace(one, outcome=outcome, message=f"{message} {one.message}".strip(), member=member)
 
 
-def make_plan(
+def _plan(
+    client: Client,
     job: Job,
+    store: Store,
     members: t.Mapping[str, Member],
     stored: t.Mapping[str, Stored],
     entries: t.Sequence[Open],
-    opens: t.Callable[[dict[str, tuple[str, str]]], dict[str, Proof]],
-    key_of: t.Callable[[str], tuple[str, str]],
     unproven: t.Mapping[str, str],
+    other: OtherRun,
+    stop: Stop,
 ) -> Plan:
-    """Return the plan for the wanted members, from the Group, the stored keys and the open addresses in the journal.
+    """Try keys as the job wants it, and return the plan.
 
-    opens: tries keys, see try_keys. key_of: returns the stored key of an address. unproven: see try_unproven.
+    unproven: see try_unproven. other: another run, which has the members that are open in its journal.
     """
     settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
     lost = {one.email: one for one in settled if one.outcome is Outcome.KEY_LOST}
     in_fallback = {one.email: one.path for one in settled if one.outcome is Outcome.KEY_MISSING}
     present = [one for one in job.wanted if one.email in members]
     whole = {email for email, found in stored.items() if found.key_id}
-    stored_opens = opens(
-        {one.email: key_of(one.email) for one in present if job.policy.verify_keys and one.email in whole}
-    )
-    given_opens = opens({one.email: (one.key_id, one.key) for one in present if one.key and one.email not in whole})
+    # Only the keys that are tried or compared are decrypted.
+    needed = [one.email for one in present if one.email in whole and (job.policy.verify_keys or one.key)]
+    secrets = {email: store.key(email) for email in needed}
+    stored_opens = try_keys(client, secrets if job.policy.verify_keys else {}, job.concurrency, stop)
+    given = {one.email: (one.key_id, one.key) for one in present if one.key}
+    to_try = {email: secret for email, secret in given.items() if email not in secrets}
+    given_opens = try_keys(client, to_try, job.concurrency, stop)
     refused = all_refused({**stored_opens, **given_opens})
     steps = []
     for one in job.wanted:
@@ -333,13 +303,13 @@ def make_plan(
             stored_untried=stored_one.problem,
             given_untried=given_one.problem,
             all_refused=refused,
-            given_differs=bool(one.key) and one.email in whole and key_of(one.email) != (one.key_id, one.key),
+            given_differs=one.email in given and secrets.get(one.email, given[one.email]) != given[one.email],
         )
-        steps.append(decide_present(one, members.get(one.email), keys))
+        step = decide_present(one, members.get(one.email), keys)
+        steps.append(not_attempted(step, other.reasons.get(one.email, "")))
     paths = {email: found.path for email, found in stored.items()}
-    return Plan(
-        job.group_id, tuple(steps), settled, paths, {member.account_id: email for email, member in members.items()}
-    )
+    accounts = {member.account_id: email for email, member in members.items()}
+    return Plan(job.group_id, tuple(steps), settled, paths, accounts)
 
 
 def try_keys(
@@ -389,30 +359,18 @@ def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[Done]) -> No
         lost = {
             each.email: each.account_id for each in plan.settled if each.outcome is Outcome.KEY_LOST and not each.known
         }
-        lost.update(
-            {
-                each.email: each.member.account_id
-                for each in report.results
-                if each.outcome is Outcome.KEY_LOST and each.member
-            }
-        )
-        if not lost:
-            continue
-        with contextlib.suppress(B2Error), _journal_of(job, store) as journal:
-            for email, account in lost.items():
-                journal.told(job.group_id, email, account)
+        for each in report.results:
+            if each.outcome is Outcome.KEY_LOST and each.member:
+                lost[each.email] = each.member.account_id
+        if lost:
+            with contextlib.suppress(B2Error), _journal_again(job, store) as journal:
+                for email, account in lost.items():
+                    journal.told(job.group_id, email, account)
 
 
-@contextlib.contextmanager
-def _journal_of(job: Job, store: Store) -> t.Iterator[Journal]:
-    """Open the journal of a Group again after its run, under the lock; raise StoreError if another run has the lock."""
-    directory = store.directory
-    with directory.locked(job.group_id, _TELLING_TIMEOUT, time.sleep) as state:
-        journal = Journal(state, directory.state_path(job.group_id), location=directory.location, modes=directory.modes)
-        try:
-            yield journal
-        finally:
-            journal.finish()
+def _journal_again(job: Job, store: Store) -> contextlib.AbstractContextManager[Journal]:
+    """Open the journal of a Group again after its run."""
+    return open_journal(store.directory, job.group_id, _TELLING_TIMEOUT, time.sleep)
 
 
 def _not_listed(
