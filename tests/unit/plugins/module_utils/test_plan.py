@@ -34,6 +34,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     decide_created,
     decide_present,
     diff,
+    not_attempted,
     outcome_of,
     settle,
 )
@@ -354,10 +355,23 @@ def test_the_diff_shows_changes_only():
         Step(Wanted("any@x.example"), Outcome.CREATED),
         Step(WANTED, Outcome.UNCHANGED, THERE),
         Step(Wanted("old@x.example"), Outcome.EJECTED, THERE),
+        Step(Wanted("again@x.example"), Outcome.CREATED, replaces=THERE),
     ]
     shown = diff(steps)
-    assert shown["before"].splitlines() == ["old@x.example (us-west)"]
-    assert shown["after"].splitlines() == ["new@x.example (us-east)", "any@x.example (default region)"]
+    assert shown["before"].splitlines() == ["old@x.example (us-west)", "again@x.example (us-west)"]
+    assert shown["after"].splitlines() == [
+        "new@x.example (us-east)",
+        "any@x.example (default region)",
+        "again@x.example (default region)",
+    ]
+
+
+def test_a_member_whose_key_is_stored_keeps_its_step_during_another_run():
+    kept, missing = Step(WANTED, Outcome.UNCHANGED, THERE), Step(WANTED, Outcome.KEY_MISSING, THERE, "why")
+    assert not_attempted(kept, "A run is under way.") is kept
+    assert not_attempted(missing, "") is missing
+    waiting = not_attempted(missing, "A run is under way.")
+    assert waiting == Step(WANTED, Outcome.NOT_ATTEMPTED, THERE, "A run is under way.")
 
 
 def test_members_are_found_whatever_the_case_of_their_address():
