@@ -49,11 +49,7 @@ Options = t.Mapping[str, t.Any]
 
 
 def seal_members(
-    action: ActionBase,
-    options: Options,
-    task_vars: t.Mapping[str, t.Any],
-    wanted: t.Sequence[Wanted],
-    concurrency: int,
+    action: ActionBase, options: Options, task_vars: t.Mapping[str, t.Any], wanted: t.Sequence[Wanted], concurrency: int
 ) -> tuple[dict[str, t.Any], tuple[Result, ...]]:
     """Create the members of one Group and seal their keys; return the task's result and the result of each member."""
     group = WantedGroup(options["group_id"] or "", options["group_name"] or "", wanted)

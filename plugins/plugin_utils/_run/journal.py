@@ -231,11 +231,7 @@ def open_journal(
     opened = directory.locked(group_id, timeout, wait) if write else directory.state(group_id)
     with opened as state:
         journal = Journal(
-            state,
-            directory.state_path(group_id),
-            writable=write,
-            location=directory.location,
-            modes=directory.modes,
+            state, directory.state_path(group_id), writable=write, location=directory.location, modes=directory.modes
         )
         try:
             yield journal

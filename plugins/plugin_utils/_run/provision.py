@@ -42,11 +42,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.job impor
     Stop,
     foreseen,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import (
-    Journal,
-    is_recent,
-    open_journal,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal, is_recent, open_journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import OtherRun, look
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.recover import (
     Moves,

@@ -35,12 +35,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     outcome_of,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import (
-    Job,
-    Plan,
-    Result,
-    Stop,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Result, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
