@@ -895,6 +895,8 @@ def test_a_doubtful_key_that_cannot_be_tried_waits_for_the_next_run(standin, sto
     assert store.read(EMAILS[0]) is None
     [(path, variables)] = list(aside(store, secrets).items())
     assert path == result.path
+    entry = still_open(store, standin.groups["hosting"])[EMAILS[0]]
+    assert (entry.event, entry.account_id, entry.path) == (Event.FALLBACK, "", path)
     assert variables["b2_application_key"] == keys_of(standin)[EMAILS[0]][1]
     standin.faults([])
     for check_mode in (True, False):
