@@ -77,6 +77,7 @@ def run(standin, make_client, store, fallback, monkeypatch):
         concurrency=4,
         timeout=1.0,
         region=None,
+        key=("", ""),
         stop=None,
         store=store,
         fallback=fallback,
@@ -84,7 +85,7 @@ def run(standin, make_client, store, fallback, monkeypatch):
     ):
         client = make_client(standin, timeout=timeout, connections=concurrency, max_retries=3)
         try:
-            wanted = [Wanted(email, region) for email in emails]
+            wanted = [Wanted(email, region, *key) for email in emails]
             job = Job(
                 standin.groups["hosting"], wanted, policy, concurrency, vault_lock_timeout=0.0, check_mode=check_mode
             )
@@ -664,6 +665,15 @@ def test_a_member_that_left_is_waited_for_elsewhere_only_where_its_key_is_new(st
     before = lists()
     assert outcomes(run(store=remote_copy()))[EMAILS[0]] == "conflict"
     assert lists() - before == whole + 1, "what was stored long ago is not"
+
+
+def test_an_adopted_key_closes_the_address_whose_key_was_lost(standin, store, run):
+    lost = lose(standin, run, EMAILS[0])
+    key = keys_of(standin)[EMAILS[0]]
+    (result,) = run(EMAILS[:1], key=key).results
+    assert result.changed and result.member.account_id == lost.account_id
+    assert (store.key(EMAILS[0]), result.path) == (key, store.file(EMAILS[0]))
+    assert still_open(store, standin.groups["hosting"]) == {}
 
 
 def test_a_lost_key_is_told_again_and_replaced_only_when_asked(standin, store, run):
