@@ -46,7 +46,7 @@ def test_a_new_directory_from_a_relative_path_is_named(tmp_path, where):
     (tmp_path / "project" / "site.yml").write_text(json.dumps(site))
     made = tmp_path / ("cron" if where == "collection" else "project/plays") / "host_vars"
     starts = (
-        "the working directory, since the playbook is one of a collection"
+        "the working directory, because the playbook is in a collection"
         if where == "collection"
         else "the directory of the playbook"
     )
@@ -76,7 +76,7 @@ def test_a_new_directory_from_a_relative_path_is_named(tmp_path, where):
             return squeezed(done.stdout + done.stderr)
 
         said = squeezed(f"starts at {made.parent}, {starts}.")
-        for arguments, verb in ((["--check"], "would be made"), ([], "is made")):
+        for arguments, verb in ((["--check"], "would be created"), ([], "is created")):
             assert not made.exists()
             told = run(*arguments)
             assert (

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From a task's options to the place of its vault directory."""
+"""Choose the location of a vault directory by the options of a task."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import path_of, plain, start_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import prove_durable
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import LOCK_BRANCH, Repository
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import Repository
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import without_userinfo
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_lease import LOCK_BRANCH
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Remote
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import MODULE, Target
 
 _COPY = "vault"
-# What git itself takes for the address of another machine, and not for a path.
+# Git takes a text of this form for an address, and any other text for a path.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
-# Stricter than git, which would take most other characters as well.
+# Stricter than git, which accepts most other characters as well.
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(?:/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 _LOCAL_SCHEME = "file://"
 _LOCAL_CONNECTIONS = ("local", "ansible.builtin.local")
@@ -44,26 +45,26 @@ def controller_path(action: ActionBase, path: str) -> str:
 
 
 def made_at(action: ActionBase, option: str, given: str) -> str:
-    """Name the directory that a relative path on the controller leads to if it is to be made; empty if it is there, or the path is absolute."""
+    """Return a warning if a relative path names a new directory on the controller, else nothing."""
     path = controller_path(action, given)
     if os.path.isabs(os.path.expanduser(given)) or os.path.lexists(path):
         return ""
     start, what = start_of(action._loader)
-    made = "would be made" if action._task.check_mode else "is made"
+    made = "would be created" if action._task.check_mode else "is created"
     return (
         f"The directory {path} is new, and {made} for the keys: {option} {given} is a relative path, "
-        f"which starts at {os.path.abspath(start)}, {what}. If that is not meant, give an absolute path."
+        f"which starts at {os.path.abspath(start)}, {what}. If this is not the right directory, give an absolute path."
     )
 
 
 def _local_path(repository: str) -> str:
-    """Return the path of a repository on the controller, which a URL may name as well."""
+    """Return the path of a repository on the controller, also from a file:// URL."""
     if not repository.startswith(_LOCAL_SCHEME):
         return repository
     host, slash, path = repository.removeprefix(_LOCAL_SCHEME).partition("/")
     if host not in ("", "localhost") or not slash:
         raise OptionError(
-            f"vault_git_repo {without_userinfo(repository)} names a path on another machine, where git does not look.",
+            f"vault_git_repo {without_userinfo(repository)} names a path on another machine, which git cannot read.",
             remedy="Use ssh:// or https:// for another machine, or file:/// and an absolute path for the controller.",
         )
     return f"/{path}"
@@ -73,11 +74,11 @@ def _local_path(repository: str) -> str:
 def remote_copy(
     action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, lost: t.Callable[[str], None]
 ) -> t.Iterator[RemoteCopy]:
-    """Give the place of a vault directory that is not on the controller, with a copy of it that goes at the end.
+    """Yield the remote copy of a vault directory that is not on the controller, and remove it at the end.
 
-    lost: see Elsewhere. Raises OptionError where the options cannot be, and StoreError where the place would not outlive this job.
+    lost: see RemoteCopy. Raises OptionError for invalid options, and StoreError if the keys may be lost with this job.
     """
-    # As it was written: what the option's type makes of ~ and $ holds on the controller.
+    # As the user wrote it: the option's type path would replace ~ and $ by values of the controller.
     vault_dir = str(plain(action._task.args["vault_dir"]))
     with private_directory() as directory:
         if options["vault_location"] == "git":
@@ -89,7 +90,10 @@ def remote_copy(
 
 @contextlib.contextmanager
 def private_directory() -> t.Iterator[str]:
-    """Make a directory that nobody else can look into, and remove it at the end; if this process is killed, Ansible's own parent process does."""
+    """Create a directory that no other user can read, and remove it at the end.
+
+    If this process is killed, Ansible's parent process removes it.
+    """
     path = tempfile.mkdtemp(prefix="b2_vault_", dir=C.DEFAULT_LOCAL_TMP)
     try:
         yield path
@@ -100,16 +104,17 @@ def private_directory() -> t.Iterator[str]:
 def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, vault_dir: str) -> Remote:
     if not vault_dir.startswith("/") or ".." in vault_dir.split("/"):
         raise OptionError(
-            f"vault_dir {vault_dir} is not an absolute path without .., which it has to be with vault_location: target."
+            f"vault_dir {vault_dir} is not an absolute path without .., which vault_location: target requires.",
+            remedy="Give the absolute path of the directory on the target host.",
         )
-    # "/" twice at the beginning is something else to normpath.
+    # normpath keeps two slashes at the beginning.
     path = os.path.normpath(f"/{vault_dir.lstrip('/')}")
-    _prove_not_here(action, task_vars)
+    _prove_not_controller(action, task_vars)
     if action._connection.transport == "local":
-        # Then the target is where this runs.
+        # The target is this machine.
         prove_durable(f"vault_dir {path}", _promised(options))
 
-    # The same for each message: which Python there is on the target is found out once.
+    # The same dict for each message, in which Ansible keeps the Python interpreter that it found on the target.
     variables = dict(task_vars)
 
     def execute(arguments: dict[str, t.Any]) -> t.Mapping[str, t.Any]:
@@ -127,23 +132,23 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
 
 
 def _promised(options: t.Mapping[str, t.Any]) -> bool:
-    """Tell whether the directory is said to outlive this job. An audit has no such option: it only reads."""
+    """Tell whether the user promises that the directory outlives this job. An audit needs no promise: it only reads."""
     return bool(options.get("vault_dir_is_durable", True))
 
 
-def _prove_not_here(action: ActionBase, task_vars: TaskVars) -> None:
-    """Refuse a delegated host that is this machine only because the play, the task or -c says so."""
+def _prove_not_controller(action: ActionBase, task_vars: TaskVars) -> None:
+    """Raise OptionError if the delegated host is this machine only because the play, the task or -c says so."""
     host = str(action._task.delegate_to or "")
     if not host or host in C.LOCALHOST or action._connection.transport != "local":
         return
-    # Keywords and variables of plays and tasks are not in there; extra variables are.
+    # These are not the variables and keywords of plays and tasks, but extra variables are included.
     hosts = task_vars["hostvars"]
     own = hosts[host] if host in hosts else load_extra_vars(action._loader)
     if own.get("ansible_connection") not in _LOCAL_CONNECTIONS:
         raise OptionError(
-            f"The keys are to be on {host}, but its connection is local: they would be on this machine and not on {host}.",
-            remedy=f"Remove connection: local from the play and the task, and -c local from the command line. If {host} is this machine, set "
-            f"ansible_connection: local as a variable of {host} in the inventory.",
+            f"The keys are for {host}, but its connection is local: they would be on this machine and not on {host}.",
+            remedy="Remove connection: local from the play and the task, and -c local from the command line. "
+            f"If {host} is this machine, set ansible_connection: local as a variable of {host} in the inventory.",
         )
 
 
@@ -151,13 +156,14 @@ def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: s
     folder = os.path.normpath(vault_dir)
     if vault_dir.startswith("/") or folder.startswith("..") or ".git" in folder.split("/"):
         raise OptionError(
-            f"vault_dir {vault_dir} is not a path within a repository, which it has to be with vault_location: git."
+            f"vault_dir {vault_dir} is not a path within a repository, which vault_location: git requires.",
+            remedy="Give a path that is relative to the root of the repository.",
         )
     repository = options["vault_git_repo"] or ""
     if not repository:
         raise OptionError("vault_git_repo is missing.", remedy="Name the repository for the keys.")
     if not repository.isprintable() or repository.startswith("-"):
-        raise OptionError("vault_git_repo is not an address that git could take.")
+        raise OptionError("vault_git_repo is not an address that git accepts.", remedy="Give a URL or a path.")
     if repository.startswith(_LOCAL_SCHEME) or not _ADDRESS.match(repository):
         path = controller_path(action, _local_path(repository))
         prove_durable(f"vault_git_repo {path}", _promised(options))
@@ -174,9 +180,9 @@ def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: s
 
 def _prove_branch(option: str, name: str) -> None:
     """Raise OptionError if the value of an option is not a valid name of a branch."""
-    odd = ".." in name or re.search(r"\.(?:lock)?(?:/|$)", name) or name == "HEAD" or name.startswith("refs/")
-    if odd or not _BRANCH.fullmatch(name):
+    invalid = ".." in name or re.search(r"\.(?:lock)?(?:/|$)", name) or name == "HEAD" or name.startswith("refs/")
+    if invalid or not _BRANCH.fullmatch(name):
         raise OptionError(
             f"{option} {name!r} is not a valid name of a branch.",
-            remedy="Use letters, digits and ._+- in each of its parts, with slashes between them, and no refs/heads/ before it.",
+            remedy="Use letters, digits and ._+- in each of its parts, slashes between them, and no refs/heads/ before it.",
         )

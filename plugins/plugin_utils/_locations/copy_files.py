@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import typing as t
@@ -50,9 +49,8 @@ def write_file(copy: str, path: str, data: bytes, written: t.Optional[float] = N
     ) as file:
         file.write(data)
     if written is not None:
-        now = time.time()
-        # The remote side may name any time.
-        seconds = now if math.isnan(written) else min(max(written, 0.0), now)
+        # The remote side may name any time. In this order it is now if the time is not a number.
+        seconds = max(0.0, min(time.time(), written))
         os.utime(target, (seconds, seconds), follow_symlinks=False)
 
 

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys in a job of AWX or ansible-runner: its files are gone when it ends, unless somebody promises that a directory stays.
+"""Refuse directories that may be lost with a job of AWX or ansible-runner, unless the user promises that they outlive it.
 
-Nothing in a job shows whether a directory stays: to a container a Kubernetes emptyDir looks like a persistent volume.
+A job cannot see whether a directory outlives it: in a container a Kubernetes emptyDir looks like a persistent volume.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 
 #: Set by ansible-runner and by AWX.
 _DIRECTORIES = ("AWX_ISOLATED_DATA_DIR", "AWX_PRIVATE_DATA_DIR")
-#: For vault_dir on the controller.
+#: Remedies for vault_dir on the controller.
 OTHER_LOCATIONS = (
     "Or keep the keys on a host, with vault_location: target, or in a Git repository, with vault_location: git."
 )
 
 
 def is_job(environment: t.Optional[t.Mapping[str, str]] = None) -> bool:
-    """Tell whether ansible-runner or AWX started what runs here. environment: that of this process, if not given."""
+    """Tell whether ansible-runner or AWX started this process. environment: of another process."""
     environment = os.environ if environment is None else environment
     return any(name in environment for name in _DIRECTORIES) or ("AWX_HOST" in environment and "JOB_ID" in environment)
 
@@ -31,11 +31,14 @@ def is_job(environment: t.Optional[t.Mapping[str, str]] = None) -> bool:
 def prove_durable(directory: str, promised: bool, otherwise: str = "") -> None:
     """Raise StoreError in a job, unless the user has promised that the directory outlives it.
 
-    directory: its option and path. otherwise: what else the user can do.
+    directory: its option and path. otherwise: another remedy.
     """
     if promised or not is_job():
         return
-    remedy = "Mount a directory that outlives the job, name it here, and set vault_dir_is_durable: true. An emptyDir does not outlive the job."
+    remedy = (
+        "Mount a directory that outlives the job, name it here, and set vault_dir_is_durable: true. "
+        "An emptyDir does not outlive the job."
+    )
     raise StoreError(
         f"{directory} may be lost with this job of AWX or ansible-runner, and every key in it.",
         remedy=f"{remedy} {otherwise}".rstrip(),

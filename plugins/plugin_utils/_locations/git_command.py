@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The ``git`` command, in a bare repository that is made for one run: nothing is ever checked out, so no hook, filter or attribute has a say."""
+"""Run the ``git`` command in a bare repository that is created for one run.
+
+Git never checks files out there, so that no hook, filter or attribute of the user can change them.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,15 @@ import os
 import re
 import signal
 import subprocess
-import time
 import typing as t
 import urllib.parse
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.signals import patience
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.waiting import wait_until
 
-#: Seconds that one command may take; what talks with a server and gets no answer ends then.
+#: Seconds that one command may take, such as one whose server does not answer.
 PATIENCE = 120.0
-# So often a command that takes longer is looked at.
-_LOOK_SECONDS = 0.5
 _CONFIG = {
     "core.hooksPath": os.devnull,
     "gc.auto": "0",
@@ -31,37 +31,58 @@ _CONFIG = {
     "push.recurseSubmodules": "no",
     "fetch.recurseSubmodules": "no",
 }
-# They name another repository, would print what is sent, or date a lease; all else that a user may have set, such as how to log in, holds.
+# Variables that name another repository, print what is sent, or set the date of a lease. The other variables of a user
+# are kept, such as those for logging in.
 _DROPPED = re.compile(
-    r"GIT_(?:DIR|WORK_TREE|IMPLICIT_WORK_TREE|COMMON_DIR|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|SHALLOW_FILE|GRAFT_FILE|NAMESPACE|"
-    r"PREFIX|REPLACE_REF_BASE|NO_REPLACE_OBJECTS|CONFIG|TRACE.*|CURL_VERBOSE|REFLOG_ACTION|AUTHOR_DATE|COMMITTER_DATE)"
-    # Hooks and what else git starts have no use for the master key, nor for what Ansible was told.
+    r"GIT_(?:DIR|WORK_TREE|IMPLICIT_WORK_TREE|COMMON_DIR|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|"
+    r"SHALLOW_FILE|GRAFT_FILE|NAMESPACE|PREFIX|REPLACE_REF_BASE|NO_REPLACE_OBJECTS|CONFIG|TRACE.*|CURL_VERBOSE|REFLOG_ACTION|"
+    r"AUTHOR_DATE|COMMITTER_DATE)"
+    # Hooks and other programs that git starts must not see the master key, nor the settings of Ansible.
     rf"|{'|'.join(name for names in ENVIRONMENT.values() for name in names)}|ANSIBLE_.*"
 )
 _USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
 _PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*:[^/]*@")
 _WEB_URL = re.compile(r"(https?)://(?:([^/]*)@)?([^/]*)(.*)", re.IGNORECASE)
 _WEB_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-# Git tells its credential helper the operation, and on stdin whose password it wants. The host's name is checked, as it may have redirected git.
+# Git gives its credential helper the operation, and on stdin the server. The server is checked, as it may have
+# redirected git to another one.
 _HELPER = (
     '!f() { p= h=; while IFS="=" read -r name value; do case $name in protocol) p=$value;; host) h=$value;; esac; done; '
     'test "$1 $p $h" = "get %s %s" && cat /dev/fd/%d; }; f'
 )
-# What certainly fits into a pipe that nobody reads yet.
+# Bytes that fit into a pipe before git reads it.
 _PIPE_BYTES = 4096
-_LINES_TOLD = 4
+_LINES_SHOWN = 4
 
 
 class Answer(t.NamedTuple):
-    """What a command came to. said: the end of what it said on stderr, fit to be shown."""
+    """The answer of a command. said: the last lines of its stderr, fit to be shown."""
 
+    command: str
     code: int
     output: bytes
     said: str
 
+    def checked(self) -> bytes:
+        """Return the output, or raise StoreError if the command failed."""
+        if self.code:
+            raise StoreError(
+                f"git {self.command} failed ({self.said or f'exit code {self.code}'}).",
+                remedy="Fix that, then run again.",
+            )
+        return self.output
+
+
+class Pushed(t.NamedTuple):
+    """The answer to a push. refs: flag and summary of each ref on the server; the flag is ``!`` if the ref was refused."""
+
+    code: int
+    said: str
+    refs: t.Mapping[str, tuple[str, str]]
+
 
 class Login(t.NamedTuple):
-    """The password of a URL, as a credential helper gives it to git, and which server it is for."""
+    """The password of a URL, as a credential helper gives it to git, and the server that it is for."""
 
     protocol: str
     host: str
@@ -69,54 +90,67 @@ class Login(t.NamedTuple):
 
 
 class Git:
-    """Runs commands in one repository; url is that of its remote ``origin``. A password in it reaches git through a pipe and nothing else."""
+    """Runs commands in one repository. url: of its remote ``origin``; a password in it reaches git through a pipe only."""
 
     def __init__(self, directory: str, url: str) -> None:
         self._directory = directory
-        #: The URL without user name and password, if it has a password.
+        #: The URL, without user name and password if it has a password.
         self.url, self._login = without_password(url)
 
     def create(self) -> None:
-        """Make the repository."""
+        """Create the repository."""
         self("init", "--quiet", "--bare")
         self("config", "remote.origin.url", self.url)
 
     def identity(self) -> str:
-        """Return who commits, as git writes it."""
+        """Return the committer, as git writes it."""
         environment = _environment()
         return f"{environment['GIT_COMMITTER_NAME']} <{environment['GIT_COMMITTER_EMAIL']}>"
+
+    def refs(self, *names: str) -> dict[str, str]:
+        """Return the commits of refs on the server, by name; of all branches if no names are given."""
+        lines = self("ls-remote", *([] if names else ["--heads"]), "origin", *names).decode().splitlines()
+        return {name: commit for commit, _tab, name in (line.partition("\t") for line in lines)}
+
+    def fetch(self, ref: str, name: str) -> Answer:
+        """Fetch the last commit of a ref on the server into the ref ``name`` of this repository."""
+        return self.ask("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{ref}:{name}")
+
+    def push(self, *refs: str, conditions: t.Sequence[str] = ()) -> Pushed:
+        """Push refs, which may be refused. conditions: options such as ``--atomic``."""
+        answer = self.ask("push", "--porcelain", "--no-verify", *conditions, "origin", *refs)
+        found = {}
+        for line in answer.output.decode("utf-8", "replace").splitlines():
+            flag, *fields = line.split("\t")
+            if len(fields) == 2 and len(flag) == 1:
+                found[fields[0].rpartition(":")[2]] = flag, without_userinfo(fields[1])
+        return Pushed(answer.code, answer.said, found)
 
     def __call__(
         self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None
     ) -> bytes:
-        """Run a command; return its output, or raise StoreError with what it said."""
-        answer = self.ask(*arguments, given=given, environment=environment)
-        if answer.code:
-            raise StoreError(
-                f"git {arguments[0]} failed ({answer.said or f'exit code {answer.code}'}).",
-                remedy="Mend that, then run again.",
-            )
-        return answer.output
+        """Run a command; return its output, or raise StoreError if it fails."""
+        return self.ask(*arguments, given=given, environment=environment).checked()
 
     def ask(self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None) -> Answer:
-        """Run a command that may fail."""
+        """Run a command that may fail. given: its stdin."""
         settings = [part for name, value in _CONFIG.items() for part in ("-c", f"{name}={value}")]
         try:
             with self._piped() as (fds, login):
-                process = subprocess.Popen(  # noqa: S603 - no shell, and what the user wrote comes after an option that takes it
+                process = subprocess.Popen(  # noqa: S603 - no shell, and user input follows an option that takes it
                     ["git", *settings, *login, *arguments],  # noqa: S607 - the user's own git
                     env={**_environment(), "GIT_DIR": self._directory, **(environment or {})},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=fds,
-                    # Ctrl-C is for the run and not for a push in the middle; and nothing can ask questions on a terminal.
+                    # Ctrl-C must not end a push halfway, and git must not ask questions on a terminal.
                     start_new_session=True,
                 )
         except OSError as exc:
             raise StoreError(
                 f"git cannot be run on the controller ({exc.strerror}).",
-                remedy="Install git there, or choose another place.",
+                remedy="Install git there, or choose another vault_location.",
             ) from exc
         output, errors = _communicate(process, given, arguments[0])
         lines = [
@@ -124,11 +158,12 @@ class Git:
             for line in errors.decode("utf-8", "replace").splitlines()
             if line.strip() and not line.startswith("hint:")
         ]
-        return Answer(process.returncode, output, without_userinfo(" ".join(lines[-_LINES_TOLD:])).rstrip("."))
+        said = without_userinfo(" ".join(lines[-_LINES_SHOWN:])).rstrip(".")
+        return Answer(arguments[0], process.returncode, output, said)
 
     @contextlib.contextmanager
     def _piped(self) -> t.Iterator[tuple[tuple[int, ...], list[str]]]:
-        """Give the descriptor that a command has to inherit to be able to log in, and the settings that have it read there."""
+        """Yield the file descriptor from which git reads the password, and the settings that make it do so."""
         if not self._login:
             yield (), []
             return
@@ -139,10 +174,10 @@ class Git:
                 file.write(answer)
             helper = f"credential.{protocol}://{host}.helper"
             settings = [
-                # The user's own helpers for this server are forgotten: git would hand them the password to keep.
+                # Without the user's own helpers for this server, to which git would give the password to store.
                 f"{helper}=",
                 f"{helper}={_HELPER % (protocol, host, reading)}",
-                # No rule of the user's is for a URL with a password, such as to use ssh instead.
+                # The user's rules do not apply to a URL with a password, such as a rule to use ssh instead.
                 f"url.{self.url}.insteadOf={self.url}",
                 f"url.{self.url}.pushInsteadOf={self.url}",
             ]
@@ -152,25 +187,25 @@ class Git:
 
 
 def without_userinfo(text: str) -> str:
-    """Return a text in which no URL says who logs in, and with what password."""
+    """Return a text without the user names and passwords of URLs."""
     return _USERINFO.sub(r"\1", text)
 
 
 def without_password(url: str) -> tuple[str, t.Optional[Login]]:
-    """Return a URL without its user name and password, and these; the URL as it is, and None, if it has no password.
+    """Return a URL without its user name and password, and these; the unchanged URL and None if it has no password.
 
-    Raises OptionError, which never shows the URL, if git could not be given the password.
+    Raises OptionError, which never shows the URL, if git cannot take the password.
     """
     found = _WEB_URL.fullmatch(url)
     if not found:
         if _PASSWORD.search(url):
             raise OptionError(
                 "vault_git_repo has a password, which only https:// and http:// can use.",
-                remedy="Take the password out of the URL.",
+                remedy="Remove the password from the URL.",
             )
         return url, None
     protocol, userinfo, host, path = found.groups()
-    # With a slash in its password, what looks like host and port is the beginning of a user name and a password.
+    # If a password contains a slash, the part before it looks like host and port.
     if not _WEB_HOST.fullmatch(host) or (not userinfo and ":" in host and "@" in path):
         raise OptionError(
             "vault_git_repo is an invalid URL.",
@@ -183,9 +218,9 @@ def without_password(url: str) -> tuple[str, t.Optional[Login]]:
     answer = b"username=%b\npassword=%b\n" % (values[0], values[1])
     if any(set(value) & {*b"\n\r\0"} for value in values) or len(answer) > _PIPE_BYTES:
         raise OptionError(
-            "vault_git_repo has a user name or password that git cannot take: too long, or with a line end or NUL in it."
+            "vault_git_repo has a user name or password that git cannot take: it is too long, or contains a line end or NUL."
         )
-    # As git tells the protocol, and so that the URL can be a part of a setting's name.
+    # In lower case, as git gives the protocol to the helper. Without "=", which ends the name of a setting.
     path = path.replace("=", "%3D")
     return f"{protocol.lower()}://{host}{path}", Login(protocol.lower(), host, answer)
 
@@ -197,31 +232,30 @@ def _environment() -> dict[str, str]:
         for role in ("AUTHOR", "COMMITTER")
         for what, value in (("NAME", "community.backblaze"), ("EMAIL", "noreply@localhost"))
     }
-    # With SHA-256, which no service takes by default, git here says at once that it does not fit the repository.
+    # A repository with SHA-256, which no service uses by default, is refused at once.
     return {**who, **kept, "GIT_TERMINAL_PROMPT": "0", "GIT_DEFAULT_HASH": "sha1", "LC_ALL": "C"}
 
 
 def _communicate(process: subprocess.Popen[bytes], given: bytes, command: str) -> tuple[bytes, bytes]:
-    """Return what a command writes to stdout and stderr; StoreError if it takes too long."""
-    started = time.monotonic()
-    while True:
-        try:
-            return process.communicate(given, timeout=_LOOK_SECONDS)
-        except subprocess.TimeoutExpired:
-            limit = patience(PATIENCE)
-            if time.monotonic() - started >= limit:
-                _end(process)
-                raise StoreError(
-                    f"git {command} did not come to its end within {limit:.0f} seconds.", remedy="Run again."
-                ) from None
-        except BaseException:
-            # Whoever ends this process means the command as well.
-            _end(process)
-            raise
+    """Return the stdout and stderr of a command; StoreError if it takes too long."""
+    written: list[tuple[bytes, bytes]] = []
+
+    def done(seconds: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            written.append(process.communicate(given, timeout=seconds))
+        return bool(written)
+
+    try:
+        wait_until(done, PATIENCE, f"git {command} did not end")
+    except BaseException:
+        # Also if this process is being ended: the command must not go on alone.
+        _end(process)
+        raise
+    return written[0]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command with all that it started, which would hold its output open."""
+    """End a command and all processes that it started, which keep its output open."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

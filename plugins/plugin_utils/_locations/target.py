@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The depot on the task's target host: each message is one run of the module ``b2_vault_files`` there, over the task's own connection."""
+"""Read and write a vault directory on the task's target host.
+
+Each message is one run of the module ``b2_vault_files`` on the host, over the task's own connection.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,13 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, Lease, read_lease
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change, Contents, Written
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.signals import patience
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.waiting import wait_until
 
 MODULE = "community.backblaze.b2_vault_files"
 
-#: Seconds that one message may take. A vault directory of thousands of keys over a slow line does not take as long.
+#: Seconds that one message may take. Thousands of keys over a slow line take less.
 PATIENCE = 600.0
-# So often a message that takes longer is looked at.
-_LOOK_SECONDS = 0.5
-# Of the output of a module that died.
+# Of the output of a module that crashed.
 _LINES_SHOWN = 3
 _CHARACTERS_SHOWN = 500
 _SSH_NOISE = re.compile(r"(?:Shared connection|Connection) to .* closed")
@@ -38,7 +39,7 @@ Execute = t.Callable[[dict[str, t.Any]], t.Mapping[str, t.Any]]
 
 
 class Target:
-    """A vault directory on a host. host: its name for messages. path: absolute. modes: of what is made there."""
+    """A vault directory on a host; see Remote. host: its name for messages. path: absolute. modes: of new files."""
 
     takes_index = True
 
@@ -48,12 +49,12 @@ class Target:
         self._path = path
         self._mode = {"mode": f"{modes.file:04o}"} if modes.given else {}
         self._execute = execute
-        # What ansible-core keeps for the task is in variables of the context, and messages are sent from threads that have none of it.
+        # ansible-core keeps data of the task in context variables, which the threads that send messages do not have.
         self._context = contextvars.copy_context()
         self._lease: dict[str, t.Any] = {}
 
     def read(self, known: t.Mapping[str, str]) -> Contents:
-        """Return what there is on the host; see Depot."""
+        """Return the files on the host; see Remote."""
         result = self._run("read", bundle=pack(known))
         with self._understood():
             found = unpack(str(result["bundle"]))
@@ -64,12 +65,12 @@ class Target:
                 obstacles={path: str(kind) for path, kind in found["obstacles"].items()},
                 exists=bool(found["exists"]),
                 room=(int(space), None if names is None else int(names)),
-                # By their age, as the clock of the host may be wrong.
+                # From their age, because the clock of the host may be wrong.
                 times={path: time.time() - age for path, age in found["ages"].items() if isinstance(age, float)},
             )
 
     def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
-        """Put files in their place on the host; see Depot."""
+        """Write files on the host; see Remote."""
         files = {
             path: {"data": change.data.decode("latin-1"), "replaces": sorted(change.replaces)}
             for path, change in changes.items()
@@ -81,18 +82,18 @@ class Target:
             )
 
     def prove_writing(self) -> None:
-        """Write a file there as a key is written, and remove it."""
+        """Write a file on the host as a key is written, and remove it."""
         self._run("write", bundle=pack({"probe": True}))
 
     def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
-        """Ask for the lease of a Group; see Depot."""
+        """Claim the lease of a Group; see Remote."""
         self._lease = {"group": group, "lease": lease.as_text()}
         result = self._run("claim", **self._lease, instead_of=instead_of)
         with self._understood():
             return Claim(bool(result["ours"]), _holder(result))
 
     def refresh(self) -> t.Optional[Lease]:
-        """Say that the holder is still there; see Depot."""
+        """Refresh the lease; see Remote."""
         return _holder(self._run("refresh", **self._lease))
 
     def release(self) -> None:
@@ -101,7 +102,7 @@ class Target:
         self._run("release", **lease)
 
     def peek(self, group: str) -> t.Optional[Lease]:
-        """Return which run is at a Group; see Depot."""
+        """Return the run that holds a Group, by lock or lease; see Remote."""
         return _holder(self._run("peek", group=group))
 
     def _run(self, operation: str, **arguments: t.Any) -> t.Mapping[str, t.Any]:
@@ -110,54 +111,52 @@ class Target:
             result = self._answered(whole)
         except (AnsibleError, OSError) as exc:
             raise StoreError(
-                f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Mend that, then run again."
+                f"{self.name} cannot be reached ({str(exc).strip().rstrip('.')}).", remedy="Fix that, then run again."
             ) from exc
         if result.get("failed") or result.get("unreachable"):
             raise StoreError(f"On {self._host}: {_why(result)}", remedy="Fix that, then run again.")
         return result
 
     def _answered(self, arguments: dict[str, t.Any]) -> t.Mapping[str, t.Any]:
-        """Return the module's result. A host that gives no answer must not keep a key from the fallback directory."""
+        """Return the result of the module; StoreError if the host does not answer in time."""
         results: list[t.Mapping[str, t.Any]] = []
         problems: list[BaseException] = []
 
         def execute() -> None:
             try:
-                # A context can be entered once at a time.
+                # Each thread needs a copy: a context can be entered by one thread at a time.
                 results.append(self._context.copy().run(self._execute, arguments))
-            except BaseException as exc:  # noqa: BLE001 - raised where it is waited for
+            except BaseException as exc:  # noqa: BLE001 - raised by the thread that waits
                 problems.append(exc)
 
-        started = time.monotonic()
         thread = threading.Thread(target=execute, name="b2-message", daemon=True)
         thread.start()
-        while thread.is_alive():
-            thread.join(_LOOK_SECONDS)
-            limit = patience(PATIENCE)
-            if thread.is_alive() and time.monotonic() - started >= limit:
-                raise StoreError(
-                    f"{self.name} gave no answer within {limit:.0f} seconds.", remedy="Find out why, then run again."
-                )
+
+        def done(seconds: float) -> bool:
+            thread.join(seconds)
+            return not thread.is_alive()
+
+        wait_until(done, PATIENCE, f"{self.name} did not answer")
         if problems:
             raise problems[0]
         return results[0]
 
     @contextlib.contextmanager
     def _understood(self) -> t.Iterator[None]:
-        """Turn what may happen to whoever reads an answer that is none into our own error."""
+        """Turn the errors of reading an invalid answer into StoreError."""
         try:
             yield
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise StoreError(
-                f"{self.name} gave an answer that cannot be read ({type(exc).__name__}).",
-                remedy="Find out what answers there, then run again.",
+                f"{self.name} sent an invalid answer ({type(exc).__name__}).",
+                remedy="Find out which program answers on the host, then run again.",
             ) from exc
 
 
 def _why(result: t.Mapping[str, t.Any]) -> str:
-    """Return why a module failed: its own message, and if it died before it could give one, the end of what it wrote."""
+    """Return why a module failed: its message, and the end of its output if it crashed."""
     message = str(result.get("msg") or "the module failed without a message").strip()
-    # With a terminal, ssh brings both as one.
+    # With a terminal, ssh sends stderr as part of stdout.
     written = str(result.get("module_stderr") or "").strip() + "\n" + str(result.get("module_stdout") or "").strip()
     lines = [line.strip() for line in written.splitlines() if line.strip() and not _SSH_NOISE.match(line)]
     return (

@@ -24,6 +24,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git
     without_password,
     without_userinfo,
 )
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_lease import GitLease
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
@@ -234,9 +235,9 @@ def test_a_repository_that_refuses_says_why(remote, origin):
     hook = origin / "hooks" / "pre-receive"
     hook.write_text("#!/bin/sh\necho Closed for today.\nexit 1\n")
     hook.chmod(0o755)
-    with pytest.raises(StoreError, match=r"did not take a push .*Closed for today"):
+    with pytest.raises(StoreError, match=r"push to .* failed .*Closed for today"):
         put(one, ada="A")
-    with pytest.raises(StoreError, match=r"did not take a push .*Closed for today"):
+    with pytest.raises(StoreError, match=r"push to .* failed .*Closed for today"):
         one.claim("1", new_lease(), "")
     hook.unlink()
     assert not put(one, ada="A")
@@ -304,7 +305,7 @@ def test_a_branch_that_is_in_the_way_of_a_lease_is_no_other_run(remote, pushed, 
     git("branch", branch, "main", cwd=origin)
     one = remote(lock_branch=lock_branch)
     one.read({})
-    said = rf"did not take a push of branch {lock_branch}/1 \(.+\)"
+    said = rf"push of branch {lock_branch}/1 to .+ failed \(.+\)"
     with pytest.raises(StoreError, match=said) as refused:
         one.claim("1", new_lease(), "")
     assert "name another vault_git_lock_branch" in refused.value.remedy
@@ -315,7 +316,7 @@ def test_a_branch_that_is_no_lease_is_neither_taken_over_nor_deleted(remote, pus
     git("branch", "locks/1", "main", cwd=origin)
     one = remote(lock_branch="locks")
     one.read({})
-    with pytest.raises(StoreError, match="the branch locks/1 is no lease"):
+    with pytest.raises(StoreError, match=r"The branch locks/1 of .* has files, so it is not a lease"):
         one.claim("1", new_lease(), "")
     assert git("rev-parse", "locks/1", cwd=origin) == git("rev-parse", "main", cwd=origin)
 
@@ -324,17 +325,17 @@ def test_a_run_that_was_faster_and_is_over_is_in_nobodys_way(remote, monkeypatch
     one, other = remote(), remote()
     for each in (one, other):
         each.read({})
-    put = Repository._put
+    put = GitLease._push
 
     def late(self, there):
-        monkeypatch.setattr(Repository, "_put", put)
+        monkeypatch.setattr(GitLease, "_push", put)
         assert other.claim("1", new_lease(), "").ours
         problem = put(self, there)
         other.release()
         assert problem
         return problem
 
-    monkeypatch.setattr(Repository, "_put", late)
+    monkeypatch.setattr(GitLease, "_push", late)
     assert one.claim("1", new_lease(), "") == Claim(True)
 
 
@@ -472,7 +473,7 @@ def test_a_lost_lease_is_not_forgotten_where_the_push_after_it_fails(overtaken, 
         if arguments[0] == "push":
             pushes.append(arguments)
             if len(pushes) == 2:
-                raise StoreError("git push did not come to its end within 120 seconds.")
+                raise StoreError("git push did not end within 120 seconds.")
         return ask(self, *arguments, **given)
 
     monkeypatch.setattr(Git, "ask", second_fails)
@@ -504,7 +505,7 @@ def test_what_was_pushed_without_an_answer_is_ours(remote, origin, monkeypatch):
     def lose(self, *arguments, **given):
         answer = ask(self, *arguments, **given)
         if arguments[0] == "push":
-            raise StoreError("git push did not come to its end within 120 seconds.")
+            raise StoreError("git push did not end within 120 seconds.")
         return answer
 
     for write in (lambda: put(one, journal="J"), one.refresh):
@@ -542,7 +543,7 @@ def test_a_repository_of_another_kind_is_refused_before_anything_is_done(remote,
     git("init", "--bare", "--quiet", "--object-format=sha256", str(other), cwd=origin)
     one = remote(url=other)
     one.read({})
-    with pytest.raises(StoreError, match=r"did not take a push .*hash algorithm"):
+    with pytest.raises(StoreError, match=r"push to .* failed .*hash algorithm"):
         one.claim("1", new_lease(), "")
 
 
@@ -692,7 +693,7 @@ def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
     repository = Git(str(tmp_path / "repository"), "ssh://127.0.0.1/x")
     (tmp_path / "repository").mkdir()
     repository.create()
-    with pytest.raises(StoreError, match="did not come to its end"):
+    with pytest.raises(StoreError, match="did not end within"):
         repository("ls-remote", "origin")
 
 

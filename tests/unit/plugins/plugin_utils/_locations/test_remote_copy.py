@@ -30,7 +30,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._lease import 
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import is_synced_path
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import lease as lease_module
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations import remote_copy, waiting
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import target as target_location
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change, Contents, Written
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
@@ -600,7 +600,7 @@ def test_whatever_happens_on_the_way_is_our_own_error(tmp_path, trouble):
         return trouble
 
     target = Target("srv1", "/srv/keys", execute)
-    said = r"srv1:/srv/keys (?:cannot be reached|gave an answer that cannot be read)"
+    said = r"srv1:/srv/keys (?:cannot be reached|sent an invalid answer)"
     with pytest.raises(StoreError, match=said):
         target.read({})
     with contextlib.suppress(StoreError):
@@ -614,7 +614,7 @@ def test_a_small_answer_does_not_fill_the_memory(monkeypatch):
     target = Target("srv1", "/srv/keys", lambda _given: {"bundle": bomb})
     tracemalloc.start()
     try:
-        with pytest.raises(StoreError, match="gave an answer that cannot be read"):
+        with pytest.raises(StoreError, match="sent an invalid answer"):
             target.read({})
         assert tracemalloc.get_traced_memory()[1] < 2**23
     finally:
@@ -912,9 +912,9 @@ def test_here_is_a_place_too(tmp_path, secrets):
 
 def test_a_host_that_gives_no_answer_is_not_waited_for_without_end(monkeypatch):
     monkeypatch.setattr(target_location, "PATIENCE", 0.2)
-    monkeypatch.setattr(target_location, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "_LOOK_SECONDS", 0.05)
     answer = threading.Event()
     target = Target("srv1", "/srv/keys", lambda arguments: {"bundle": answer.wait(60)})
-    with pytest.raises(StoreError, match="srv1:/srv/keys gave no answer within"):
+    with pytest.raises(StoreError, match="srv1:/srv/keys did not answer within"):
         target.prove_writing()
     answer.set()

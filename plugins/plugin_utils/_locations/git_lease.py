@@ -1,0 +1,141 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Hold the lease of a Group in a Git repository: a branch with one empty commit, whose message is the record of the holder."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+import typing as t
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, Lease, is_stale, read_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import Git
+
+#: The branches of leases are below this name by default.
+LOCK_BRANCH = "b2-members-lock"
+_SUBJECT = "A run is at this Backblaze Group [skip ci]"
+# The name of the branch in the repository of this run.
+_REF = "refs/b2/lock"
+_TRIES = 3
+# Why a push is refused if another run was faster: as git says it, on either side, or a server with JGit.
+_FASTER = re.compile(
+    r"stale info|cannot lock ref|failed to update ref|incorrect old value|already exists|does not exist|failed to lock"
+)
+
+
+class GitLease:
+    """The lease that one run holds in a repository. One thread at a time uses it; every method raises StoreError.
+
+    name: of the vault directory. branches: the ref below which leases are, with a slash at the end. subject: of commits.
+    """
+
+    def __init__(self, git: Git, name: str, branches: str, subject: str) -> None:
+        self._git = git
+        self._name = name
+        self._branches = branches
+        self._subject = subject or _SUBJECT
+        self._lease: t.Optional[Lease] = None
+        #: The branch of the lease, and the commit of this run on it, empty if the run does not hold the lease.
+        self.branch = ""
+        self.commit = ""
+
+    def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
+        """Claim the lease of a Group; see Remote."""
+        self.branch, self.commit, self._lease = f"{self._branches}{group}", "", lease
+        current, other = self._current(), None
+        if current:
+            other, current, age = self._record(self.branch)
+            if other and other.released:
+                other = None
+            elif other and not is_stale(age) and not (instead_of and other.id == instead_of):
+                return Claim(False, other)
+        for _try in range(_TRIES):
+            problem = self._push(current)
+            # Without a branch there is no other run: the one that was faster has released the lease just now.
+            if not problem or current or self._current():
+                return Claim(not problem, other)
+        raise StoreError(
+            f"A push of branch {self.branch.removeprefix('refs/heads/')} to {self._name} failed ({problem}).",
+            remedy="If another branch is in its way, name another vault_git_lock_branch.",
+        )
+
+    def refresh(self) -> t.Optional[Lease]:
+        """Refresh the lease; see Remote."""
+        return self.holder() if self._push(self.commit) else None
+
+    def release(self) -> None:
+        """Give the lease up: delete its branch, or push that the lease is released."""
+        commit, self.commit = self.commit, ""
+        if not commit or not self._lease:
+            return
+        pushed = self._git.push(f":{self.branch}", conditions=[f"--force-with-lease={self.branch}:{commit}"])
+        flag, summary = pushed.refs.get(self.branch, ("", ""))
+        if flag == "!" and not _FASTER.search(summary):
+            # Many servers do not allow to delete a branch.
+            self._lease = dataclasses.replace(self._lease, released=True)
+            self._push(commit)
+            self.commit = ""
+        elif pushed.code:
+            raise StoreError(f"A push to {self._name} failed ({pushed.said or summary}).", remedy="Run again.")
+
+    def peek(self, group: str) -> t.Optional[Lease]:
+        """Return the fresh lease of a Group; see Remote."""
+        other, _commit, age = self._record(f"{self._branches}{group}")
+        return None if is_stale(age) else other
+
+    def holder(self) -> t.Optional[Lease]:
+        """Return the run that has taken the lease over; None if no run has, and this run holds the lease again."""
+        if self._current():
+            other, commit, _age = self._record(self.branch)
+            if other and self._lease and other.id == self._lease.id:
+                # An earlier push of this run was accepted without an answer.
+                self.commit = commit
+                return None
+            if other and not other.released:
+                return other
+        else:
+            commit = ""
+        return Lease() if self._push(commit) else None
+
+    def _current(self) -> str:
+        """Return the commit of the lease's branch, empty if there is no such branch."""
+        return self._git.refs(self.branch).get(self.branch, "")
+
+    def _push(self, current: str) -> str:
+        """Push the lease if its branch is still at this commit, empty for no branch; return why it was not, if so."""
+        record = f"{self._subject}\n\n{self._lease.as_text() if self._lease else ''}"
+        tree = self._git("mktree").decode().strip()
+        # On top of the current commit: a server that does not allow to delete a branch may not allow to rewrite it.
+        parent = ["-p", current] if current else []
+        commit = self._git("commit-tree", tree, *parent, "-m", record).decode().strip()
+        condition = f"--force-with-lease={self.branch}:{current}"
+        pushed = self._git.push(f"{commit}:{self.branch}", conditions=[condition])
+        flag, summary = pushed.refs.get(self.branch, ("", ""))
+        if not flag or (flag == "!" and not _FASTER.search(summary)):
+            raise StoreError(
+                f"A push to {self._name} failed ({pushed.said or summary}).", remedy="Fix that, then run again."
+            )
+        if flag == "!":
+            return summary
+        self.commit = commit
+        return ""
+
+    def _record(self, branch: str) -> tuple[t.Optional[Lease], str, float]:
+        """Return a lease, its commit and its age in seconds; None and no commit if its branch is missing."""
+        answer = self._git.fetch(branch, _REF)
+        if answer.code and "couldn't find remote ref" in answer.said:
+            return None, "", 0.0
+        answer.checked()
+        record = self._git("log", "-1", "--format=%H%n%ct%n%B", _REF).decode("utf-8", "replace")
+        commit, seconds, *lines = record.strip().splitlines()
+        lease = read_lease(lines[-1] if lines else "")
+        if not lease.id and self._git("ls-tree", _REF):
+            raise StoreError(
+                f"The branch {branch.removeprefix('refs/heads/')} of {self._name} has files, so it is not a lease.",
+                remedy="Name another vault_git_lock_branch, or rename the branch.",
+            )
+        return lease, commit, time.time() - int(seconds)
