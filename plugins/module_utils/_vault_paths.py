@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
 
@@ -93,6 +94,12 @@ def name_of(group_id: str) -> str:
 def is_key_file(name: str) -> bool:
     """Tell whether a file of this name may hold keys: a key file, its temporary file, or a file of an unproven key."""
     return name == FILE_NAME or is_temporary(name, FILE_NAME) or is_aside(name, FILE_NAME)
+
+
+def is_switched_off(name: str, directories: t.Container[str]) -> bool:
+    """Tell whether Ansible does not load a variables file because a directory of its name exists beside it."""
+    stem, extension = os.path.splitext(name)
+    return extension in (".yml", ".yaml", ".json") and stem in directories
 
 
 def is_file_name(name: str) -> bool:

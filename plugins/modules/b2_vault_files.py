@@ -130,14 +130,10 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
     is_group_directory,
     is_key_file,
     is_member_directory,
+    is_switched_off,
     is_synced_path,
     temporary_name,
 )
-
-# File extensions of the variables files that Ansible loads.
-VARIABLES = (".yml", ".yaml", ".json")
-NOT_A_KEY = "its path is not that of a key"
-
 
 # Reading
 
@@ -168,16 +164,14 @@ def read(path: str, known: t.Mapping[str, str]) -> dict[str, t.Any]:
 def read_root(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
     """Add the files and the obstacles of a vault directory to what was found."""
     kinds = {name: kind_of(name, root) for name in os.listdir(root)}
+    directories = {name for name, kind in kinds.items() if kind == "directory"}
     # The journals first: a run closes an address there when its key is stored, so that a new member is in one of the two.
     for name, kind in sorted(kinds.items(), key=lambda one: one[0] != STATE_NAME):
-        if kind == "directory":
+        if name in directories:
             # Other directories, such as lost+found, need not be readable.
             if name == STATE_NAME or is_member_directory(name) or is_group_directory(name):
                 read_folder(root, [name], known, found)
-        # A variables file does not matter if the directory of its name exists: Ansible loads the directory only.
-        elif kind != "absent" and not (
-            name.endswith(VARIABLES) and kinds.get(os.path.splitext(name)[0]) == "directory"
-        ):
+        elif kind != "absent" and not is_switched_off(name, directories):
             found["obstacles"][name] = kind
 
 
@@ -243,7 +237,7 @@ def write(
 def why_not_written(root: int, path: str, change: t.Mapping[str, t.Any], group: str, modes: Modes) -> str:
     """Write one file; return why it was not written, if so. group: the Group whose lease the caller holds."""
     if not is_synced_path(path):
-        return NOT_A_KEY
+        return "its path is not that of a key"
     *folders, name = path.split("/")
     if folders[0] == STATE_NAME and not (group and (name == INDEX_NAME or folders[1:] == [group])):
         return "the lease of its Group is not the caller's"

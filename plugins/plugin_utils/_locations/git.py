@@ -17,14 +17,12 @@ import random
 import time
 import typing as t
 
-from ansible import constants as C
-
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._files import digest
 from ansible_collections.community.backblaze.plugins.module_utils._lease import Lease
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
     FILE_NAME,
     STATE_NAME,
+    is_switched_off,
     is_synced_path,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import Git, without_userinfo
@@ -71,13 +69,12 @@ class Repository:
         self._branch = ""
         # The last commit of the branch as far as this run knows, empty for none.
         self._tip = ""
-        # The blob of a content, by its digest.
-        self._blobs = {"": ""}
         # All blobs that were at a path during this run: if the branch is set back, they are not changes of somebody else.
         self._past: dict[str, set[str]] = {}
         # Whether the server takes a push of several branches all or nothing.
         self._atomic = True
-        # The rest of Remote.
+        # The rest of Remote. The digest of a file is the name of its blob.
+        self.digest = _blob
         self.claim, self.refresh = self._lease.claim, self._lease.refresh
         self.release, self.peek = self._lease.release, self._lease.peek
 
@@ -99,15 +96,12 @@ class Repository:
         if not self._folder_exists():
             return Contents({}, frozenset(), exists=False)
         found, obstacles = self._listed()
-        news = {path: blob for path, blob in found.items() if path not in known or self._blobs.get(known[path]) != blob}
-        contents = dict(zip(news, self._contents(list(news.values())), strict=True))
-        digests = {path: digest(data) for path, data in contents.items()}
-        self._blobs.update((digests[path], blob) for path, blob in news.items())
+        news = {path: blob for path, blob in found.items() if known.get(path) != blob}
+        files = dict(zip(news, self._contents(list(news.values())), strict=True))
         for path, blob in news.items():
             self._past.setdefault(path, {""}).add(blob)
         # No file is newer than the last commit.
         written = float(self._git("log", "-1", "--format=%ct", self._tip).decode())
-        files = {path: data for path, data in contents.items() if digests[path] != known.get(path)}
         return Contents(files, frozenset(found), obstacles, times=dict.fromkeys(files, written))
 
     def _prove_no_clash(self) -> None:
@@ -178,7 +172,7 @@ class Repository:
             above = "/".join(parts[:2])
             if len(parts) > 2 and is_synced_path(above):
                 obstacles[above] = "directory"
-            elif (len(parts) == 1 and not _is_switched_off(path, folders)) or (
+            elif (len(parts) == 1 and not is_switched_off(path, folders)) or (
                 is_synced_path(path) and mode not in _FILE
             ):
                 obstacles[path] = "symlink" if mode == _SYMLINK else "file"
@@ -203,7 +197,6 @@ class Repository:
     def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
         """Commit files and push them; see Remote."""
         blobs = {path: _blob(change.data) for path, change in changes.items()}
-        self._blobs.update((digest(change.data), blobs[path]) for path, change in changes.items())
         holder: t.Optional[Lease] = None
         alone = 0
         for attempt in range(_TRIES):
@@ -246,7 +239,7 @@ class Repository:
         """Return why, for each file that must not be written. current: blobs on the branch. holder: of a lost lease."""
         refused = {}
         for path, blob in blobs.items():
-            ours = {blob, *map(self._blobs.get, changes[path].replaces), *self._past.get(path, ())}
+            ours = {blob, *changes[path].replaces, *self._past.get(path, ())}
             if holder and path.startswith(f"{STATE_NAME}/"):
                 refused[path] = "another run has taken over"
             elif current.get(path, "") not in ours:
@@ -310,12 +303,6 @@ class Repository:
         lock_flag, lock_summary = pushed.refs.get(lock, ("=", ""))
         lost = guarded and lock_flag == "!" and "atomic" not in lock_summary
         return (f"{summary}: {pushed.said}" if flag == "!" else ""), lost
-
-
-def _is_switched_off(path: str, folders: t.Collection[str]) -> bool:
-    """Tell whether Ansible does not load a variables file because a directory of its name exists."""
-    name, extension = os.path.splitext(path)
-    return extension in C.YAML_FILENAME_EXTENSIONS and name in folders
 
 
 def _blob(data: bytes) -> str:

@@ -56,6 +56,9 @@ class Remote(t.Protocol):
     #: Whether it stores the index, which each run changes and only saves time.
     takes_index: bool
 
+    def digest(self, data: bytes) -> str:
+        """Return the digest that tells the content of one file from that of another."""
+
     def read(self, known: t.Mapping[str, str]) -> Contents:
         """Return the files, without the content of those whose digest is known."""
 

@@ -17,7 +17,7 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._files import digest, explained
+from ansible_collections.community.backblaze.plugins.module_utils._files import explained
 from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, Lease
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import INDEX_NAME, STATE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.copy_files import (
@@ -94,7 +94,7 @@ class RemoteCopy:
             for path in found.files.keys() - self._pending - self._published:
                 # A file that changes during this run was written just now.
                 written = None if path in self._digests else found.times.get(path)
-                self._digests[path] = digest(found.files[path])
+                self._digests[path] = self._remote.digest(found.files[path])
                 write_file(self.copy, path, found.files[path], written)
             self._fetched |= found.paths
             self.exists, self._room = found.exists, found.room
@@ -152,11 +152,11 @@ class RemoteCopy:
             if data is None:
                 gone += [path] * bool(known)
             # A new file that is empty, such as a journal without entries, is not worth a message.
-            elif digest(data) != known and (data or known):
+            elif self._remote.digest(data) != known and (data or known):
                 changes[path] = Change(data, frozenset({known, *self._unanswered.get(path, ())}))
         if changes or gone:
             for path, change in changes.items():
-                self._unanswered.setdefault(path, set()).add(digest(change.data))
+                self._unanswered.setdefault(path, set()).add(self._remote.digest(change.data))
             with self._talking:
                 written = self._remote.write(changes, gone)
             self._note_holder(written.holder)
@@ -164,7 +164,7 @@ class RemoteCopy:
             refused.update({path: reason for path, reason in written.refused.items() if path in changes})
             refused.update(self._withheld(changes))
             for path in changes.keys() - refused.keys():
-                self._digests[path] = digest(changes[path].data)
+                self._digests[path] = self._remote.digest(changes[path].data)
                 del self._unanswered[path]
                 if not path.startswith(f"{STATE_NAME}/"):
                     self._published.add(path)
@@ -228,7 +228,7 @@ class RemoteCopy:
         taken = {path: data for path, data in self._changed.items() if os.path.join(self.copy, path) in paths}
         with explained("cannot be written", self.copy):
             for path, data in taken.items():
-                self._digests[path] = digest(data)
+                self._digests[path] = self._remote.digest(data)
                 write_file(self.copy, path, data)
         return frozenset(os.path.join(self.copy, path) for path in taken)
 

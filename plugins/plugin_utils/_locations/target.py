@@ -20,6 +20,7 @@ from ansible.errors import AnsibleError
 
 from ansible_collections.community.backblaze.plugins.module_utils._bundle import pack, unpack
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._files import digest
 from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, Lease, read_lease
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change, Contents, Written
@@ -52,6 +53,7 @@ class Target:
         # ansible-core keeps data of the task in context variables, which the threads that send messages do not have.
         self._context = contextvars.copy_context()
         self._lease: dict[str, t.Any] = {}
+        self.digest = digest
 
     def read(self, known: t.Mapping[str, str]) -> Contents:
         """Return the files on the host; see Remote."""

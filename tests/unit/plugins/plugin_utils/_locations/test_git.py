@@ -14,11 +14,11 @@ import time
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._files import digest
 from ansible_collections.community.backblaze.plugins.module_utils._lease import Claim, new_lease
 from ansible_collections.community.backblaze.plugins.module_utils._options import ENVIRONMENT, LOCATION_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import choose, git_command
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import Repository
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git import _blob as blob
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import (
     Git,
     without_password,
@@ -190,7 +190,7 @@ def test_a_branch_that_was_deleted_is_made_with_what_is_written(remote, origin, 
     git("update-ref", "-d", "refs/heads/main", cwd=origin)
     git("reflog", "expire", "--expire=now", "--all", cwd=origin)
     git("gc", "--quiet", "--prune=now", cwd=origin)
-    assert not one.write({JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ()).refused
+    assert not one.write({JOURNAL: Change(b"JJ", frozenset([blob(b"J")]))}, ()).refused
     assert shown(origin, f"keys/{JOURNAL}") == "JJ"
     git("update-ref", "-d", "refs/heads/main", cwd=origin)
     found = one.read({})
@@ -203,14 +203,14 @@ def test_a_branch_that_was_set_back_takes_what_is_written(remote, origin, pushed
     pushed(f"keys/{JOURNAL}", "old")
     one = remote()
     one.read({})
-    assert not one.write({JOURNAL: Change(b"J", frozenset([digest(b"old")])), ADA: Change(b"A", NEW)}, ()).refused
+    assert not one.write({JOURNAL: Change(b"J", frozenset([blob(b"old")])), ADA: Change(b"A", NEW)}, ()).refused
     git("update-ref", "refs/heads/main", "main^", cwd=origin)
     assert (
-        not one.write({JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ()).refused
+        not one.write({JOURNAL: Change(b"JJ", frozenset([blob(b"J")]))}, ()).refused
         and shown(origin, f"keys/{JOURNAL}") == "JJ"
     )
     pushed(f"keys/{JOURNAL}", "edited")
-    assert set(one.write({JOURNAL: Change(b"JJJ", frozenset([digest(b"JJ")]))}, ()).refused) == {JOURNAL}
+    assert set(one.write({JOURNAL: Change(b"JJJ", frozenset([blob(b"JJ")]))}, ()).refused) == {JOURNAL}
 
 
 def test_a_branch_that_is_as_it_was_left_is_read_with_one_look(remote, monkeypatch):
@@ -224,7 +224,7 @@ def test_a_branch_that_is_as_it_was_left_is_read_with_one_look(remote, monkeypat
         return ask(self, *arguments, **given)
 
     monkeypatch.setattr(Git, "ask", note)
-    found = one.read({ADA: digest(b"A"), BEN: digest(b"B")})
+    found = one.read({ADA: blob(b"A"), BEN: blob(b"B")})
     assert not found.files and found.paths == {ADA, BEN}
     assert [name for name in asked if name in ("ls-remote", "fetch", "push")] == ["ls-remote"]
 
@@ -460,7 +460,7 @@ def overtaken(remote):
 
 def test_what_is_kept_about_a_group_is_not_pushed_without_its_lease(overtaken, origin):
     one, theirs = overtaken
-    written = one.write({ADA: Change(b"A", NEW), JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}, ())
+    written = one.write({ADA: Change(b"A", NEW), JOURNAL: Change(b"JJ", frozenset([blob(b"J")]))}, ())
     assert written.holder == theirs and set(written.refused) == {JOURNAL}
     assert (shown(origin, f"keys/{ADA}"), shown(origin, f"keys/{JOURNAL}")) == ("A", "J")
 
@@ -477,7 +477,7 @@ def test_a_lost_lease_is_not_forgotten_where_the_push_after_it_fails(overtaken, 
         return ask(self, *arguments, **given)
 
     monkeypatch.setattr(Git, "ask", second_fails)
-    changes = {ADA: Change(b"A", NEW), JOURNAL: Change(b"JJ", frozenset([digest(b"J")]))}
+    changes = {ADA: Change(b"A", NEW), JOURNAL: Change(b"JJ", frozenset([blob(b"J")]))}
     with pytest.raises(StoreError, match="120 seconds"):
         one.write(changes, ())
     written = one.write(changes, ())
@@ -516,7 +516,7 @@ def test_what_was_pushed_without_an_answer_is_ours(remote, origin, monkeypatch):
     assert shown(origin, f"keys/{JOURNAL}") == "J"
     # What was written meanwhile is to replace either.
     assert (
-        not one.write({JOURNAL: Change(b"JJ", frozenset(["", digest(b"J")]))}, ()).refused
+        not one.write({JOURNAL: Change(b"JJ", frozenset(["", blob(b"J")]))}, ()).refused
         and shown(origin, f"keys/{JOURNAL}") == "JJ"
     )
     there = git("rev-parse", LOCK, cwd=origin)
