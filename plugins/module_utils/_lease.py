@@ -54,7 +54,7 @@ class Lease:
 
     @property
     def dead(self) -> bool:
-        """Whether its holder is a process of this machine that has ended: then nobody waits until the lease is stale."""
+        """Whether its holder is a process of this machine that has ended, so that no run waits until it is stale."""
         machine, _space, started = self.process.rpartition(" ")
         return bool(machine and started) and machine == _machine() and _is_gone(self.pid, started)
 
@@ -104,7 +104,7 @@ def opened_lock(group: int, modes: Modes = PRIVATE) -> t.Iterator[int]:
 
 
 def lock_holder(lock: int, kind: int = fcntl.LOCK_EX) -> t.Optional[Lease]:
-    """Lock an open lock file without waiting; return the run that holds the lock already, None if it is locked now."""
+    """Lock an open lock file without waiting; return the run that holds the lock, None if it is locked for us."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except OSError as exc:
@@ -130,7 +130,8 @@ def lease_kept(group: int) -> t.Iterator[None]:
 def claim(group: int, lease: Lease, instead_of: str = "", modes: Modes = PRIVATE) -> Claim:
     """Take the lease of a Group if it is free; the caller is in ``lease_kept``.
 
-    It is not free while a run of this machine holds the lock. instead_of: id of a lease whose holder is known to be gone.
+    It is not free while a run of this machine holds the lock.
+    instead_of: the id of a lease whose holder is known to be gone.
     """
     other, fresh = _look(group)
     ours = other is not None and other.id == lease.id
@@ -145,7 +146,10 @@ def claim(group: int, lease: Lease, instead_of: str = "", modes: Modes = PRIVATE
 
 
 def refresh(group: int, lease: Lease, modes: Modes = PRIVATE) -> t.Optional[Lease]:
-    """Refresh the lease of a Group; return the run that has taken it over, if any. The caller is in ``lease_kept``."""
+    """Refresh the lease of a Group; return the run that has taken it over, if any.
+
+    The caller is in ``lease_kept``.
+    """
     other, _fresh = _look(group)
     # A lease that is missing was not taken over by another run: it may be taken again.
     if other and other.id != lease.id:
@@ -163,9 +167,10 @@ def release(group: int, lease: Lease) -> None:
 
 
 def end_lease(group: int) -> t.Optional[Lease]:
-    """End a lease whose holder is gone, or return its holder. The caller holds the lock, so that no other run gets the lease.
+    """End a lease whose holder is gone, or return its holder.
 
-    A holder that is not gone after all finds the record of this run when it next refreshes its lease.
+    The caller holds the lock, so that no other run gets the lease. A holder that is not gone after all finds the record
+    of this run when it next refreshes its lease.
     """
     if not exists(group, LEASE_NAME):
         return None
@@ -215,14 +220,14 @@ def _write(group: int, lease: Lease, refreshed: float, modes: Modes = PRIVATE) -
 
 
 def _machine() -> str:
-    """Return the boot of this machine and the container in which process numbers are valid; empty if that is unknown."""
+    """Return the boot of this machine and the container in which process ids are valid; empty if unknown."""
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
     return ""
 
 
 def _is_gone(pid: int, started: str) -> bool:
-    """Tell whether no process with this number was started at this time; False if that is unknown."""
+    """Tell whether no process with this id was started at this time; False if that is unknown."""
     try:
         return _started(pid) != started
     except OSError:

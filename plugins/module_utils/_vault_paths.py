@@ -112,7 +112,7 @@ def is_file_name(name: str) -> bool:
 
 
 def is_synced_path(path: str) -> bool:
-    """Tell whether a path within a vault directory is one that a remote copy holds: a key file, a journal or the index."""
+    """Tell whether a path within a vault directory is that of a key file, a journal or the index."""
     parts = path.split("/")
     if not all(map(is_file_name, parts)):
         return False

@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Read and write the files of a vault directory on a target host, each whole or not at all, and never through a symlink."""
+"""Read and write the files of a vault directory on a target host: whole or not at all, and never through a symlink."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ description:
   - "This module is internal: M(community.backblaze.b2_group_members) runs it on the target host with
     O(community.backblaze.b2_group_members#module:vault_location=target). Do not call it in your own tasks."
   - It handles nothing in clear. All keys that it reads and writes were encrypted on the controller.
-  - It reads and writes key files, journals, leases and the index, which are C(<email>/b2_vault.yml), C(b2_group_<group_id>/b2_vault.yml)
-    and files in C(.b2_members/). It does not touch other files in the directory.
-  - Each file is written as a temporary file, synced to disk and renamed, and then its directory is synced. No symlink is followed at or
-    below O(path). A file that has changed since the controller last read it is not replaced.
+  - It reads and writes key files, journals, leases and the index, which are C(<email>/b2_vault.yml),
+    C(b2_group_<group_id>/b2_vault.yml) and files in C(.b2_members/). It does not touch other files in the directory.
+  - Each file is written as a temporary file, synced to disk and renamed, and then its directory is synced.
+  - No symlink is followed at or below O(path).
+  - A file that has changed since the controller last read it is not replaced.
 author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:
@@ -47,8 +48,9 @@ options:
       - peek
   bundle:
     description:
-      - With O(operation=read) the digests of the files that the controller has, with O(operation=write) the files to write and remove.
-        It is compressed JSON in Base64.
+      - With O(operation=read) the digests of the files that the controller has.
+      - With O(operation=write) the files to write and remove.
+      - It is compressed JSON in Base64.
     type: str
   group:
     description:
@@ -64,7 +66,8 @@ options:
     type: str
   mode:
     description:
-      - Mode of new files, see O(community.backblaze.b2_group_members#module:vault_mode). Directories get the same with x added to each r.
+      - Mode of new files, see O(community.backblaze.b2_group_members#module:vault_mode).
+        Directories get the same with x added to each r.
       - By default new files are V(0600), new directories are V(0700), and a file that is replaced keeps its mode.
     type: str
 """
@@ -79,12 +82,15 @@ EXAMPLES = r"""
 RETURN = r"""
 bundle:
   description:
-    - With O(operation=read) the files, with O(operation=write) the reason for each file that was not written. It is compressed JSON in Base64.
+    - With O(operation=read) the files of the vault directory.
+    - With O(operation=write) the reason for each file that was not written.
+    - It is compressed JSON in Base64.
   returned: with O(operation=read) and O(operation=write)
   type: str
 holder:
   description:
-    - The record of the run that holds the lease, if it is not the caller. With RV(ours) it is the run from which the lease was taken over.
+    - The record of the run that holds the lease, if it is not the caller.
+      With RV(ours) it is the run from which the lease was taken over.
     - With O(operation=peek) the record of the run that holds the Group.
   returned: if another run holds or held the lease
   type: str
@@ -165,7 +171,7 @@ def read_root(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) ->
     """Add the files and the obstacles of a vault directory to what was found."""
     kinds = {name: kind_of(name, root) for name in os.listdir(root)}
     directories = {name for name, kind in kinds.items() if kind == "directory"}
-    # The journals first: a run closes an address there when its key is stored, so that a new member is in one of the two.
+    # The journals first: a run closes an address there when its key is stored, so a new member is in one of the two.
     for name, kind in sorted(kinds.items(), key=lambda one: one[0] != STATE_NAME):
         if name in directories:
             # Other directories, such as lost+found, need not be readable.

@@ -16,8 +16,8 @@ _COLLECTION_PLAYBOOKS = re.compile(r"/ansible_collections/[^/]+/[^/]+/playbooks/
 def path_of(loader: t.Any, path: str) -> str:
     """Return a path on the controller.
 
-    A relative path starts at the playbook's directory, as everywhere in Ansible. If the playbook is in a collection, where
-    keys must not be written, it starts at the working directory.
+    A relative path starts at the playbook's directory, as everywhere in Ansible. If the playbook is in a collection,
+    where keys must not be written, it starts at the working directory.
     """
     return os.path.abspath(os.path.join(start_of(loader)[0], os.path.expanduser(path)))
 

@@ -184,5 +184,5 @@ def _prove_branch(option: str, name: str) -> None:
     if invalid or not _BRANCH.fullmatch(name):
         raise OptionError(
             f"{option} {name!r} is not a valid name of a branch.",
-            remedy="Use letters, digits and ._+- in each of its parts, slashes between them, and no refs/heads/ before it.",
+            remedy="Use letters, digits and ._+- in its parts, slashes between them, and no refs/heads/ before it.",
         )

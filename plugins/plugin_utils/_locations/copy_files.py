@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Read and write the files of a remote copy on the controller's disk, and recreate the obstacles of the remote vault directory."""
+"""Read and write the files of a remote copy on the controller's disk, and recreate the obstacles of the remote side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.rem
 
 
 def prove_paths(copy: str, found: Contents) -> None:
-    """Raise StoreError if the remote side names a path that no key can have, such as one that leads out of the remote copy."""
+    """Raise StoreError if the remote side names an invalid path, such as one that leads out of the remote copy."""
     for path in {*found.files, *found.paths, *found.obstacles}:
         if not (is_synced_path(path) or (path in found.obstacles and is_file_name(path))):
             raise StoreError(
@@ -55,7 +55,10 @@ def write_file(copy: str, path: str, data: bytes, written: t.Optional[float] = N
 
 
 def recreate_obstacles(copy: str, old: t.Mapping[str, str], new: t.Mapping[str, str]) -> None:
-    """Recreate each obstacle in the remote copy, so that the store reports it as it would on the host. old: those of the last call."""
+    """Recreate each obstacle in the remote copy, so that the store reports it as it would on the host.
+
+    old: the obstacles of the last call, which are removed.
+    """
     for path, kind in old.items():
         (os.rmdir if kind == "directory" else os.unlink)(os.path.join(copy, path))
     for path, kind in new.items():

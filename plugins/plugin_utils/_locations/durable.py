@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Refuse directories that may be lost with a job of AWX or ansible-runner, unless the user promises that they outlive it.
+"""Refuse directories that may be lost with a job of AWX or ansible-runner, unless the user promises that they stay.
 
 A job cannot see whether a directory outlives it: in a container a Kubernetes emptyDir looks like a persistent volume.
 """

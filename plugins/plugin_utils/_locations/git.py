@@ -41,7 +41,8 @@ _LONGEST_PAUSE = 2.0
 class Repository:
     """A vault directory on a branch of a repository; see Remote.
 
-    directory: private, for the repository of this run. branch: empty for the default branch. folder: empty for the root.
+    directory: private, for the repository of this run. branch: empty for the default branch.
+    folder: of the vault directory, empty for the root.
     message: subject of every commit, with ``{keys}`` for a number; empty for the usual subjects.
     lock_branch: first part of the names of branches for leases.
     """
@@ -69,7 +70,7 @@ class Repository:
         self._branch = ""
         # The last commit of the branch as far as this run knows, empty for none.
         self._tip = ""
-        # All blobs that were at a path during this run: if the branch is set back, they are not changes of somebody else.
+        # All blobs that were at a path during this run: after a reset of the branch they are no changes of others.
         self._past: dict[str, set[str]] = {}
         # Whether the server takes a push of several branches all or nothing.
         self._atomic = True

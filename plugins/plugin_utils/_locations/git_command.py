@@ -47,7 +47,8 @@ _WEB_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 # Git gives its credential helper the operation, and on stdin the server. The server is checked, as it may have
 # redirected git to another one.
 _HELPER = (
-    '!f() { p= h=; while IFS="=" read -r name value; do case $name in protocol) p=$value;; host) h=$value;; esac; done; '
+    '!f() { p= h=; while IFS="=" read -r name value; '
+    "do case $name in protocol) p=$value;; host) h=$value;; esac; done; "
     'test "$1 $p $h" = "get %s %s" && cat /dev/fd/%d; }; f'
 )
 # Bytes that fit into a pipe before git reads it.
@@ -74,7 +75,7 @@ class Answer(t.NamedTuple):
 
 
 class Pushed(t.NamedTuple):
-    """The answer to a push. refs: flag and summary of each ref on the server; the flag is ``!`` if the ref was refused."""
+    """The answer to a push. refs: flag and summary of each ref on the server; the flag ``!`` means refused."""
 
     code: int
     said: str
@@ -90,7 +91,7 @@ class Login(t.NamedTuple):
 
 
 class Git:
-    """Runs commands in one repository. url: of its remote ``origin``; a password in it reaches git through a pipe only."""
+    """Runs commands in one repository. url: of its remote; a password in it reaches git through a pipe only."""
 
     def __init__(self, directory: str, url: str) -> None:
         self._directory = directory
@@ -218,7 +219,8 @@ def without_password(url: str) -> tuple[str, t.Optional[Login]]:
     answer = b"username=%b\npassword=%b\n" % (values[0], values[1])
     if any(set(value) & {*b"\n\r\0"} for value in values) or len(answer) > _PIPE_BYTES:
         raise OptionError(
-            "vault_git_repo has a user name or password that git cannot take: it is too long, or contains a line end or NUL."
+            "vault_git_repo has a user name or password that is too long for git, or contains a line end or NUL.",
+            remedy="Use a shorter access token.",
         )
     # In lower case, as git gives the protocol to the helper. Without "=", which ends the name of a setting.
     path = path.replace("=", "%3D")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Hold the lease of a Group in a Git repository: a branch with one empty commit, whose message is the record of the holder."""
+"""Hold the lease of a Group in a Git repository: a branch without files, whose commit message names the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _FASTER = re.compile(
 class GitLease:
     """The lease that one run holds in a repository. One thread at a time uses it; every method raises StoreError.
 
-    name: of the vault directory. branches: the ref below which leases are, with a slash at the end. subject: of commits.
+    name: of the vault directory. branches: the ref below which the branches of leases are, with a slash at the end.
+    subject: of commits, empty for the usual one.
     """
 
     def __init__(self, git: Git, name: str, branches: str, subject: str) -> None:

@@ -77,6 +77,6 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._end.wait(REFRESH_SECONDS):
-            # Whatever error this is: without this thread the lease gets stale while the run goes on. The next refresh shows whether it is still ours.
+            # Any error: without this thread the lease gets stale while the run goes on, and the next refresh may work.
             with contextlib.suppress(Exception):
                 self._refresh()

@@ -4,7 +4,8 @@
 
 """Describe a location: the controller, a target host or a Git repository.
 
-Stores and journals write files on the controller's disk. The location publishes them if the vault directory is not there.
+Stores and journals write files on the controller's disk. If the vault directory is in another location, that location
+publishes them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Location(t.Protocol):
         """Prove that files can be published, as far as a test without a key can show it."""
 
     def publish(self, *paths: str) -> None:
-        """Publish files that the caller has written and synced, and all files noted by ``later``; return when they are on disk there."""
+        """Publish files that the caller has written and synced, and all files noted by ``later``.
+
+        Return when they are on disk in the location.
+        """
 
     def later(self, path: str) -> None:
         """Publish a file together with the next ones."""
@@ -44,7 +48,7 @@ class Location(t.Protocol):
     def confirm(self) -> dict[str, str]:
         """Look for the key files that this run has published, and publish missing ones again.
 
-        Return why, for each path that still does not hold its key. StoreError if the location cannot be read: then nothing is known.
+        Return why, for each path that still does not hold its key. StoreError if the location cannot be read.
         """
 
     def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
@@ -62,11 +66,11 @@ class Location(t.Protocol):
         """
 
     def holder(self, group: str) -> t.Optional[Lease]:
-        """Return the run that holds the lease of a Group, None if no run does; change nothing. Called after ``fetch``."""
+        """Return the run that holds the lease of a Group, None if no run does. Called after ``fetch``."""
 
 
 class Controller:
-    """The controller: files that are written and synced need no publishing, and the lock of the file system is enough."""
+    """The controller: files that are written and synced need no publishing, and runs need no lease beside the lock."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -90,7 +94,7 @@ class Controller:
         """Do nothing."""
 
     def confirm(self) -> dict[str, str]:
-        """Do nothing: files that are synced stay, and this run does not write files again that somebody else removes."""
+        """Do nothing: synced files stay, and files that somebody else removes are not written again."""
         return {}
 
     def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:

@@ -17,7 +17,7 @@ class Contents:
     """The files of a remote vault directory, by path. They are not trusted: a host sends them, or whoever can push.
 
     files: the content of those whose digest was not known. paths: all files.
-    obstacles: the kind (``symlink``, ``file``, ``directory`` or ``special file``) of each path that should be of another kind.
+    obstacles: the kind of each path that should be of another kind: symlink, file, directory or special file.
     exists: whether the vault directory exists. room: bytes and files that it can still take.
     times: when each of ``files`` was written at the latest, in seconds since the epoch by the controller's clock.
     """
@@ -33,7 +33,8 @@ class Contents:
 class Change(t.NamedTuple):
     """A file to write.
 
-    replaces: digests of the content that may be replaced, empty for no file. They are several if an earlier write of this run got no answer.
+    replaces: digests of the content that may be replaced, empty for no file.
+    They are several if an earlier write got no answer.
     """
 
     data: bytes
@@ -42,7 +43,10 @@ class Change(t.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """The answer to a write. refused: why, for each file that was not written. holder: the run that has taken the lease over, if any."""
+    """The answer to a write.
+
+    refused: why, for each file that was not written. holder: the run that has taken the lease over, if any.
+    """
 
     refused: t.Mapping[str, str]
     holder: t.Optional[Lease] = None
@@ -63,7 +67,10 @@ class Remote(t.Protocol):
         """Return the files, without the content of those whose digest is known."""
 
     def write(self, changes: t.Mapping[str, Change], gone: t.Collection[str]) -> Written:
-        """Write files, each whole or not at all, and remove others. The journal of a Group is written only by the holder of its lease."""
+        """Write files, each whole or not at all, and remove others.
+
+        The journal of a Group is written only by the holder of its lease.
+        """
 
     def prove_writing(self) -> None:
         """Prove that files can be written."""

@@ -4,8 +4,8 @@
 
 """Keep a remote copy of a vault directory that is on a target host or in a Git repository.
 
-Stores and journals read and write the remote copy, which is private and removed at the end. It holds vault files and records without secrets.
-A file counts as written when the remote side has confirmed it.
+Stores and journals read and write the remote copy, which is private and removed at the end. It holds vault files and
+records without secrets. A file counts as written when the remote side has confirmed it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RemoteCopy:
         self._obstacles: t.Mapping[str, str] = {}
         # One thread at a time uses the remote side.
         self._talking = threading.Lock()
-        # Files that are not on the remote side yet, with the lock for them; and why, if the remote side has refused them.
+        # Files that are not on the remote side yet, with the lock for them; and why, if they were refused.
         self._noting = threading.Lock()
         self._pending: set[str] = set()
         self._refused: t.Mapping[str, str] = {}
@@ -264,7 +264,7 @@ class RemoteCopy:
         return None if lease and (lease.dead or lease.released) else lease
 
     def _discard_pending(self) -> None:
-        """Discard the files that were not published: this run does not hold their Group any more, and its results say so."""
+        """Discard the files that were not published: this run does not hold their Group any more."""
         with self._noting:
             # A published key that was removed may be in the remote copy only: the next confirm tries again.
             for path in self._pending - (self._published - self._digests.keys()):
@@ -285,7 +285,7 @@ class RemoteCopy:
         self._note_holder(holder)
 
     def _note_holder(self, holder: t.Optional[Lease]) -> None:
-        """Note that another run has taken the lease over, if so: keys are still published, but no more members are created."""
+        """Note that another run has taken the lease over: keys are still published, but no more members are created."""
         if holder and not self._lost:
             self._lost = f"another run has taken over, {holder}"
             self._tell(self._lost)

@@ -17,7 +17,10 @@ _LOOK_SECONDS = 0.5
 
 
 def wait_until(done: t.Callable[[float], bool], seconds: float, problem: str) -> None:
-    """Wait until ``done``, which waits for so many seconds, returns True; StoreError with the problem after the limit."""
+    """Wait until ``done`` returns True; StoreError with the problem after so many seconds.
+
+    done: waits for the given time at most.
+    """
     started = time.monotonic()
     while not done(_LOOK_SECONDS):
         limit = patience(seconds)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What file permissions do: as ordinary users, to whom not everything is readable. Root becomes such a user in a child process."""
+"""Test file permissions as ordinary users. Root becomes such a user in a child process."""
 
 from __future__ import annotations
 

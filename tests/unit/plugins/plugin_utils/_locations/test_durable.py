@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""In a job no directory is durable without a promise, and outside of one each is."""
+"""Test that a job needs a promise for each directory with keys, and that other runs need none."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A vault directory in a Git repository: what is pushed, and what is done about those who push as well. Repositories and git are real."""
+"""Test a vault directory in a Git repository, also while somebody else pushes. Repositories and git are real."""
 
 from __future__ import annotations
 
@@ -448,7 +448,7 @@ def test_who_was_taken_over_hears_of_it_with_the_next_push(remote, origin):
 
 @pytest.fixture
 def overtaken(remote):
-    """A depot that has written a journal and then lost its lease, without having heard of it; and whose the lease is now."""
+    """Return a repository that has pushed a journal and then lost its lease unnoticed, and the other run's lease."""
     one, other = remote(), remote()
     lease, theirs = new_lease(), dataclasses.replace(new_lease(), pid=4711)
     one.read({})

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A vault directory that is elsewhere: what counts as written, and who may write. The depot is the module that runs on hosts, in this process."""
+"""Test the remote copy of a vault directory on a host. The module that runs on hosts runs in this process."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Wire:
 
 
 class Run:
-    """What one run has of a place: its copy, its way there, and its wish to stop."""
+    """One run: its remote copy, its store, and the reasons why it was stopped."""
 
     def __init__(self, directory, there, sealer, layout="host_vars"):
         self.wire = Wire()
@@ -740,7 +740,7 @@ def test_no_path_leads_out_of_the_directory(there, path):
 
 
 class Liar:
-    """A depot on a host that is not to be trusted."""
+    """A remote side that is not trusted."""
 
     name = "srv1:/srv/keys"
     takes_index = True
