@@ -616,7 +616,10 @@ def test_keys_that_are_gone_from_a_branch_and_cannot_be_pushed_are_in_the_fallba
         assert one["path"].startswith(str(in_git.project.directory / "state")) and pathlib.Path(one["path"]).exists(), (
             said
         )
-        expected = f"is gone from {location.name}/{one['email']}/b2_vault.yml: the file was removed and cannot be written again: A push to {location.name} failed"
+        expected = (
+            f"is gone from {location.name}/{one['email']}/b2_vault.yml: the file was removed and cannot be written again: "
+            f"A push to {location.name} failed"
+        )
         assert expected in one["message"] and "Closed for today" in one["message"] and one["path"] in one["message"]
     location.mend()
     said, again = in_git.run(FEW)

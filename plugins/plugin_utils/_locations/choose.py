@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 import typing as t
 
@@ -80,25 +79,15 @@ def remote_copy(
     """
     # As the user wrote it: the option's type path would replace ~ and $ by values of the controller.
     vault_dir = str(plain(action._task.args["vault_dir"]))
-    with private_directory() as directory:
+    # If this process is killed, Ansible's parent process removes the directory.
+    with tempfile.TemporaryDirectory(
+        prefix="b2_vault_", dir=C.DEFAULT_LOCAL_TMP, ignore_cleanup_errors=True
+    ) as directory:
         if options["vault_location"] == "git":
             remote: Remote = _repository(action, options, directory, vault_dir)
         else:
             remote = _target(action, options, task_vars, vault_dir)
         yield RemoteCopy(os.path.join(directory, _COPY), remote, lost)
-
-
-@contextlib.contextmanager
-def private_directory() -> t.Iterator[str]:
-    """Create a directory that no other user can read, and remove it at the end.
-
-    If this process is killed, Ansible's parent process removes it.
-    """
-    path = tempfile.mkdtemp(prefix="b2_vault_", dir=C.DEFAULT_LOCAL_TMP)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, vault_dir: str) -> Remote:

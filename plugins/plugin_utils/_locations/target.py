@@ -9,6 +9,7 @@ Each message is one run of the module ``b2_vault_files`` on the host, over the t
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import contextvars
 import re
@@ -121,27 +122,23 @@ class Target:
 
     def _answered(self, arguments: dict[str, t.Any]) -> t.Mapping[str, t.Any]:
         """Return the result of the module; StoreError if the host does not answer in time."""
-        results: list[t.Mapping[str, t.Any]] = []
-        problems: list[BaseException] = []
+        answer: concurrent.futures.Future[t.Mapping[str, t.Any]] = concurrent.futures.Future()
 
         def execute() -> None:
             try:
                 # Each thread needs a copy: a context can be entered by one thread at a time.
-                results.append(self._context.copy().run(self._execute, arguments))
+                answer.set_result(self._context.copy().run(self._execute, arguments))
             except BaseException as exc:  # noqa: BLE001 - raised by the thread that waits
-                problems.append(exc)
+                answer.set_exception(exc)
 
-        thread = threading.Thread(target=execute, name="b2-message", daemon=True)
-        thread.start()
-
-        def done(seconds: float) -> bool:
-            thread.join(seconds)
-            return not thread.is_alive()
-
-        wait_until(done, PATIENCE, f"{self.name} did not answer")
-        if problems:
-            raise problems[0]
-        return results[0]
+        # A daemon, because a thread of an executor would keep the process from ending while a host does not answer.
+        threading.Thread(target=execute, name="b2-message", daemon=True).start()
+        wait_until(
+            lambda seconds: bool(concurrent.futures.wait([answer], seconds).done),
+            PATIENCE,
+            f"{self.name} did not answer",
+        )
+        return answer.result()
 
     @contextlib.contextmanager
     def _understood(self) -> t.Iterator[None]:

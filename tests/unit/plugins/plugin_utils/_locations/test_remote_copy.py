@@ -46,17 +46,17 @@ GROUP = "100001"
 
 
 class Wire:
-    """Runs the module, and counts what it was asked; ``broken`` is what it answers instead."""
+    """Runs the module and notes its operations. broken: its error message instead of a result."""
 
     def __init__(self):
         self.asked = []
         self.broken = None
-        # With broken: whether the module does its work all the same, and only the answer is lost.
+        # Whether a broken module writes all the same, and only its answer is lost.
         self.deaf = False
 
     def __call__(self, arguments):
         self.asked.append(arguments["operation"])
-        # A lease can be given up at all times: it needs no room.
+        # A lease can be released without free room.
         if self.broken and not self.deaf and arguments["operation"] != "release":
             return {"failed": True, "msg": self.broken}
         try:
@@ -106,7 +106,7 @@ def run(tmp_path, there, secrets):
 
 
 @pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
-def test_a_key_that_is_sealed_is_there_and_the_next_run_finds_it(run, there, secrets, new_member, layout):
+def test_a_sealed_key_is_on_the_host_and_the_next_run_finds_it(run, there, secrets, new_member, layout):
     first = run(layout=layout)
     with first.held():
         first.store.seal(new_member())
@@ -124,7 +124,7 @@ def test_a_key_that_is_sealed_is_there_and_the_next_run_finds_it(run, there, sec
     assert "write" not in second.wire.asked
 
 
-def test_what_is_pending_is_there_before_the_call_returns_and_only_what_is_open_is_left(run, there):
+def test_a_pending_entry_is_on_the_host_before_the_call_returns_and_only_open_ones_are_left(run, there):
     one = run()
     file = there / ".b2_members" / GROUP / "journal.jsonl"
     with one.held() as state:
@@ -138,7 +138,7 @@ def test_what_is_pending_is_there_before_the_call_returns_and_only_what_is_open_
     assert file.read_text().count("\n") == 1 and "ben@x.example" in file.read_text()
 
 
-def test_a_place_that_takes_nothing_is_a_key_that_is_not_sealed_until_it_does(run, there, new_member):
+def test_a_key_is_not_sealed_while_the_host_refuses_writes(run, there, new_member):
     one = run()
     with one.held() as state:
         journal = one.journal(state)
@@ -148,13 +148,13 @@ def test_a_place_that_takes_nothing_is_a_key_that_is_not_sealed_until_it_does(ru
         with pytest.raises(StoreError, match="no room"):
             journal.pending(GROUP, "ben@x.example")
         one.wire.broken = None
-        # The very same key once more, as a worker does.
+        # The same key again, as a worker does.
         path = one.store.seal(new_member())
         assert path.startswith(one.location.copy) and (there / "alice@x.example" / "b2_vault.yml").exists()
         journal.finish()
 
 
-def test_what_was_not_taken_goes_with_what_comes_next(run, there, new_member):
+def test_a_refused_file_is_sent_with_the_next_one(run, there, new_member):
     one = run()
     with one.held():
         one.wire.broken = "no room"
@@ -166,7 +166,7 @@ def test_what_was_not_taken_goes_with_what_comes_next(run, there, new_member):
 
 
 @pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
-def test_what_was_taken_without_an_answer_is_ours(run, there, new_member, secrets, layout):
+def test_a_file_that_was_written_without_an_answer_is_ours(run, there, new_member, secrets, layout):
     """The same file is written once more with more in it, and replaces what it is of either."""
     one = run(layout=layout)
     with one.held() as state:
@@ -188,7 +188,7 @@ def test_what_was_taken_without_an_answer_is_ours(run, there, new_member, secret
 
 
 @pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
-def test_what_was_refused_for_one_group_is_not_written_for_the_next(run, there, new_member, secrets, layout):
+def test_a_file_that_was_refused_for_one_group_is_not_written_for_the_next(run, there, new_member, secrets, layout):
     one = run(layout=layout)
     file = there / ("alice@x.example" if layout == "host_vars" else f"b2_group_{GROUP}") / "b2_vault.yml"
     theirs = Sealer(secrets).seal(b"a: of somebody else\n")
@@ -204,7 +204,7 @@ def test_what_was_refused_for_one_group_is_not_written_for_the_next(run, there, 
     assert file.read_bytes() == theirs and (there / "bob@x.example" / "b2_vault.yml").exists()
 
 
-def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there, new_member):
+def test_a_refused_journal_is_left_to_the_run_that_holds_its_group(run, there, new_member):
     one, other = run(), run()
     file = there / ".b2_members" / GROUP / "journal.jsonl"
     with one.held() as state:
@@ -220,7 +220,7 @@ def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there,
         with one.held(group="100002"):
             one.store.seal(new_member())
         assert "ben@x.example" in file.read_text()
-        # Nor does a host take it.
+        # The host refuses it as well.
         change = {f".b2_members/{GROUP}/journal.jsonl": {"data": "x", "replaces": [digest(file.read_bytes())]}}
         lease = new_lease().as_text()
         for group in ("100002", None):
@@ -228,7 +228,7 @@ def test_a_journal_that_was_not_taken_is_left_to_who_holds_its_group(run, there,
             assert list(refused.values()) == ["the lease of its Group is not the caller's"]
 
 
-def test_keys_of_a_group_that_were_not_taken_are_left_to_who_holds_it(run, there, new_member, secrets):
+def test_refused_keys_of_a_group_are_left_to_the_run_that_holds_it(run, there, new_member, secrets):
     one, other = run(layout="group_vars"), run(layout="group_vars")
     file = there / f"b2_group_{GROUP}" / "b2_vault.yml"
     with one.held():
@@ -247,7 +247,7 @@ def test_keys_of_a_group_that_were_not_taken_are_left_to_who_holds_it(run, there
         assert set(one.store.stored()) == {"alice@x.example", "emil@x.example"}
 
 
-def test_what_gets_in_the_way_of_one_group_is_not_in_the_way_of_the_next(run, there, new_member):
+def test_an_obstacle_for_one_group_is_none_for_the_next(run, there, new_member):
     one = run()
     with one.held():
         (there / "alice@x.example").symlink_to("elsewhere")
@@ -259,7 +259,7 @@ def test_what_gets_in_the_way_of_one_group_is_not_in_the_way_of_the_next(run, th
     assert (there / "bob@x.example" / "b2_vault.yml").exists()
 
 
-def test_those_who_come_together_share_a_message(run, new_member):
+def test_threads_that_publish_together_share_a_message(run, new_member):
     one = run()
     with one.held():
         before = one.wire.asked.count("write")
@@ -288,7 +288,7 @@ def test_a_file_that_somebody_else_changed_is_not_replaced_and_holds_up_no_other
     assert (there / "bob@x.example" / "b2_vault.yml").exists()
 
 
-def test_a_key_beside_its_place_is_brought_home_and_what_it_was_in_goes(run, there, new_member):
+def test_a_key_in_a_temporary_file_is_recovered_and_the_file_removed(run, there, new_member):
     first = run()
     with first.held():
         first.store.seal(new_member())
@@ -300,7 +300,7 @@ def test_a_key_beside_its_place_is_brought_home_and_what_it_was_in_goes(run, the
     assert [path.name for path in location.iterdir()] == ["b2_vault.yml"]
 
 
-def test_a_directory_that_is_gone_is_not_made_anew(run, there, new_member):
+def test_a_directory_that_was_removed_is_not_created_again(run, there, new_member):
     one = run()
     with one.held():
         there.rename(there.with_name("away"))
@@ -316,7 +316,7 @@ def test_a_directory_that_is_gone_is_not_made_anew(run, there, new_member):
     assert not there.exists()
 
 
-# What somebody else does to keys that were published
+# Published keys that somebody else removes or changes
 
 
 @pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
@@ -335,7 +335,7 @@ def test_keys_that_are_gone_are_published_again(run, there, new_member, layout):
         for file in files.values():
             file.unlink()
         assert one.location.confirm() == {} and {name: file.read_bytes() for name, file in files.items()} == was
-        # What was taken away since is not missed.
+        # A key that the run itself has discarded is not missed.
         one.store.unproven.discard(aside)
         assert one.location.confirm() == {}
 
@@ -405,8 +405,9 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer
 
 where, there, copy, group, options = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], eval(sys.argv[5])
 target = Target("srv1", there, lambda arguments: b2_vault_files.run({**options, **arguments}))
-place = CONTROLLER if where == "here" else RemoteCopy(copy, target)
-directory = VaultDir(there if where == "here" else copy, Sealer([("default", VaultSecret(b"correct horse"))]), place)
+location = CONTROLLER if where == "controller" else RemoteCopy(copy, target)
+sealer = Sealer([("default", VaultSecret(b"correct horse"))])
+directory = VaultDir(there if where == "controller" else copy, sealer, location)
 directory.prove(write=True)
 with directory.locked(group, 0, time.sleep):
     print("held", flush=True)
@@ -416,7 +417,7 @@ with directory.locked(group, 0, time.sleep):
 
 @pytest.fixture
 def holding(tmp_path, there):
-    """Let another process hold a Group until the block ends: here, where the directory is, or by the module."""
+    """Let another process hold a Group until the block ends: as on the controller, or through the module on a host."""
 
     @contextlib.contextmanager
     def hold(where):
@@ -434,9 +435,9 @@ def holding(tmp_path, there):
     return hold
 
 
-def test_a_run_elsewhere_waits_for_the_one_that_has_the_lock(run, there, holding):
+def test_a_run_on_another_machine_waits_for_the_lock(run, there, holding):
     second = run()
-    with holding("here") as process:
+    with holding("controller") as process:
         said = rf"Another run is at Group {GROUP} in .*: process {process.pid} on "
         with pytest.raises(StoreError, match=said), second.held():
             pass
@@ -448,13 +449,13 @@ def test_a_run_elsewhere_waits_for_the_one_that_has_the_lock(run, there, holding
     assert (there / ".b2_members" / GROUP / "lock").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_run_here_waits_for_the_one_that_has_the_lease(run, there, secrets, holding):
+def test_a_run_on_this_machine_waits_for_the_lease(run, there, secrets, holding):
     directory = VaultDir(str(there), Sealer(secrets))
-    with holding("elsewhere") as process:
+    with holding("host") as process:
         said = rf"Another run holds the lease of {there} for Group {GROUP}: process {process.pid} on .* 10 minutes"
         with pytest.raises(StoreError, match=said), directory.locked(GROUP, 0, time.sleep):
             pass
-        # Whoever waits holds nothing.
+        # A waiting run holds nothing.
         with pytest.raises(StoreError, match=f"process {process.pid} on"), run().held():
             pass
     ours = f"process {os.getpid()} on"
@@ -463,13 +464,13 @@ def test_a_run_here_waits_for_the_one_that_has_the_lease(run, there, secrets, ho
 
 
 @pytest.mark.parametrize("how", ["killed", "stale", "future", "damaged", "not a number"])
-def test_a_run_here_takes_over_the_lease_of_nobody(run, there, secrets, holding, how):
+def test_a_run_on_this_machine_takes_over_a_lease_without_a_holder(run, there, secrets, holding, how):
     file = there / ".b2_members" / GROUP / "lease"
     directory = VaultDir(str(there), Sealer(secrets))
     first = run()
     with contextlib.ExitStack() as stack:
         if how == "killed":
-            with holding("elsewhere") as process:
+            with holding("host") as process:
                 process.kill()
         else:
             stack.enter_context(first.held())
@@ -481,7 +482,7 @@ def test_a_run_here_takes_over_the_lease_of_nobody(run, there, secrets, holding,
             file.write_text(json.dumps({"lease": lease, "refreshed": refreshed}))
             os.utime(file, (1, 1))
         with directory.locked(GROUP, 0, time.sleep):
-            # Whose it was finds out, and others still wait.
+            # Its former holder notices, and other runs still wait.
             if how != "killed":
                 first.location._refresh()
                 assert len(first.stopped) == 1 and f"process {os.getpid()} on" in first.stopped[0]
@@ -493,8 +494,8 @@ def test_a_run_here_takes_over_the_lease_of_nobody(run, there, secrets, holding,
         assert last.location.notes == []
 
 
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
-def test_who_is_at_a_group_can_be_asked_by_everybody(run, there, secrets, holding, where):
+@pytest.mark.parametrize("where", ["controller", "host"])
+def test_both_sides_find_the_run_that_holds_a_group(run, there, secrets, holding, where):
     directory, one = VaultDir(str(there), Sealer(secrets)), run()
     one.location.fetch()
 
@@ -510,18 +511,18 @@ def test_who_is_at_a_group_can_be_asked_by_everybody(run, there, secrets, holdin
         assert _states(there) == before and directory.holder("100002") == one.store.directory.holder("100002") == ""
     before = _states(there)
     assert asked() == ("", "") and _states(there) == before
-    # What was asked holds nothing.
+    # The question holds nothing.
     with directory.locked(GROUP, 0, time.sleep):
         pass
 
 
 @pytest.mark.parametrize("how", ["killed", "stale"])
-def test_nobody_is_at_a_group_whose_holder_is_gone(run, there, secrets, holding, how):
+def test_no_run_holds_a_group_if_its_holder_is_gone(run, there, secrets, holding, how):
     directory, one = VaultDir(str(there), Sealer(secrets)), run()
     one.location.fetch()
     with contextlib.ExitStack() as stack:
         if how == "killed":
-            with holding("elsewhere") as process:
+            with holding("host") as process:
                 process.kill()
         else:
             stack.enter_context(run().held())
@@ -535,7 +536,7 @@ def _states(there):
 
 
 @pytest.mark.parametrize("how", ["stale", "dead"])
-def test_a_lease_of_nobody_is_taken_over_with_a_note(run, monkeypatch, how):
+def test_a_lease_without_a_holder_is_taken_over_with_a_note(run, monkeypatch, how):
     first, second = run(), run()
     gone = new_lease()
     if how == "dead":
@@ -549,7 +550,7 @@ def test_a_lease_of_nobody_is_taken_over_with_a_note(run, monkeypatch, how):
     assert len(second.location.notes) == 1 and f"was taken over from process {os.getpid()}" in second.location.notes[0]
 
 
-def test_who_was_taken_over_keeps_its_keys_safe_and_makes_no_more(run, there, new_member):
+def test_a_run_that_lost_its_lease_seals_its_keys_and_creates_no_more(run, there, new_member):
     first = run()
     with first.held() as state:
         journal = first.journal(state)
@@ -571,7 +572,7 @@ def test_who_was_taken_over_keeps_its_keys_safe_and_makes_no_more(run, there, ne
     )
 
 
-def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
+def test_the_heartbeat_notices_a_lost_lease(run, there, monkeypatch):
     monkeypatch.setattr(lease_module, "REFRESH_SECONDS", 0.02)
     first, other = run(), run()
     with first.held():
@@ -593,7 +594,7 @@ def test_the_heartbeat_finds_out_as_well(run, there, monkeypatch):
         ),
     ],
 )
-def test_whatever_happens_on_the_way_is_our_own_error(tmp_path, trouble):
+def test_all_errors_of_the_connection_are_store_errors(tmp_path, trouble):
     def execute(arguments):
         if isinstance(trouble, Exception):
             raise trouble
@@ -652,7 +653,7 @@ def _id_of(there):
     return read_lease(json.loads((there / ".b2_members" / GROUP / "lease").read_text())["lease"]).id
 
 
-def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_is_nobodys(monkeypatch):
+def test_a_lease_is_read_as_it_was_written_and_a_damaged_one_has_no_holder(monkeypatch):
     lease = new_lease()
     assert read_lease(lease.as_text()) == lease and not lease.dead
     assert dataclasses.replace(lease, pid=2**22 + 1).dead
@@ -817,7 +818,7 @@ NOW = float("nan")
     ("said", "seconds"),
     [(5.0, 5), (-5.0, 0), (float("-inf"), 0), (float("inf"), NOW), (float("nan"), NOW), (2.0**70, NOW)],
 )
-def test_a_copy_has_the_time_of_its_original_if_that_can_be(tmp_path, said, seconds):
+def test_a_copied_file_has_the_time_of_its_original(tmp_path, said, seconds):
     path = "ada@x/b2_vault.yml"
     location = RemoteCopy(str(tmp_path), Liar(files={path: b"x"}, paths=frozenset([path]), times={path: said}))
     before = time.time()
@@ -826,7 +827,7 @@ def test_a_copy_has_the_time_of_its_original_if_that_can_be(tmp_path, said, seco
     assert found == seconds or (seconds is NOW and before - 1 <= found <= time.time())
 
 
-def test_ages_that_are_none_are_no_times(there):
+def test_invalid_ages_are_ignored(there):
     path = "ada@x/b2_vault.yml"
     (there / path).parent.mkdir(parents=True)
     (there / path).write_text("x")
@@ -843,7 +844,7 @@ def test_ages_that_are_none_are_no_times(there):
 
 
 @pytest.mark.parametrize("where", ["folder", "file", "state", "root", "lease"])
-def test_no_symlink_is_followed_there(run, there, tmp_path, new_member, where):
+def test_no_symlink_is_followed_on_the_host(run, there, tmp_path, new_member, where):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("")
@@ -873,7 +874,7 @@ def test_no_symlink_is_followed_there(run, there, tmp_path, new_member, where):
     assert [path.name for path in outside.iterdir()] == ["file"] and not (outside / "file").read_text()
 
 
-def test_what_is_odd_there_is_as_odd_in_the_copy(run, there):
+def test_obstacles_are_recreated_in_the_remote_copy(run, there):
     (there / "dir@x" / "b2_vault.yml").mkdir(parents=True)
     (there / "plain@x").write_text("")
     (there / "link@x").symlink_to("plain@x")
@@ -894,7 +895,7 @@ def test_what_is_odd_there_is_as_odd_in_the_copy(run, there):
     one.store.prove(["dir@x", "plain@x", "link@x"], write=False)
 
 
-def test_the_room_is_that_of_the_place(run, monkeypatch):
+def test_the_room_is_that_of_the_host(run, monkeypatch):
     one = run()
     one.store.prove([], write=True)
     one.store.directory.prove_room(5)
@@ -904,7 +905,7 @@ def test_the_room_is_that_of_the_place(run, monkeypatch):
         one.store.directory.prove_room(5)
 
 
-def test_here_is_a_place_too(tmp_path, secrets):
+def test_the_controller_is_a_location_too(tmp_path, secrets):
     directory = VaultDir(str(tmp_path), Sealer(secrets))
     with directory.locked(GROUP, 0, time.sleep):
         directory.prove_room(1)
