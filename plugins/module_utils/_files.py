@@ -117,6 +117,20 @@ def make_directory(path: str, modes: Modes = PRIVATE) -> None:
             os.fsync(above)
 
 
+def prove_directory(path: str) -> str:
+    """Return a directory, or the nearest existing one above it; StoreError if this user cannot write there."""
+    existing = nearest(path)
+    if existing == path and os.path.islink(path):
+        raise StoreError(f"{path} is a symlink, which is not followed.", remedy="Name the directory itself.")
+    if not os.path.isdir(existing):
+        raise StoreError(f"{existing} is not a directory.", remedy="Choose another vault_dir.")
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        raise StoreError(
+            f"{existing} cannot be written by this user.", remedy="Fix its permissions, or choose another vault_dir."
+        )
+    return existing
+
+
 def prove_place(path: str, name: str) -> None:
     """Show that a directory is one, or can be made, and that a file in it is one, or can be made; else StoreError."""
     for location, fits, what in (

@@ -118,7 +118,7 @@ def lock_holder(lock: int, kind: int = fcntl.LOCK_EX) -> t.Optional[Lease]:
 
 
 @contextlib.contextmanager
-def lease_kept(group: int) -> t.Iterator[None]:
+def lease_locked(group: int) -> t.Iterator[None]:
     """Keep every other process from changing the lease in the open directory of a Group."""
     fcntl.flock(group, fcntl.LOCK_EX)
     try:
@@ -128,12 +128,12 @@ def lease_kept(group: int) -> t.Iterator[None]:
 
 
 def claim(group: int, lease: Lease, instead_of: str = "", modes: Modes = PRIVATE) -> Claim:
-    """Take the lease of a Group if it is free; the caller is in ``lease_kept``.
+    """Take the lease of a Group if it is free; the caller is in ``lease_locked``.
 
     It is not free while a run of this machine holds the lock.
     instead_of: the id of a lease whose holder is known to be gone.
     """
-    other, fresh = _look(group)
+    other, fresh = _read(group)
     ours = other is not None and other.id == lease.id
     if other and fresh and not ours and not (instead_of and other.id == instead_of):
         return Claim(False, other)
@@ -148,9 +148,9 @@ def claim(group: int, lease: Lease, instead_of: str = "", modes: Modes = PRIVATE
 def refresh(group: int, lease: Lease, modes: Modes = PRIVATE) -> t.Optional[Lease]:
     """Refresh the lease of a Group; return the run that has taken it over, if any.
 
-    The caller is in ``lease_kept``.
+    The caller is in ``lease_locked``.
     """
-    other, _fresh = _look(group)
+    other, _fresh = _read(group)
     # A lease that is missing was not taken over by another run: it may be taken again.
     if other and other.id != lease.id:
         return other
@@ -159,8 +159,8 @@ def refresh(group: int, lease: Lease, modes: Modes = PRIVATE) -> t.Optional[Leas
 
 
 def release(group: int, lease: Lease) -> None:
-    """Remove the lease of a Group unless another run has taken it over; the caller is in ``lease_kept``."""
-    other, _fresh = _look(group)
+    """Remove the lease of a Group unless another run has taken it over; the caller is in ``lease_locked``."""
+    other, _fresh = _read(group)
     if other and other.id == lease.id:
         os.unlink(LEASE_NAME, dir_fd=group)
         os.fsync(group)
@@ -174,8 +174,8 @@ def end_lease(group: int) -> t.Optional[Lease]:
     """
     if not exists(group, LEASE_NAME):
         return None
-    with lease_kept(group):
-        lease, fresh = _look(group)
+    with lease_locked(group):
+        lease, fresh = _read(group)
         if fresh:
             return lease
         if lease and not lease.released:
@@ -190,11 +190,11 @@ def holder_of(group: int) -> t.Optional[Lease]:
         holder = lock_holder(lock, fcntl.LOCK_SH)
         if holder:
             return holder
-    lease, fresh = _look(group)
+    lease, fresh = _read(group)
     return lease if fresh else None
 
 
-def _look(group: int) -> tuple[t.Optional[Lease], bool]:
+def _read(group: int) -> tuple[t.Optional[Lease], bool]:
     """Return the lease in the open directory of a Group, and whether its holder may still be at work."""
     try:
         content, file = look(group, LEASE_NAME)

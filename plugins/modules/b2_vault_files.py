@@ -119,9 +119,9 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
     explained,
     look,
     make_directory,
-    nearest,
     opened,
     opened_below,
+    prove_directory,
     put,
     reason_of,
     replace,
@@ -146,22 +146,17 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
 
 def read(path: str, known: t.Mapping[str, str]) -> dict[str, t.Any]:
     """Return the content of files whose digest is not known, the paths of all files, and the obstacles."""
-    above = nearest(path)
-    if not os.path.isdir(above) or (above == path and os.path.islink(path)):
-        kind = "a symlink, which is not followed" if os.path.islink(above) else "not a directory"
-        raise StoreError(f"{above} is {kind}.")
-    if not os.access(above, os.R_OK | os.W_OK | os.X_OK):
-        raise StoreError(f"{above} cannot be written by the user that the task becomes on the host.")
+    exists_there = prove_directory(path) == path
     found: dict[str, t.Any] = {
         "files": {},
         # Seconds since each of these was written.
         "ages": {},
         "paths": [],
         "obstacles": {},
-        "exists": above == path,
+        "exists": exists_there,
         "room": room_in(path),
     }
-    if above == path:
+    if exists_there:
         with opened(None, path, DIRECTORY) as root:
             read_root(root, known, found)
     return found
@@ -277,7 +272,7 @@ def remove(root: int, path: str) -> None:
 @contextlib.contextmanager
 def group_directory(root: int, group: str, modes: Modes) -> t.Iterator[int]:
     """Open the directory of a Group's journal, create it if it is missing, and keep other processes from its lease."""
-    with opened_below(root, state_of(group), modes) as folder, _lease.lease_kept(folder):
+    with opened_below(root, state_of(group), modes) as folder, _lease.lease_locked(folder):
         yield folder
 
 

@@ -140,19 +140,19 @@ class Repository:
         self._tip = tip
 
     def _folder_exists(self) -> bool:
+        """Tell whether the vault directory is on the branch; StoreError if it is a file or below a symlink."""
+        if not self._tip:
+            return False
         parts = self._folder.split("/") if self._folder else []
         for number in range(1, len(parts) + 1):
             path = "/".join(parts[:number])
-            mode = self._modes(path).get(path, "") if self._tip else ""
+            mode = next((mode for mode, _name, _path in self._tree(self._tip, path)), "")
             if not mode:
                 return False
             if mode != _DIRECTORY:
                 kind = "a symlink, which is not followed" if mode == _SYMLINK else "not a directory"
                 raise StoreError(f"{self._url}:{path} is {kind}.", remedy="Choose another vault_dir.")
-        return bool(self._tip)
-
-    def _modes(self, *paths: str) -> dict[str, str]:
-        return {path: mode for mode, _blob, path in self._tree(self._tip, *paths)}
+        return True
 
     def _tree(self, *what: str) -> t.Iterator[tuple[str, str, str]]:
         """Yield (mode, blob, path) of each entry that ls-tree lists."""
@@ -184,7 +184,7 @@ class Repository:
     def _contents(self, blobs: t.Sequence[str]) -> t.Iterator[bytes]:
         rest = self._git("cat-file", "--batch", given="".join(f"{blob}\n" for blob in blobs).encode())
         position = 0
-        for _blob in blobs:
+        for _name in blobs:
             end = rest.index(b"\n", position)
             size = int(rest[position:end].split(b" ")[2])
             yield rest[end + 1 : end + 1 + size]

@@ -20,9 +20,9 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
     DIRECTORY,
     explained,
     make_directory,
-    nearest,
     opened,
     opened_below,
+    prove_directory,
     put,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._lease import (
@@ -78,18 +78,7 @@ class VaultDir:
         with explained("cannot be used", self.path):
             if write:
                 make_directory(self.path, self.modes)
-            existing = nearest(self.path)
-            if existing == self.path and os.path.islink(self.path):
-                raise StoreError(
-                    f"vault_dir {self.path} is a symlink, which is not followed.", remedy="Name the directory itself."
-                )
-            if not os.path.isdir(existing):
-                raise StoreError(f"{existing} is not a directory.", remedy="Choose another vault_dir.")
-            if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
-                raise StoreError(
-                    f"{existing} cannot be written by this user.",
-                    remedy="Choose another vault_dir, or mend its permissions.",
-                )
+            prove_directory(self.path)
 
     def switched_off(self, names: t.Collection[str]) -> dict[str, str]:
         """Return by name the file of variables that Ansible would stop loading if a directory of that name were made beside it.
