@@ -13,6 +13,7 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._api.credentials import read_credentials
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import (
     REQUESTS_IMPORT_ERROR,
     Transport,
@@ -212,7 +213,7 @@ def connect(
     """Return a client for the connection options; nothing is sent yet.
 
     connections: how many threads will use the client at once.
-    wait: see Client.
+    wait: see Repeater.
     hide: is told the key, wherever it comes from.
 
     Raises OptionError for a value that cannot work.
@@ -238,14 +239,12 @@ def connect(
         verify = str(options["ca_path"])
     caller = Caller(
         Transport(timeout=float(timeout), verify=verify, connections=connections),
+        Repeater(int(retries), **({"wait": wait} if wait else {})),
+        realm=realm_url(found["realm"]),
         key_id=key_id,
         key=key,
-        realm=realm_url(found["realm"]),
-        api_version=str(options["api_version"]),
-        max_retries=int(retries),
-        **({"wait": wait} if wait else {}),
     )
-    return Client(caller)
+    return Client(caller, str(options["api_version"]))
 
 
 def credentials(options: t.Mapping[str, t.Any], environment: t.Mapping[str, str]) -> dict[str, str]:

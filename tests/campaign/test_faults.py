@@ -33,6 +33,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._api import ca
 from ansible_collections.community.backblaze.plugins.module_utils._api import partner as partner_api
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import Transport
 from ansible_collections.community.backblaze.plugins.module_utils._errors import REMEDIES, B2Error, remedy_for
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Wanted
@@ -169,11 +170,10 @@ class Lab:
         return Client(
             Caller(
                 transport,
+                Repeater(max_retries, wait),
+                realm=self.server.url,
                 key_id=settings.admin_key_id,
                 key=settings.admin_key,
-                realm=self.server.url,
-                max_retries=max_retries,
-                wait=wait,
             )
         )
 

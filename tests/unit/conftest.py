@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import Transport
 from ansible_collections.community.backblaze.tests.utils.standin import StandIn
 
@@ -49,20 +50,19 @@ def make_client():
     """A factory of clients; what a client would have slept is in ``client.waits``."""
     transports = []
 
-    def make(standin, *, key_id=None, key=None, timeout=5.0, connections=1, **options):
+    def make(standin, *, key_id=None, key=None, timeout=5.0, connections=1, max_retries=5, api_version="v3"):
         settings = standin.settings()
         transport = Transport(timeout=timeout, verify=True, connections=connections)
         transports.append(transport)
         waits = []
         caller = Caller(
             transport,
+            Repeater(max_retries, waits.append),
+            realm=standin.url,
             key_id=key_id or settings["admin_key_id"],
             key=key or settings["admin_key"],
-            realm=standin.url,
-            wait=waits.append,
-            **options,
         )
-        client = Client(caller)
+        client = Client(caller, api_version)
         client.waits = waits
         return client
 

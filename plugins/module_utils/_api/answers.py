@@ -27,6 +27,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
     AnswerError,
     ApiError,
     B2Error,
+    NetworkError,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._members import (
     Member,
@@ -63,7 +64,8 @@ class Verdict(enum.Enum):
     THROTTLED = "throttled"  # nothing was executed, wait
     REFUSED = "refused"  # nothing was executed, and will not be
     UNCLEAR = "unclear"  # it may or may not have been executed
-    REDIRECTED = "redirected"  # the same, and to ask again would end the same
+    FUTILE = "futile"  # the same, and a retry would end the same
+    UNSENT = "unsent"  # it did not reach the service
 
 
 def parse(answer: Answer) -> t.Any:
@@ -116,11 +118,18 @@ def judge(answer: Answer) -> Verdict:
     if answer.status == 429:
         return Verdict.THROTTLED
     if 300 <= answer.status < 400:
-        return Verdict.REDIRECTED
+        return Verdict.FUTILE
     # An unknown code in a client error is still a "no"; without any code somebody else than the service may have spoken.
     return (
         Verdict.REFUSED if code and answer.status < 500 and answer.status not in _TRANSIENT_STATUS else Verdict.UNCLEAR
     )
+
+
+def judge_error(error: NetworkError) -> Verdict:
+    """Say what may be done after a call that got no answer."""
+    if error.sent:
+        return Verdict.FUTILE if error.hopeless else Verdict.UNCLEAR
+    return Verdict.REFUSED if error.hopeless else Verdict.UNSENT
 
 
 def refuses_token(answer: Answer) -> bool:

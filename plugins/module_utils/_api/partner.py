@@ -2,18 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The Partner API: what is sent, what may be repeated, and how an unclear end is settled.
+"""Call the Partner API: list the Groups of an admin, and list, create and eject their members.
 
-Reads and authorize are repeated. A create is repeated blindly only where it was certainly not executed (throttled, token
-refused, connection never made); after anything else a look-up comes first. The address is unique at Backblaze, so a replay
-can never make two accounts.
+Calls that change nothing are repeated. A create is repeated at once only if it was certainly not executed: it was
+throttled, its token was refused, or no connection was made. After any other failure the member is looked up first. An
+email address is unique at Backblaze, so a repeated create can never make two accounts.
 """
 
 from __future__ import annotations
 
-import collections
-import itertools
-import queue
+import concurrent.futures
 import threading
 import typing as t
 
@@ -21,11 +19,11 @@ from ansible_collections.community.backblaze.plugins.module_utils._api.answers i
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import (
     Caller,
     Handling,
+    Service,
     accept_object,
-    back_off,
 )
+from ansible_collections.community.backblaze.plugins.module_utils._api.storage import Storage
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
-    WRONG_KEY_CODES,
     AnswerError,
     ApiError,
     B2Error,
@@ -50,66 +48,64 @@ LIST_MEMBERS = "b2_list_group_members"
 CREATE_MEMBER = "b2_create_group_member"
 EJECT_MEMBER = "b2_eject_group_member"
 
-# The most that the service gives in one page.
+# The most entries that the service puts on one page.
 _GROUPS_PER_PAGE = 100
 _MEMBERS_PER_PAGE = 1000
-# A listing that never ends is not a listing: twenty times what the service documents as the most.
-_MAX_PAGES = 100
-# An address that is taken right after an unanswered create is most likely ours, and not listed yet.
-_LATE_LISTING_LOOKS = 3
+# How often a listing or a key is tried that may not show yet what was done just before.
+_LATE_LOOKS = 3
 
-_END = object()
-
-_UNANSWERED = "A create that was sent got no clear answer, and a look-up did not find the account; if it turns up later, its key is lost."
-
-_RESENT = "Most probably it was not created; the next run looks."
+_UNANSWERED = (
+    "A create got no clear answer, and a look-up did not find the account. "
+    "If the account appears later, its key is lost."
+)
+_RESENT = "The account was most probably not created. The next run looks for it."
 
 T = t.TypeVar("T")
+V = t.TypeVar("V")
 
 
 class Client:
-    """One admin's view of the Partner API. Safe to use from many threads."""
+    """Make the calls of one Group admin. Safe to use from many threads.
 
-    def __init__(self, caller: Caller) -> None:
+    api_version: of the Group calls. Authorize is always sent at v4, whose token is valid for both.
+    """
+
+    def __init__(self, caller: Caller, api_version: str = "v3") -> None:
         self._caller = caller
-        # By id, as far as they were listed: a listing of members does not always say it.
-        self._group_names: dict[str, str] = {}
+        self._look = caller.repeater.look
+        self._service = Service(
+            title="the Partner API",
+            api="groupsApi",
+            url="groupsApiUrl",
+            version=api_version,
+            account_field="adminAccountId",
+            remedy="Use the Group admin's master application key: its key id equals the account id. "
+            "If this is that key, the account is not enabled for the Partner API: ask Backblaze to enable it.",
+        )
 
     @property
     def calls(self) -> dict[str, int]:
-        """How many requests were sent so far, by operation."""
-        return self._caller.calls
+        """Return the number of requests that were sent so far, by operation."""
+        return self._caller.repeater.calls
 
     def close(self) -> None:
         """Close every connection."""
         self._caller.close()
 
     def authorize(self) -> None:
-        """Authorize, if that has not been done; OptionError where the key is not one that the Partner API takes."""
-        self._caller.authorize()
-
-    def account_of(self, key_id: str, key: str) -> str:
-        """Return the id of the account that an application key opens: the proof that a key is good, and whose it is."""
-        return self._caller.account_of(key_id, key)
+        """Authorize, if that has not been done. Raises OptionError if the Partner API does not accept the key."""
+        self._caller.url_of(self._caller.authorize(), self._service)
 
     def opens(self, key_id: str, key: str) -> str:
-        """Return the id of the account that an application key opens, empty where Backblaze says that the key is no good.
-
-        Any other refusal says nothing about the key, and is raised: it is about the member's account.
-        """
-        try:
-            return self.account_of(key_id, key)
-        except ApiError as exc:
-            if exc.code in WRONG_KEY_CODES:
-                return ""
-            raise
+        """Return the id of the account that an application key opens; see Storage.opens."""
+        return Storage(self._caller.for_member(key_id, key)).opens()
 
     def _pages(
         self, operation: str, fields: dict[str, t.Any], start: str, following: str, array: str
     ) -> t.Iterator[tuple[dict[str, t.Any], list[t.Any]]]:
         """Yield (page, its entries) until the service names no further page."""
-        for _page in range(_MAX_PAGES):
-            page = self._caller.read(operation, fields)
+        while True:
+            page = self._caller.read(self._service, operation, fields)
             entries = page.get(array)
             if not isinstance(entries, list):
                 raise AnswerError(f"The answer of Backblaze to {operation} holds no {array}.")
@@ -118,35 +114,25 @@ class Client:
             if not following_start:
                 return
             fields = {**fields, start: following_start}
-        raise AnswerError(f"The answer of Backblaze to {operation} does not end: {_MAX_PAGES} pages were read.")
 
     # Groups
 
     def groups(self, group_name: t.Optional[str] = None) -> list[Group]:
-        """Return the admin's Groups, all or those of one name (names are not unique)."""
+        """Return the Groups of the admin: all of them, or those of one name (names are not unique)."""
         fields: dict[str, t.Any] = {"maxGroupCount": _GROUPS_PER_PAGE}
         if group_name is not None:
             fields["groupName"] = group_name
         found: dict[str, Group] = {}
-        starts: set[str] = set()
-        for page, entries in self._pages(LIST_GROUPS, fields, "startGroupId", "nextGroupId", "groups"):
+        for _page, entries in self._pages(LIST_GROUPS, fields, "startGroupId", "nextGroupId", "groups"):
             before = len(found)
-            for entry in entries:
-                group = listed_group(entry)
+            for group in map(listed_group, entries):
                 found.setdefault(group.group_id, group)
-                self._group_names[group.group_id] = group.group_name
-            # A page may be empty where the service filters after it has paged; it is the last one if it leads nowhere new.
-            start = as_text(page.get("nextGroupId"))
-            if len(found) == before and start in starts:
+            if len(found) == before:
                 break
-            starts.add(start)
         return [group for group in found.values() if group_name in (None, group.group_name)]
 
     def group_id(self, group_name: str) -> str:
-        """Return the id of the one Group of that name.
-
-        Raises OptionError where there is none, or more than one.
-        """
+        """Return the id of the Group with a name. Raises OptionError if no Group, or more than one, has the name."""
         found = self.groups(group_name)
         if len(found) == 1:
             return found[0].group_id
@@ -161,11 +147,11 @@ class Client:
         )
 
     def resolve_group(self, group_id: t.Optional[str], group_name: t.Optional[str]) -> str:
-        """Return the id of the Group that is named by one of the two."""
+        """Return the id of the Group that the options group_id or group_name name."""
         return group_id or self.group_id(group_name or "")
 
     def resolve_groups(self, group_id: t.Optional[str], group_name: t.Optional[str]) -> list[str]:
-        """Return the id of the Group that is named by one of the two, or of all Groups where neither is given."""
+        """Return the id of the Group that group_id or group_name names, or of all Groups if both are missing."""
         if group_id or group_name:
             return [self.resolve_group(group_id, group_name)]
         return [group.group_id for group in self.groups()]
@@ -173,41 +159,34 @@ class Client:
     # Members
 
     def _member_pages(self, group_id: str, most: int, **fields: str) -> t.Iterator[list[Member]]:
-        """Yield the members of a Group page by page, ``most`` on each."""
+        """Yield the members of a Group page by page, at most ``most`` on each."""
         full = {"groupId": group_id, "maxMemberCount": most, **fields}
         for page, entries in self._pages(LIST_MEMBERS, full, "startEmail", "nextEmail", "groupMembers"):
-            name = as_text(page.get("groupName")) or self._group_names.get(group_id, "")
+            name = as_text(page.get("groupName"))
             yield [listed_member(entry, group_id, name) for entry in entries]
 
-    def _listing(self, group_id: str) -> t.Iterator[list[Member]]:
-        """Yield every member of a Group, each once, page by page.
-
-        The last page may name a next one all the same, so the listing ends with a page that adds nobody.
-        """
-        seen: set[str] = set()
-        for page in self._member_pages(group_id, _MEMBERS_PER_PAGE):
-            new: dict[str, Member] = {}
-            for member in page:
-                if member.account_id not in seen:
-                    new.setdefault(member.account_id, member)
-            if not new:
-                return
-            seen.update(new)
-            yield list(new.values())
-
     def members(self, group_id: str) -> list[Member]:
-        """Return every member of a Group, each once."""
-        return [member for page in self._listing(group_id) for member in page]
+        """Return every member of a Group, each account once."""
+        found: dict[str, Member] = {}
+        for page in self._member_pages(group_id, _MEMBERS_PER_PAGE):
+            before = len(found)
+            for member in page:
+                found.setdefault(member.account_id, member)
+            # The last page may name a next page all the same. That page adds no member.
+            if len(found) == before:
+                break
+        return list(found.values())
 
     def each_member_of(self, group_ids: t.Iterable[str], at_once: int = 1) -> t.Iterator[Member]:
-        """Yield the members of several Groups in the order of the Groups, each account once, while threads list on ahead.
+        """Yield the members of several Groups in the order of the Groups, each account once.
 
-        at_once: how many Groups are listed at the same time. What is wrong with a Group is raised when its turn has come.
+        at_once: how many Groups are listed at the same time. An error about a Group is raised in the turn of that
+        Group.
         """
         seen: set[str] = set()
-        listings = [self._listing(group_id) for group_id in dict.fromkeys(group_ids)]
-        for page in _read_ahead(listings, at_once) if at_once > 1 else itertools.chain.from_iterable(listings):
-            for member in page:
+        wanted = list(dict.fromkeys(group_ids))
+        for members in _in_threads(self.members, wanted, at_once) if at_once > 1 else map(self.members, wanted):
+            for member in members:
                 if member.account_id not in seen:
                     seen.add(member.account_id)
                     yield member
@@ -217,15 +196,14 @@ class Client:
         return list(self.each_member_of(group_ids))
 
     def find_member(self, group_id: str, email: str) -> t.Optional[Member]:
-        """Look up one member in one call.
-
-        A miss is not yet proof: whether the service orders addresses without regard to case is not known.
-        """
+        """Look up one member in one call. A miss is no proof: the service may order addresses with regard to case."""
         return _of_address(next(self._member_pages(group_id, 1, startEmail=folded(email))), email)
 
     def search_member(self, group_id: str, email: str) -> t.Optional[Member]:
-        """Look for one member through the whole list: slower than find_member, and certain."""
+        """Search the whole list of members for an address: slower than find_member, and certain."""
         return _of_address(self.members(group_id), email)
+
+    # Create
 
     def create_member(
         self,
@@ -235,34 +213,42 @@ class Client:
         gate: t.Callable[[], None] = lambda: None,
         ignoring: str = "",
     ) -> NewMember:
-        """Create a member. The caller has to make the key of the result safe before it does anything else.
+        """Create a member. The calling code must seal the key in the result before it does anything else.
 
-        email: in lower case. region: left out of the request where it is None. gate: called before each time the create is sent;
-        waits or raises where nothing may be created now. ignoring: an account that has just left, and may still be listed.
+        email: in lower case. region: left out of the request if it is None. gate: see Handling. ignoring: the id of an
+        account that was just ejected, and may still be listed.
 
-        Raises ApiError where Backblaze refused; KeyLostError where the account was (or may have been) made and its key
-        never arrived; MemberExistsError where the address is in the Group after all; any other B2Error where nothing came of it.
-        ``may_have_acted`` of the error says whether that rests on a look-up only.
+        Raises ApiError if Backblaze refused. Raises KeyLostError if the account was created, or may have been created,
+        and its key never arrived. Raises MemberExistsError if the address is in the Group already. Raises another
+        B2Error if no account was created; then ``may_have_acted`` tells whether only a look-up says so.
         """
-        fields = {"groupId": group_id, "memberEmail": email}
-        if region:
-            fields["region"] = region
-        # What was sent and may have been executed; and what was sent and most probably was not: throttled, or its token refused.
+        fields = {"groupId": group_id, "memberEmail": email, **({"region": region} if region else {})}
+        # The failures of creates that may have been executed, and of creates that most probably were not.
         unanswered: list[B2Error] = []
         resent: list[B2Error] = []
 
+        def look(find: t.Callable[[str, str], t.Optional[Member]], failed: B2Error, looks: int = 1) -> None:
+            """Raise if the Group has a member with the address, or if a look-up after an unclear create fails."""
+
+            def found() -> t.Optional[Member]:
+                member = find(group_id, email)
+                return member if member and member.account_id != ignoring else None
+
+            try:
+                member = self._look(found, looks)
+            except B2Error as exc:
+                if unanswered:
+                    cause = f"{unanswered[-1].happened} The look-up failed too: {exc.happened}"
+                    raise KeyLostError(email, "", cause) from failed
+                return
+            if member and (unanswered or resent):
+                raise KeyLostError(email, member.account_id, (unanswered or resent)[-1].happened) from failed
+            if member:
+                raise MemberExistsError(member) from failed
+
         def settle(failed: B2Error) -> None:
-            """Look whether a create that may have been executed was."""
             unanswered.append(failed)
             look(self.find_member, failed)
-
-        def look(find: t.Callable[[str, str], t.Optional[Member]], failed: B2Error) -> None:
-            try:
-                member = find(group_id, email)
-            except B2Error as exc:
-                raise KeyLostError(email, "", f"{failed.happened} The look-up failed too: {exc.happened}") from failed
-            if member and member.account_id != ignoring:
-                raise KeyLostError(email, member.account_id, failed.happened) from failed
 
         how = Handling(
             accept=lambda answer: find_new_member(answer, email, group_id, region or ""),
@@ -273,95 +259,46 @@ class Client:
             most=MAX_CREATE_ANSWER,
         )
         try:
-            return self._caller.operate("POST", CREATE_MEMBER, fields, how)
+            return self._caller.operate(self._service, "POST", CREATE_MEMBER, fields, how)
         except B2Error as exc:
             exc.may_have_acted = bool(unanswered or resent)
             exc.changed = exc.changed or (_UNANSWERED if unanswered else _RESENT if resent else "It was not created.")
+            if isinstance(exc, KeyLostError):
+                raise
             if isinstance(exc, ApiError) and exc.code == "invalid_email":
-                self._settle_taken(group_id, email, unanswered, resent, exc, ignoring)
-            elif unanswered and not isinstance(exc, KeyLostError):
-                # The last word is not left to the quick look-up, which may miss what is there.
-                look(self.search_member, unanswered[-1])
-            elif resent and not isinstance(exc, KeyLostError):
-                self._settle_resent(group_id, email, exc, ignoring)
+                # After a create that may have been executed, the address is most likely taken by our own account.
+                look(self.search_member, exc, _LATE_LOOKS if unanswered or resent else 1)
+                if unanswered:
+                    cause = f"{unanswered[-1].happened} Now the address is refused, yet it is not in the Group."
+                    raise KeyLostError(email, "", cause) from exc
+            elif unanswered:
+                # The look-up of one member may miss the member, so the last look-up is the whole list.
+                look(self.search_member, exc)
+            elif resent:
+                look(self.find_member, exc)
             raise
 
-    def _settle_taken(
-        self,
-        group_id: str,
-        email: str,
-        unanswered: list[B2Error],
-        resent: list[B2Error],
-        refusal: ApiError,
-        ignoring: str,
-    ) -> None:
-        """Say whose the address is that Backblaze will not take: returns only where it is nobody's in this Group."""
-        for look in range(_LATE_LISTING_LOOKS if unanswered or resent else 1):
-            try:
-                if look:
-                    self._caller.wait(back_off(look))
-                member = self.search_member(group_id, email)
-            except B2Error as exc:
-                if unanswered:
-                    raise KeyLostError(
-                        email, "", f"{unanswered[0].happened} The look-up failed too: {exc.happened}"
-                    ) from refusal
-                return
-            if member and member.account_id == ignoring:
-                member = None
-            if member and (unanswered or resent):
-                raise KeyLostError(email, member.account_id, (unanswered or resent)[0].happened) from refusal
-            if member:
-                raise MemberExistsError(member) from refusal
-        if unanswered:
-            raise KeyLostError(
-                email, "", f"{unanswered[0].happened} Now the address is refused, yet it is not in the Group."
-            ) from refusal
-
-    def _settle_resent(self, group_id: str, email: str, refusal: B2Error, ignoring: str) -> None:
-        """Look, if that is possible, whether a create that most probably was not executed was: returns only where nothing shows that it was."""
-        try:
-            member = self.find_member(group_id, email)
-        except B2Error:
-            return
-        if member and member.account_id != ignoring:
-            raise KeyLostError(email, member.account_id, refusal.happened) from refusal
-
     def prove(self, group_id: str, new: NewMember) -> Proof:
-        """Find out whose a new key is that came in an odd answer: try it, and look up who has the address. The key has to be safe already."""
+        """Find out whose key an odd create answer holds: try the key, and look up the address. Seal the key first."""
         opens: t.Optional[str] = None
         problems: list[str] = []
         try:
-            opens = self._opens_late(new) if new.key_id else None
+            # A key may not be known everywhere at once, so one refusal is not believed.
+            opens = self._look(lambda: self.opens(new.key_id, new.key), _LATE_LOOKS) if new.key_id else None
         except B2Error as exc:
             problems.append(f"The key could not be tried: {exc.happened}")
         if opens and opens == new.member.account_id and not new.complaint and not new.doubt:
             return Proof(opens)
+        member = None
         try:
-            return Proof(opens, self._find_late(group_id, new.member.email), " ".join(problems))
+            email = new.member.email
+            member = self._look(lambda: self.find_member(group_id, email), _LATE_LOOKS)
+            member = member or self.search_member(group_id, email)
         except B2Error as exc:
             problems.append(f"The member could not be looked up: {exc.happened}")
-            return Proof(opens, None, " ".join(problems))
+        return Proof(opens, member, " ".join(problems))
 
-    def _opens_late(self, new: NewMember) -> str:
-        """Return the account that a new key opens, empty for none. A key may not be known everywhere at once, so one refusal is not believed."""
-        for look in range(_LATE_LISTING_LOOKS):
-            if look:
-                self._caller.wait(back_off(look))
-            account = self.opens(new.key_id, new.key)
-            if account:
-                return account
-        return ""
-
-    def _find_late(self, group_id: str, email: str) -> t.Optional[Member]:
-        """Look up a member that was created just now, and may not be listed yet."""
-        for look in range(_LATE_LISTING_LOOKS):
-            if look:
-                self._caller.wait(back_off(look))
-            member = self.find_member(group_id, email)
-            if member:
-                return member
-        return self.search_member(group_id, email)
+    # Eject
 
     def eject_member(
         self,
@@ -370,79 +307,60 @@ class Client:
         new_email: t.Optional[str] = None,
         gate: t.Callable[[], None] = lambda: None,
     ) -> t.Optional[Member]:
-        """Eject a member; it cannot be undone. Return the member, or None where it had left already.
+        """Eject a member. No API undoes this. Return the member, or None if the account had left the Group before.
 
-        new_email: the address that the leaving account gets. gate: as for create_member.
+        new_email: the address that the leaving account gets. gate: see Handling.
         """
-        fields = {"groupId": group_id, "memberAccountId": account_id}
-        if new_email:
-            fields["email"] = new_email
+        fields = {"groupId": group_id, "memberAccountId": account_id, **({"email": new_email} if new_email else {})}
         # As in create_member.
         unanswered: list[B2Error] = []
         resent: list[B2Error] = []
+
+        def has_left() -> bool:
+            return all(member.account_id != account_id for member in self.members(group_id))
+
         how = Handling(accept_object, settle=unanswered.append, resend=resent.append, gate=gate)
         try:
             try:
-                answer = self._caller.operate("POST", EJECT_MEMBER, fields, how)
+                return read_member(self._caller.operate(self._service, "POST", EJECT_MEMBER, fields, how), group_id)
             except ApiError as refusal:
                 ours = bool(unanswered or resent)
-                if refusal.code != "invalid_member_account_id" or not self._has_left(
-                    group_id, account_id, _LATE_LISTING_LOOKS if ours else 1
-                ):
+                if refusal.code != "invalid_member_account_id" or not self._look(has_left, _LATE_LOOKS if ours else 1):
                     raise
-                # Gone: by a call of ours that was sent before, or by somebody else.
+                # Ejected by an earlier call of this method, or by somebody else.
                 return Member(account_id=account_id, email=new_email or "", group_id=group_id) if ours else None
         except B2Error as exc:
             if unanswered:
                 exc.changed = f"Account {account_id} may have been ejected."
                 exc.remedy = "Run again: the next run looks first."
             raise
-        return read_member(answer, group_id)
-
-    def _has_left(self, group_id: str, account_id: str, looks: int) -> bool:
-        """Tell whether an account is in no listing of a Group any more; looks: how often it is listed, as that may lag behind."""
-        for look in range(looks):
-            if look:
-                self._caller.wait(back_off(look))
-            if all(member.account_id != account_id for member in self.members(group_id)):
-                return True
-        return False
 
 
-def _read_ahead(sources: t.Iterable[t.Iterator[T]], threads: int) -> t.Iterator[T]:
-    """Yield what the sources yield, one source after the other, while threads read several of them to their ends.
+def _in_threads(work: t.Callable[[T], V], values: t.Sequence[T], at_once: int) -> t.Iterator[V]:
+    """Yield the result of ``work`` for each value, in the order of the values, while threads work ahead.
 
-    What a source raises is raised in its turn. Nobody waits for the threads: who leaves early, by Ctrl-C for one, is not held up by a
-    server that does not answer.
+    The threads are daemons: after Ctrl-C nobody waits for a server that does not answer. A ThreadPoolExecutor would
+    wait for its threads when Python exits.
     """
-    waiting: collections.deque[tuple[t.Iterator[T], queue.SimpleQueue[t.Any]]] = collections.deque(
-        (source, queue.SimpleQueue()) for source in sources
-    )
-    turns = [results for _source, results in waiting]
+    jobs: list[tuple[T, concurrent.futures.Future[V]]] = [(value, concurrent.futures.Future()) for value in values]
+    left = iter(jobs)
 
-    def read() -> None:
-        while waiting:
-            try:
-                source, results = waiting.popleft()
-            except IndexError:  # another thread was faster
-                return
-            try:
-                for value in source:
-                    results.put(value)
-                results.put(_END)
-            except BaseException as exc:  # noqa: BLE001 - not handled here but handed on
-                results.put(exc)
+    def run() -> None:
+        for value, future in left:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(value))
+                except BaseException as exc:  # noqa: BLE001 - not handled here but raised by result()
+                    future.set_exception(exc)
 
-    for _number in range(min(threads, len(turns))):
-        threading.Thread(target=read, daemon=True).start()
+    for _number in range(min(at_once, len(jobs))):
+        threading.Thread(target=run, daemon=True).start()
     try:
-        for results in turns:
-            for value in iter(results.get, _END):
-                if isinstance(value, BaseException):
-                    raise value
-                yield value
+        for _value, future in jobs:
+            yield future.result()
     finally:
-        waiting.clear()
+        for _value, future in jobs:
+            future.cancel()
 
 
 def _of_address(members: t.Iterable[Member], email: str) -> t.Optional[Member]:

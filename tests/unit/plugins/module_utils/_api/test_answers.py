@@ -115,8 +115,8 @@ def test_the_code_decides_and_not_the_status(code, status):
         (502, Verdict.UNCLEAR),
         (503, Verdict.UNCLEAR),
         (504, Verdict.UNCLEAR),
-        (302, Verdict.REDIRECTED),
-        (307, Verdict.REDIRECTED),
+        (302, Verdict.FUTILE),
+        (307, Verdict.FUTILE),
     ],
 )
 def test_without_a_code_only_the_status_is_left(status, verdict, body):

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import _read_ahead
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import _in_threads
 from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError
 
 LIST = "b2_list_group_members"
@@ -71,22 +73,22 @@ def test_so_many_threads_and_no_more():
     together = threading.Barrier(3, timeout=PATIENCE)
     threads = set()
 
-    def source(number):
+    def work(number):
         threads.add(threading.current_thread())
         together.wait()
-        yield number
+        return -number
 
-    assert list(_read_ahead([source(number) for number in range(6)], 3)) == list(range(6))
+    assert list(_in_threads(work, range(6), 3)) == [0, -1, -2, -3, -4, -5]
     assert len(threads) == 3
 
 
 def test_a_defect_is_not_taken_for_an_end():
-    def source():
-        yield 1
-        raise RuntimeError("a defect")
+    def work(number):
+        if number:
+            raise RuntimeError("a defect")
 
-    values = _read_ahead([source()], 1)
-    assert next(values) == 1
+    values = _in_threads(work, [0, 1], 1)
+    assert next(values) is None
     with pytest.raises(RuntimeError, match="a defect"):
         next(values)
 
@@ -95,21 +97,37 @@ def test_who_leaves_early_does_not_wait():
     release = threading.Event()
     begun = []
 
-    def source(number):
+    def work(number):
         begun.append(number)
-        yield number
-        release.wait(PATIENCE)
-        yield number
+        if number:
+            release.wait(PATIENCE)
 
-    values = _read_ahead([source(number) for number in range(3)], 1)
-    assert next(values) == 0
+    values = _in_threads(work, range(4), 1)
+    next(values)
     started = time.monotonic()
     values.close()
     assert time.monotonic() - started < PATIENCE / 2
     release.set()
     time.sleep(0.05)
-    assert begun == [0]
+    assert begun in ([0], [0, 1])
+
+
+def test_who_ends_python_does_not_wait():
+    """As ansible-inventory does after Ctrl-C; threads of a ThreadPoolExecutor would be waited for."""
+    code = f"""
+import time
+from {_in_threads.__module__} import _in_threads
+values = _in_threads(lambda number: number and time.sleep({PATIENCE * 2}), range(3), 2)
+next(values)
+raise KeyboardInterrupt
+"""
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE * 2, check=False
+    )
+    assert "KeyboardInterrupt" in ended.stderr
+    assert time.monotonic() - started < PATIENCE
 
 
 def test_nothing_to_list():
-    assert list(_read_ahead([], 4)) == []
+    assert list(_in_threads(abs, [], 4)) == []

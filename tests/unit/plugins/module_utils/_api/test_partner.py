@@ -16,7 +16,7 @@ import zlib
 
 import pytest
 
-from ansible_collections.community.backblaze.plugins.module_utils._api import calls as api_calls
+from ansible_collections.community.backblaze.plugins.module_utils._api import retries
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     AnswerError,
     ApiError,
@@ -97,18 +97,6 @@ def test_a_token_that_is_refused_again_and_again_is_not_renewed_for_ever(standin
     assert calls(standin)["b2_authorize_account"] == 2
 
 
-@pytest.mark.parametrize("uses, threads", [(1, 1), (1, 6), (3, 8)])
-def test_a_token_that_other_threads_use_up_is_renewed_again(standin, make_client, group_id, uses, threads):
-    """That it was refused says nothing about the credentials then, and nothing was executed."""
-    standin.settings(token_uses=uses)
-    client = make_client(standin, connections=threads)
-    emails = [f"m{number}@x.example" for number in range(24)]
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        made = list(pool.map(lambda email: client.create_member(group_id, email), emails))
-    assert {new.member.email: new.key for new in made} == {entry["email"]: entry["key"] for entry in standin.ledger()}
-    assert len(made) == len(emails)
-
-
 def test_a_token_that_is_always_refused_is_renewed_once(standin, make_client):
     standin.faults(
         [
@@ -146,15 +134,6 @@ def test_an_eject_whose_answer_was_lost_is_believed_when_the_list_catches_up(sta
     )
     assert client.eject_member(group_id, member["accountId"]).account_id == member["accountId"]
     assert client.waits
-
-
-def test_the_name_of_a_group_is_known_from_its_own_listing(standin, client, group_id):
-    standin.add_member("hosting", ALICE)
-    nameless = {"groupMembers": [{"accountId": "5f2a1c0b3d4e", "email": ALICE}], "nextEmail": None}
-    standin.faults([{"operation": LIST, "times": None, "action": {"kind": "raw", "body": json.dumps(nameless)}}])
-    assert [member.group_name for member in client.members(group_id)] == [""]
-    client.groups()
-    assert [member.group_name for member in client.members(group_id)] == ["hosting"]
 
 
 def test_not_the_master_key(standin, make_client):
@@ -257,7 +236,7 @@ def test_a_whole_life_in_both_shapes_and_versions(standin, make_client, group_id
         "eu-central",
         "hosting",
     )
-    assert client.account_of(new.key_id, new.key) == entry["account_id"]
+    assert client.opens(new.key_id, new.key) == entry["account_id"]
     assert client.find_member(group_id, "ALICE@x.example").account_id == entry["account_id"]
     assert [member.email for member in client.members(group_id)] == [ALICE]
     assert client.eject_member(group_id, entry["account_id"]).account_id == entry["account_id"]
@@ -753,13 +732,13 @@ def test_many_threads_that_are_throttled_at_once_slow_down_once(standin, make_cl
     standin.faults([{"operation": "b2_list_groups", "times": 8, "action": {"kind": "throttle", "retry_after": 1}}])
     in_threads(8, client.groups)
     assert calls(standin)["b2_list_groups"] == 16
-    assert client._caller._pace._first_era == 1
+    assert client._caller.repeater._pace._first_era == 1
 
 
 def test_the_gate_is_asked_after_the_wait_for_a_turn(standin, client, group_id):
     standin.faults([{"operation": CREATE, "action": {"kind": "throttle", "retry_after": 3}}])
     seen = []
-    client._caller.wait = lambda seconds: seen.append("wait")
+    client._caller.repeater.wait = lambda seconds: seen.append("wait")
     client.create_member(group_id, ALICE, gate=lambda: seen.append("gate"))
     assert seen[0] == seen[-1] == "gate"
     assert seen.count("gate") == 2
@@ -772,7 +751,7 @@ def test_a_wish_to_stop_ends_the_wait_for_a_turn(standin, client, group_id):
     def stop(seconds):
         raise StoppedError
 
-    client._caller.wait = stop
+    client._caller.repeater.wait = stop
     with pytest.raises(StoppedError):
         client.create_member(group_id, ALICE)
     assert CREATE not in calls(standin)
@@ -783,15 +762,15 @@ def test_the_pauses_of_others_use_up_the_patience_of_a_throttled_call(standin, m
     client = make_client(standin, max_retries=1)
     client.authorize()
     now = [100.0]
-    monkeypatch.setattr(api_calls, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(retries, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
 
     def wait(seconds):
         now[0] += seconds
         if not client.waits:
-            client._caller._note_throttled(client._caller._pace.turn(now[0]), 40.0)
+            client._caller.repeater._note(client._caller.repeater._pace.turn(now[0]), 40.0)
         client.waits.append(seconds)
 
-    client._caller.wait = wait
+    client._caller.repeater.wait = wait
     standin.faults([{"operation": "b2_list_groups", "action": {"kind": "throttle", "retry_after": 40}}])
     with pytest.raises(ApiError) as failed:
         client.groups()
@@ -852,7 +831,7 @@ def test_a_wish_to_stop_ends_the_waiting(standin, make_client):
     def stop(seconds):
         raise StoppedError
 
-    client._caller.wait = stop
+    client._caller.repeater.wait = stop
     with pytest.raises(StoppedError):
         client.groups()
     assert calls(standin)["b2_list_groups"] == 1
