@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What an answer of the service means: pure functions from bytes to a verdict, a value or a key.
+"""Read the answers of Backblaze: pure functions from bytes to a verdict, an error or a key.
 
-The error table is dispatched on ``code``, never on the HTTP status, which the service uses loosely (a refused address is a 401).
-Only where no code can be read does the status decide.
+An error is known by its ``code``. Backblaze uses the HTTP status loosely (a refused address is a 401), so the status
+decides only if the answer has no code.
 """
 
 from __future__ import annotations
@@ -48,41 +48,42 @@ _TRANSIENT_STATUS = {
 }
 _TRANSIENT_CODES = frozenset(_TRANSIENT_STATUS.values())
 
-# The documented forms, for finding a key in an answer whose fields are not where they should be.
+# The documented forms. They find a key in an answer whose fields are not in their places.
 _KEY = re.compile(r"\bK\d{3}[A-Za-z0-9+/_-]{27}(?![A-Za-z0-9+/_-])")
 _KEY_ID = re.compile(r"\b\d{3}([0-9a-f]{12})\d{10}\b")
 _ACCOUNT_ID = re.compile(r"[0-9a-f]{12}")
 _KEY_ID_FIELD = "applicationKeyId"
 _KEY_FIELD = "applicationKey"
+_MEMBER_FIELDS = ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")
 
 
 class Verdict(enum.Enum):
-    """What may be done after an answer."""
+    """Name what a call came to, and so what may be done next."""
 
-    DONE = "done"  # executed, the body can be read
-    RENEW = "renew"  # the token was refused: nothing was executed, authorize again
-    THROTTLED = "throttled"  # nothing was executed, wait
-    REFUSED = "refused"  # nothing was executed, and will not be
-    UNCLEAR = "unclear"  # it may or may not have been executed
-    FUTILE = "futile"  # the same, and a retry would end the same
-    UNSENT = "unsent"  # it did not reach the service
+    DONE = "done"  # executed, and the body can be read
+    RENEW = "renew"  # not executed, as the token was refused: authorize again
+    THROTTLED = "throttled"  # not executed: wait
+    REFUSED = "refused"  # not executed: a retry would be refused again
+    UNSENT = "unsent"  # not executed, as the call did not reach the service
+    UNCLEAR = "unclear"  # maybe executed
+    FUTILE = "futile"  # maybe executed: a retry would end the same
 
 
 def parse(answer: Answer) -> t.Any:
-    """Return the JSON of an answer, or None where there is none."""
+    """Return the JSON of an answer, or None if its body is not JSON."""
     try:
         return json.loads(answer.body.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
 
 
-# Keys and tokens of Backblaze are far longer; of something shorter every other word of a message would be made.
+# Keys and tokens of Backblaze are far longer. A shorter text may be a usual word of a message.
 _LEAST_SECRET = 12
 _LONGEST_MESSAGE = 300
 
 
 def _code(answer: Answer) -> tuple[str, str]:
-    """Return (code, message) of an error body; the code is empty where it cannot be read."""
+    """Return (code, message) of an error body. The code is empty if it cannot be read."""
     body = one(parse(answer))
     code, message = body.get("code"), body.get("message")
     if not isinstance(code, str) or not re.fullmatch(r"[A-Za-z0-9_]{1,64}", code):
@@ -91,7 +92,7 @@ def _code(answer: Answer) -> tuple[str, str]:
 
 
 def _hidden(text: str, answer: Answer) -> str:
-    """Return a text of the service without the credential that it was asked with; what is too short to be one stays."""
+    """Return a text of the service without the credential of its request. A text too short for a credential stays."""
     for secret in answer.asked_with:
         text = text.replace(secret, "[hidden]") if len(secret) >= _LEAST_SECRET else text
     return text
@@ -103,7 +104,7 @@ def _printable(text: str) -> str:
 
 
 def judge(answer: Answer) -> Verdict:
-    """Say what may be done after an answer."""
+    """Return the verdict on an answer."""
     if 200 <= answer.status < 300:
         return Verdict.DONE if answer.complete and parse(answer) is not None else Verdict.UNCLEAR
     code = _code(answer)[0]
@@ -119,42 +120,36 @@ def judge(answer: Answer) -> Verdict:
         return Verdict.THROTTLED
     if 300 <= answer.status < 400:
         return Verdict.FUTILE
-    # An unknown code in a client error is still a "no"; without any code somebody else than the service may have spoken.
-    return (
-        Verdict.REFUSED if code and answer.status < 500 and answer.status not in _TRANSIENT_STATUS else Verdict.UNCLEAR
-    )
+    # A client error with an unknown code is a refusal. An error without a code may come from a proxy.
+    refused = code and answer.status < 500 and answer.status not in _TRANSIENT_STATUS
+    return Verdict.REFUSED if refused else Verdict.UNCLEAR
 
 
 def judge_error(error: NetworkError) -> Verdict:
-    """Say what may be done after a call that got no answer."""
+    """Return the verdict on a call without an answer."""
     if error.sent:
         return Verdict.FUTILE if error.hopeless else Verdict.UNCLEAR
     return Verdict.REFUSED if error.hopeless else Verdict.UNSENT
 
 
 def refuses_token(answer: Answer) -> bool:
-    """Tell whether an answer is one of the only two that mean "authorize again"."""
+    """Tell whether an answer refuses the token of its request."""
     return not 200 <= answer.status < 300 and judge(answer) is Verdict.RENEW
 
 
 def problem(operation: str, answer: Answer, *, of_member: bool = False) -> B2Error:
-    """Return the error that an answer stands for; of_member: whether the call was made with a member's key."""
+    """Return the error that an answer stands for. of_member: whether the call was made with a member's key."""
     if 300 <= answer.status < 400:
         return AnswerError(
-            f"Backblaze answered {operation} with a redirect (HTTP {answer.status}), which is not followed: it would carry the credentials along.",
+            f"Backblaze answered {operation} with a redirect (HTTP {answer.status}). A redirect is not followed: "
+            "it would take the credentials along.",
             remedy="Check the realm.",
         )
     if 200 <= answer.status < 300:
-        what = (
-            "cut short"
-            if not answer.complete
-            else "empty"
-            if not answer.body.strip()
-            else "not what the Partner API answers"
-        )
-        return AnswerError(f"The answer of Backblaze to {operation} is {what}.")
+        odd = "empty" if not answer.body.strip() else "not what the Partner API answers"
+        return AnswerError(f"The answer of Backblaze to {operation} is {odd if answer.complete else 'cut short'}.")
     code, message = _code(answer)
-    # A code that nobody knows may be anything that looks like one.
+    # A text that looks like a code may repeat the credential.
     code = code if _hidden(code, answer) == code else ""
     if not code and answer.status not in _TRANSIENT_STATUS:
         return AnswerError(
@@ -173,7 +168,7 @@ def problem(operation: str, answer: Answer, *, of_member: bool = False) -> B2Err
 
 
 def retry_after(answer: Answer, now: datetime.datetime) -> t.Optional[float]:
-    """Return the seconds that an answer asks to wait (given as seconds or as a date), or None."""
+    """Return the seconds that an answer asks to wait, or None. Retry-After is a number of seconds or a date."""
     value = answer.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return float(value)
@@ -187,7 +182,7 @@ def retry_after(answer: Answer, now: datetime.datetime) -> t.Optional[float]:
 
 
 def _objects(value: t.Any) -> t.Iterator[dict[str, t.Any]]:
-    """Yield every object in a JSON value, outermost first, without recursion: the depth is the sender's choice."""
+    """Yield every object in a JSON value, outermost first. Without recursion: a server chooses the depth."""
     queue = collections.deque([value])
     while queue:
         current = queue.popleft()
@@ -198,30 +193,29 @@ def _objects(value: t.Any) -> t.Iterator[dict[str, t.Any]]:
             queue.extend(current)
 
 
-# Far more than any field that is looked for; a text that is never closed must not cost more than one pass over it.
+# Far longer than any field. A text whose quote is never closed must not cost more than one pass over it.
 _LONGEST_FIELD = 4096
 _SPACE = r"[ \t\r\n]{0,64}"
-#: Bytes of the answer to a create that are read: a true one has less than one KiB.
+#: Bytes of the answer to a create that are read. A true answer has less than one KiB.
 MAX_CREATE_ANSWER = 256 * 1024
-# So many objects are looked for in what is no JSON as a whole, and so many keys of others in one answer are kept.
+# The number of objects that are searched in a body that is not JSON as a whole.
 _MOST_PIECES = 64
-_MOST_OTHERS = 8
 
 
 def _field_in_text(text: str, name: str) -> str:
-    """Find a string field in JSON that cannot be parsed as a whole."""
+    """Find a string field in a text that is not JSON as a whole."""
     return next((value for _at, value in _fields_in_text(text, name)), "")
 
 
 def _fields_in_text(text: str, name: str) -> t.Iterator[tuple[int, str]]:
-    """Yield every string field of a name in JSON that cannot be parsed as a whole, and where it begins."""
+    """Yield the start and the value of each string field with a name, in a text that is not JSON as a whole."""
     for found in re.finditer(rf'"{name}"{_SPACE}:{_SPACE}("(?:[^"\\]|\\.){{0,{_LONGEST_FIELD}}}")', text):
         with contextlib.suppress(ValueError):
             yield found.start(), str(json.loads(found.group(1)))
 
 
 def _loose_key_id(text: str) -> str:
-    """Find what has the documented form of a key id; a number has it too, if it is long enough, but stands without quotes."""
+    """Find a text that has the documented form of a key id. A long number has that form too, but no quotes."""
     found = (
         match
         for match in _KEY_ID.finditer(text)
@@ -231,18 +225,18 @@ def _loose_key_id(text: str) -> str:
 
 
 def _secret(value: t.Any) -> str:
-    """Return a key exactly as it was sent, but for what cannot be encoded."""
+    """Return a key exactly as it was sent, without characters that cannot be encoded."""
     return value.encode("utf-8", errors="replace").decode("utf-8") if isinstance(value, str) else ""
 
 
 def account_in(key_id: str) -> str:
-    """Return the account id inside a key id; empty where the key id has none of the documented forms. That of a master key is the account id."""
+    """Return the account id inside a key id, empty for an unknown form. A master key's id is the account id."""
     form = _KEY_ID.fullmatch(key_id.lower())
     return form.group(1) if form else key_id.lower() if _ACCOUNT_ID.fullmatch(key_id.lower()) else ""
 
 
 def _pieces(text: str) -> list[t.Any]:
-    """Return the JSON objects in a text that is no JSON as a whole: cut short, with something around it, or several one after the other."""
+    """Return the JSON objects in a text that is not JSON as a whole: cut short, or several answers in one."""
     decoder, found, at = json.JSONDecoder(), [], 0
     for _number in range(_MOST_PIECES):
         at = text.find("{", at)
@@ -257,7 +251,7 @@ def _pieces(text: str) -> list[t.Any]:
 
 
 def _keys_in(objects: t.Sequence[dict[str, t.Any]], group_id: str) -> list[NewMember]:
-    """Return every key that stands in its field, with what stands beside it in the same object."""
+    """Return every key in its field, with the other fields of the same object."""
     found = []
     for holder in objects:
         key = _secret(holder.get(_KEY_FIELD))
@@ -268,25 +262,21 @@ def _keys_in(objects: t.Sequence[dict[str, t.Any]], group_id: str) -> list[NewMe
 
 
 def _keys_in_text(text: str, group_id: str) -> list[NewMember]:
-    """Return every key that stands in its field in what is no JSON, with what stands beside it: from its brace to that of the next key."""
+    """Return every key in its field in a text that is not JSON, with the fields up to the object of the next key."""
     keys = list(itertools.islice(_fields_in_text(text, _KEY_FIELD), _MOST_PIECES))
     starts = [max(0, text.rfind("{", 0, at)) for at, _key in keys]
     found = []
     for number, (_at, key) in enumerate(keys):
         end = next((start for start in starts[number:] if start > starts[number]), len(text))
         part = text[starts[number] : end] if len(keys) > 1 else text
-        raw = {
-            name: _field_in_text(part, name)
-            for name in ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")
-        }
-        found += (
-            [NewMember(read_member(raw, group_id), _field_in_text(part, _KEY_ID_FIELD), _secret(key))] if key else []
-        )
+        raw = {name: _field_in_text(part, name) for name in _MEMBER_FIELDS}
+        if key:
+            found.append(NewMember(read_member(raw, group_id), _field_in_text(part, _KEY_ID_FIELD), _secret(key)))
     return found
 
 
 def _completed(new: NewMember, objects: t.Sequence[dict[str, t.Any]], text: str, group_id: str) -> NewMember:
-    """Return the only key of an answer, completed with the key id and the member from other objects of that answer."""
+    """Return the only key of an answer, with the key id and the member from other objects of that answer."""
     raw = next((found["groupMember"] for found in objects if one(found.get("groupMember"))), None)
     raw = raw or next((found for found in objects if "accountId" in found), None)
     member = new.member if new.member.account_id or not raw else read_member(raw, group_id)
@@ -294,13 +284,13 @@ def _completed(new: NewMember, objects: t.Sequence[dict[str, t.Any]], text: str,
 
 
 def _key_by_form(answer: Answer, text: str, found: t.Optional[NewMember], group_id: str) -> t.Optional[NewMember]:
-    """Return a key with its id, of which one or both were found by the documented form only.
+    """Return a key with its key id; one or both are found by the documented form only.
 
-    Only in an answer that claims success: an error page may hold a text of that form by chance.
+    Only an answer that claims success is searched: an error page may hold a text of that form by chance.
     """
     if not 200 <= answer.status < 300:
         return found
-    # A slash may be escaped in JSON that could not be parsed.
+    # In a text that is not JSON as a whole, slashes may be escaped.
     loose = text.replace("\\/", "/")
     key = _KEY.search(loose)
     if found is None and key is None:
@@ -310,11 +300,10 @@ def _key_by_form(answer: Answer, text: str, found: t.Optional[NewMember], group_
 
 
 def _keys_of(answer: Answer, group_id: str) -> tuple[list[NewMember], bool]:
-    """Return every key in a create answer, each once, and whether the answer is plain JSON with each key where it should be."""
-    value, repeats = _parsed(answer.body)
-    objects = list(_objects(value))
+    """Return each key in a create answer once, and whether the answer is JSON with each field in its place."""
+    objects = list(_objects(parse(answer)))
     keys = _keys_in(objects, group_id)
-    if keys and all(new.key_id and new.member.account_id for new in keys) and not repeats and not answer.rest.strip():
+    if keys and all(new.key_id and new.member.account_id for new in keys) and not answer.rest.strip():
         return _each_once(keys), True
     text = (answer.body + answer.rest).decode("utf-8", errors="replace")
     pieces = [found for piece in _pieces(text) for found in _objects(piece)]
@@ -327,24 +316,8 @@ def _keys_of(answer: Answer, group_id: str) -> tuple[list[NewMember], bool]:
     return keys, False
 
 
-def _parsed(body: bytes) -> tuple[t.Any, bool]:
-    """Return the JSON of a body, None if the body is not JSON; and whether an object has a field twice, so that parsers may disagree about it."""
-    repeats = False
-
-    def read(pairs: list[tuple[str, t.Any]]) -> dict[str, t.Any]:
-        nonlocal repeats
-        found = dict(pairs)
-        repeats = repeats or len(found) != len(pairs)
-        return found
-
-    try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=read), repeats
-    except (ValueError, RecursionError):
-        return None, False
-
-
 def _each_once(keys: t.Iterable[NewMember]) -> list[NewMember]:
-    """Return keys without those that come again; what is known of a key where it comes first stands."""
+    """Return each key once, with its first key id and account that are both known."""
     found: dict[str, NewMember] = {}
     for new in keys:
         there = found.setdefault(new.key, new)
@@ -354,57 +327,45 @@ def _each_once(keys: t.Iterable[NewMember]) -> list[NewMember]:
 
 
 def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: str) -> t.Optional[NewMember]:
-    """Find the key in a create answer, whatever shape and status the answer has; None only if there is none.
+    """Find the key in a create answer of any shape and status. None only if the answer holds no key.
 
-    This never raises: the key stands nowhere else, so whatever is odd about the rest becomes a ``complaint``, and whatever makes it
-    uncertain whose key it is a ``doubt``, both to be looked into when the key is safe. In an answer with several keys the one is taken
-    that stands with the wanted address.
+    This never raises, because the key is nowhere else. Oddities of the answer become a ``complaint``, and reasons why
+    the key may be another member's become a ``doubt``. Both are looked into after the key is sealed. Of several keys,
+    the key beside the wanted address is taken.
     """
     if len(answer.body) > MAX_CREATE_ANSWER:
-        # What was compressed may be longer than what was read.
+        # A compressed body may be longer than the bytes that were read.
         answer = dataclasses.replace(answer, body=answer.body[:MAX_CREATE_ANSWER], complete=False)
     keys, plain = _keys_of(answer, group_id)
     ours = [new for new in keys if folded(new.member.email) == wanted_email]
     new = next(iter(ours or keys), None)
     if new is None:
         return None
-    doubts = (
-        []
-        if plain
-        else ["it was cut short, or is not the JSON of one answer, or its fields are not where they should be"]
-    )
-    if not 200 <= answer.status < 300:
-        doubts.append(f"it came with HTTP {answer.status}")
-    if len(ours) > 1:
-        doubts.append("it holds more than one key of this address")
-    if not new.key_id:
-        doubts.append("it has no application key id")
     # No text of the answer that repeats a key is let into a message or a result.
-    member, inside = _without(new.member, [other.key for other in keys]), account_in(new.key_id)
-    if new.key_id and not inside:
-        doubts.append("its key id is of an unknown form")
-    if not member.account_id:
-        doubts.append("it names no account")
-    elif inside and inside != member.account_id.lower():
-        doubts.append("its key id is one of another account")
+    secrets = [each.key for each in keys]
+    member, inside = _without(new.member, secrets), account_in(new.key_id)
     named = folded(member.email) == wanted_email
-    if not named:
-        doubts.append(f"it names the address {_printable(member.email)!r}" if member.email else "it names no address")
-    complaints = []
-    others = [other for other in keys if other is not new]
-    if len(others) > _MOST_OTHERS:
-        complaints.append(f"it holds {len(others)} keys of others, of which {_MOST_OTHERS} are kept")
-    if not answer.complete and plain:
-        complaints.append("it was cut short")
-    if member.group_id != group_id:
-        complaints.append("it names another Group")
-    if region and member.region != region:
-        complaints.append(
-            f"it names the region {_printable(member.region)!r}" if member.region else "it names no region"
-        )
+    of_another = bool(inside and member.account_id and inside != member.account_id.lower())
+    doubts = {
+        "it was cut short, or is not the JSON of one answer, or its fields are not where they should be": not plain,
+        f"it came with HTTP {answer.status}": not 200 <= answer.status < 300,
+        "it holds more than one key of this address": len(ours) > 1,
+        "it has no application key id": not new.key_id,
+        "its key id is of an unknown form": new.key_id and not inside,
+        "it names no account": not member.account_id,
+        "its key id is one of another account": of_another,
+        "it names no address": not member.email,
+        f"it names the address {_printable(member.email)!r}": member.email and not named,
+    }
+    complaints = {
+        "it was cut short": plain and not answer.complete,
+        "it names another Group": member.group_id != group_id,
+        "it names no region": region and not member.region,
+        f"it names the region {_printable(member.region)!r}": region and member.region not in ("", region),
+    }
     return dataclasses.replace(
         new,
-        # The address is the one asked for: what the service sent is not let near a path or a host name.
+        # The address is the wanted one: a text of the service must not get near a path or a host name.
         member=dataclasses.replace(_of_key(new, member), email=wanted_email, group_id=group_id),
         complaint=_odd(complaints),
         doubt=_odd(doubts),
@@ -412,28 +373,32 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
         others=tuple(
             dataclasses.replace(
                 other,
-                member=_of_key(other, _without(other.member, [each.key for each in keys])),
-                doubt=_odd(["it holds the keys of several members"]),
+                member=_of_key(other, _without(other.member, secrets)),
+                doubt=_odd({"it holds the keys of several members": True}),
             )
-            for other in others[:_MOST_OTHERS]
+            for other in keys
+            if other is not new
         ),
     )
 
 
 def _without(member: Member, secrets: t.Sequence[str]) -> Member:
     """Return a member without the texts that hold a secret."""
-    texts = {name: value for name, value in member.__dict__.items() if isinstance(value, str)}
     cleared: dict[str, t.Any] = {
-        name: "" for name, value in texts.items() if any(secret in value for secret in secrets)
+        name: ""
+        for name, value in member.as_dict().items()
+        if isinstance(value, str) and any(secret in value for secret in secrets)
     }
     return dataclasses.replace(member, **cleared)
 
 
 def _of_key(new: NewMember, member: Member) -> Member:
-    """Return the member of a key. Where the key id has an account inside, that is the account of the key, whatever else the answer says."""
+    """Return the member of a key. An account id inside the key id wins over all other fields of the answer."""
     inside = account_in(new.key_id)
     return dataclasses.replace(member, account_id=inside) if inside and inside != member.account_id.lower() else member
 
 
-def _odd(reasons: t.Sequence[str]) -> str:
-    return f"The create answer is odd: {', '.join(reasons)}." if reasons else ""
+def _odd(reasons: t.Mapping[str, t.Any]) -> str:
+    """Return a sentence with the reasons that apply; empty if none does."""
+    given = [reason for reason, applies in reasons.items() if applies]
+    return f"The create answer is odd: {', '.join(given)}." if given else ""

@@ -400,26 +400,6 @@ def test_a_key_id_of_another_form_is_to_be_tried(key_id):
     assert found.doubt and found.named
 
 
-@pytest.mark.parametrize("twice", ["applicationKey", "applicationKeyId", "email", "accountId"])
-def test_a_field_that_is_there_twice_can_be_read_in_two_ways(twice):
-    values = {
-        "applicationKey": OTHERS_KEY,
-        "applicationKeyId": OTHERS_ID,
-        "email": "bob@x.example",
-        "accountId": "ffffffffffff",
-    }
-    for first in (True, False):
-        text = json.dumps(OURS)
-        field, wrong = f'"{twice}":', f'"{twice}": "{values[twice]}"'
-        location = text.index(field) if first else text.index(field) + len(field) + 1
-        end = text.index('"', text.index(field) + len(field) + 2) + 1
-        body = text[:location] + f"{wrong}, " + text[location:] if first else text[:end] + f", {wrong}" + text[end:]
-        assert json.loads(body)
-        found = look(body.encode())
-        assert found.doubt
-        assert KEY in {found.key, *(other.key for other in found.others)}
-
-
 @pytest.mark.parametrize(
     "status, code", [(401, "expired_auth_token"), (429, "too_many_requests"), (500, "internal_error")]
 )
