@@ -195,13 +195,16 @@ class Client:
         """Return the members of several Groups, each account once."""
         return list(self.each_member_of(group_ids))
 
-    def find_member(self, group_id: str, email: str) -> t.Optional[Member]:
-        """Look up one member in one call. A miss is no proof: the service may order addresses with regard to case."""
-        return _of_address(next(self._member_pages(group_id, 1, startEmail=folded(email))), email)
+    def find_member(self, group_id: str, email: str, ignoring: str = "") -> t.Optional[Member]:
+        """Look up one member in one call. A miss is no proof: the service may order addresses with regard to case.
 
-    def search_member(self, group_id: str, email: str) -> t.Optional[Member]:
+        ignoring: the id of an account that was just ejected, and may still be listed.
+        """
+        return _of_address(next(self._member_pages(group_id, 1, startEmail=folded(email))), email, ignoring)
+
+    def search_member(self, group_id: str, email: str, ignoring: str = "") -> t.Optional[Member]:
         """Search the whole list of members for an address: slower than find_member, and certain."""
-        return _of_address(self.members(group_id), email)
+        return _of_address(self.members(group_id), email, ignoring)
 
     # Create
 
@@ -215,8 +218,8 @@ class Client:
     ) -> NewMember:
         """Create a member. The calling code must seal the key in the result before it does anything else.
 
-        email: in lower case. region: left out of the request if it is None. gate: see Handling. ignoring: the id of an
-        account that was just ejected, and may still be listed.
+        email: in lower case. region: left out of the request if it is None. gate: see Handling. ignoring: see
+        find_member.
 
         Raises ApiError if Backblaze refused. Raises KeyLostError if the account was created, or may have been created,
         and its key never arrived. Raises MemberExistsError if the address is in the Group already. Raises another
@@ -227,15 +230,10 @@ class Client:
         unanswered: list[B2Error] = []
         resent: list[B2Error] = []
 
-        def look(find: t.Callable[[str, str], t.Optional[Member]], failed: B2Error, looks: int = 1) -> None:
+        def look(find: t.Callable[[str, str, str], t.Optional[Member]], failed: B2Error, looks: int = 1) -> None:
             """Raise if the Group has a member with the address, or if a look-up after an unclear create fails."""
-
-            def found() -> t.Optional[Member]:
-                member = find(group_id, email)
-                return member if member and member.account_id != ignoring else None
-
             try:
-                member = self._look(found, looks)
+                member = self._look(lambda: find(group_id, email, ignoring), looks)
             except B2Error as exc:
                 if unanswered:
                     cause = f"{unanswered[-1].happened} The look-up failed too: {exc.happened}"
@@ -363,6 +361,7 @@ def _in_threads(work: t.Callable[[T], V], values: t.Sequence[T], at_once: int) -
             future.cancel()
 
 
-def _of_address(members: t.Iterable[Member], email: str) -> t.Optional[Member]:
-    """Return the member with an address, whatever its case."""
-    return next((member for member in members if folded(member.email) == folded(email)), None)
+def _of_address(members: t.Iterable[Member], email: str, ignoring: str) -> t.Optional[Member]:
+    """Return the member with an address in any case, unless its account is to be ignored."""
+    found = (member for member in members if folded(member.email) == folded(email) and member.account_id != ignoring)
+    return next(found, None)

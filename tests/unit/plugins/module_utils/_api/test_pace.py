@@ -75,7 +75,7 @@ def absent(now):
 
 @dataclasses.dataclass
 class Load:
-    """Workers that always have another call to send. Times in seconds; ``late`` is by how much they oversleep on average."""
+    """Workers that always have another call to send. Times in seconds; ``late``: the average oversleeping."""
 
     workers: int
     latency: float
@@ -145,7 +145,8 @@ def figures(calls, start, end):
 
 SERVICES = st.one_of(
     st.tuples(st.just("bucket"), st.integers(1, 200), st.floats(0.1, 2.0)),
-    # A service that counts to three in each second is not met within a tenth by calls that take longer at one time than at another.
+    # A service that counts to three in each second is not met within a tenth by calls that take longer at one time than
+    # at another.
     st.tuples(st.just("window"), st.integers(5, 200), st.just(0.0)),
 )
 ASKS = st.one_of(

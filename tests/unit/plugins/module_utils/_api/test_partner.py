@@ -483,7 +483,7 @@ def test_a_key_in_an_answer_that_says_no_is_taken(standin, client, group_id, sta
 def test_a_create_that_was_executed_and_then_refused_is_found_out(
     standin, make_client, group_id, status, code, retries
 ):
-    """Most probably nothing is executed behind such an answer, so it is sent again; if it was, the account is ours and its key is lost."""
+    """Such a create is sent again, as it was most probably not executed. If it was, its key is lost."""
     standin.faults(
         [{"operation": CREATE, "action": {"kind": "error", "status": status, "code": code, "execute": True}}]
     )

@@ -219,7 +219,10 @@ def certificate(make_certificate):
 
 @contextlib.contextmanager
 def proxying(monkeypatch, first_answer, certificate="", far_answer=b""):
-    """A proxy that gives this answer to CONNECT. With a certificate it then is the far host too: it reads one request, answers, and breaks off."""
+    """A proxy that gives this answer to CONNECT.
+
+    With a certificate it then is the far host too: it reads one request, answers, and breaks off.
+    """
 
     def serve(server):
         with contextlib.suppress(OSError):
@@ -387,7 +390,10 @@ def test_connections_are_kept_alive(standin, monkeypatch):
 
 @contextlib.contextmanager
 def scripted(answers, certificate=""):
-    """A server that gives these bytes to the requests that it gets, one each; yields its URL and, for each request, the number of its connection."""
+    """A server that answers each request with the next of these bytes.
+
+    Yields its URL and, for each request, the number of its connection.
+    """
     waiting, connections = list(answers), []
 
     def serve(line, number):
