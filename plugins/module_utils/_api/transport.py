@@ -2,15 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One HTTP exchange with Backblaze: the only importer of requests.
+"""Send one HTTP request to Backblaze and return its answer. Only this file imports requests.
 
-A transport sends one request and brings back whatever arrived, cut short or not; it never repeats, follows or judges.
-That is the client's part. What it guards is where credentials go (https or a loopback address, no redirects, no netrc,
-no proxy for plain http), and that no connection is used again of which it is not certain that the exchange is over.
+A transport returns an answer as it arrived, complete or not. It repeats nothing, follows nothing and judges nothing. It
+makes sure that credentials go only to https or to a loopback address, with no redirect, no netrc, and no proxy for
+plain http. And it uses a connection again only if the exchange before is certainly over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import ipaddress
@@ -38,22 +39,22 @@ except ImportError:
 else:
     REQUESTS_IMPORT_ERROR = None
 
-#: A thousand members are about half a megabyte; far beyond that the other side is not the Partner API.
+#: The bytes of a body that are read. A thousand members are about half a megabyte.
 MAX_BODY = 4 * 1024 * 1024
 _CHUNK = 64 * 1024
-# So much of a URL that is refused is shown.
+# The characters of a refused URL that a message shows.
 _SHOWN = 200
-_MOST_DIGITS = 20
-# Connecting is quick or hopeless; an answer may take its time (creating an account is work for the service).
+# A connection is made quickly or never. An answer may take longer: creating an account is work for the service.
 _MAX_CONNECT_SECONDS = 15.0
+_CHECK_REALM = "Check the realm and the proxy settings of the environment."
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came back. ``complete`` is false where the body was cut short; what arrived of it is in ``body`` all the same.
+    """Hold an answer. ``complete`` is false if the body was cut short; ``body`` then has the bytes that arrived.
 
-    asked_with: the credential that the request carried, in the forms that it had there; what is shown of an answer must not repeat it.
-    rest: what had arrived behind the end of the body, and answers no request of ours.
+    asked_with: the credential of the request, in each form that the request had. No message may repeat it.
+    rest: the bytes that had arrived behind the end of the body, which no request asked for.
     """
 
     status: int
@@ -65,9 +66,9 @@ class Answer:
 
 
 class TokenAuth(AuthBase):
-    """The raw token as Authorization.
+    """Send the raw token as Authorization.
 
-    As an auth object and not as a session header, because requests replaces such a header by what ~/.netrc holds for the host.
+    An auth object, because requests replaces a session header by the entry of the host in ~/.netrc.
     """
 
     def __init__(self, token: str) -> None:
@@ -84,14 +85,14 @@ def basic_auth(key_id: str, key: str) -> t.Any:
 
 
 def _credential_of(request: t.Any, auth: t.Any) -> tuple[str, ...]:
-    """Return what a request says of its credential: the token, or the key in clear and as HTTP Basic has it."""
-    # A token stands there alone, Basic's text behind that word.
+    """Return the credential of a request: the token, or the key in clear and as HTTP Basic encodes it."""
+    # A token is the whole header. The text of Basic follows that word.
     sent = str(request.headers.get("Authorization", "")).rpartition(" ")[2]
     return tuple(filter(None, (sent, getattr(auth, "password", ""))))
 
 
 def _host(url: str) -> tuple[str, str]:
-    """Return (scheme, host) of a plain URL, or raise ValueError for anything that parsers could read in two ways."""
+    """Return (scheme, host) of a plain URL. Raises ValueError for a URL that two parsers could read differently."""
     if (
         not isinstance(url, str)
         or not url.isascii()
@@ -117,7 +118,7 @@ def is_loopback(url: str) -> bool:
 
 
 def check_url(url: t.Any, what: str, error: type[t.Union[OptionError, AnswerError]] = OptionError) -> str:
-    """Return a base URL that a credential may be sent to, without its last slash: https, or a loopback address."""
+    """Return a base URL that may get a credential, without its last slash: https, or a loopback address."""
     try:
         scheme = _host(url)[0]
         if scheme == "https" or (scheme == "http" and is_loopback(url)):
@@ -128,44 +129,46 @@ def check_url(url: t.Any, what: str, error: type[t.Union[OptionError, AnswerErro
     raise error(f"{what} {str(url)[:_SHOWN]!r} is refused: {reason}. No credential was sent there.")
 
 
-# Backblaze's own domains, any of which a realm of Backblaze may name.
+# The domains of Backblaze. A realm in one of them may name a service in another one.
 _BACKBLAZE = ("backblazeb2.com", "backblaze.com", "backblaze.net")
 
 
 def _same_owner(host: str, realm: str) -> bool:
-    """Tell whether a host is the realm's own, below it, or like it one of Backblaze's."""
+    """Tell whether a host is the realm, below the realm, or a host of Backblaze like the realm."""
     ours = tuple(f".{domain}" for domain in _BACKBLAZE)
     return host == realm or host.endswith(f".{realm}") or (host.endswith(ours) and realm.endswith(ours))
 
 
 def check_service_url(url: t.Any, realm: str, what: str) -> str:
-    """Return a base URL that the service named itself: as check_url, and of the same owner as the realm.
+    """Return a base URL that the service named. It must pass check_url and have the same owner as the realm.
 
-    Whoever answers for the realm must not send the token to somebody else; a realm on this machine, a test or a tunnel, not out of it.
+    A server that answers for the realm must not send the token to another owner. A realm on this machine, which is a
+    test or a tunnel, must not send the token to another machine.
     """
     checked = check_url(url, what, AnswerError)
     same = is_loopback(checked) if is_loopback(realm) else _same_owner(_host(checked)[1], _host(realm)[1])
     if not same:
         raise AnswerError(
-            f"{what} {checked[:_SHOWN]!r} is refused: it does not belong to the realm {realm}. No credential was sent there."
+            f"{what} {checked[:_SHOWN]!r} is refused: it does not belong to the realm {realm}. "
+            "No credential was sent there."
         )
     return checked
 
 
 def _causes(exc: BaseException) -> list[BaseException]:
-    """Return an error and what it was made of, outermost first: requests wraps urllib3 wraps the socket's own."""
+    """Return an error and its causes, outermost first: requests wraps urllib3, which wraps the error of the socket."""
     causes: list[BaseException] = []
     current: t.Optional[BaseException] = exc
     while current is not None and current not in causes:
         causes.append(current)
         nested = [arg for arg in (getattr(current, "reason", None), *current.args) if isinstance(arg, BaseException)]
-        # Not its context, which may be what became of an earlier request.
+        # Not the context: that may be the error of an earlier request.
         current = nested[0] if nested else current.__cause__
     return causes
 
 
 def _reason(causes: list[BaseException]) -> str:
-    """Say in a few words why a connection failed; never the text of requests itself, which may quote headers."""
+    """Return why a connection failed, in a few words. Never the text of requests, which may quote headers."""
     for cause in reversed(causes):
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
             return str(cause.strerror)
@@ -173,21 +176,17 @@ def _reason(causes: list[BaseException]) -> str:
 
 
 def _unreadable(url: str, exc: Exception) -> NetworkError:
-    """Return the error of an answer that came and whose headers no HTTP library takes."""
-    return NetworkError(
-        f"The answer of {urlsplit(url).netloc} is not HTTP as it should be ({type(exc).__name__}).",
-        sent=True,
-        hopeless=True,
-        remedy="Check the realm and the proxy settings of the environment.",
-    )
+    """Return the error of an answer whose headers the HTTP library refuses."""
+    happened = f"The answer of {urlsplit(url).netloc} is not valid HTTP ({type(exc).__name__})."
+    return NetworkError(happened, sent=True, hopeless=True, remedy=_CHECK_REALM)
 
 
 def _decoded(body: bytes, encoding: str) -> bytes:
-    """Undo a compression that was not asked for (a proxy may do it), as far as the body goes and no further than its limit."""
+    """Undo a compression that no request asks for, but a proxy may use, up to the limit of a body."""
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return body
     try:
-        # 32: zlib or gzip, whichever the header of the data says.
+        # 32: zlib or gzip, as the header of the data says.
         return zlib.decompressobj(32 + zlib.MAX_WBITS).decompress(body, MAX_BODY)
     except zlib.error:
         return body
@@ -195,7 +194,7 @@ def _decoded(body: bytes, encoding: str) -> bytes:
 
 @functools.lru_cache(maxsize=None)
 def _strict(pool: t.Any) -> t.Any:
-    """Return a pool class of urllib3 whose connections read responses as ``Response`` does."""
+    """Return a pool class of urllib3 whose connections read responses by ``Response``."""
     connection = pool.ConnectionCls
     if issubclass(connection.response_class, Response):
         return pool
@@ -207,7 +206,7 @@ def _strict(pool: t.Any) -> t.Any:
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter whose pools, those through a proxy as well, are strict."""
+    """Make every pool strict, also a pool through a proxy."""
 
     def init_poolmanager(self, *args: t.Any, **options: t.Any) -> None:
         """Make the pools for direct connections."""
@@ -227,27 +226,24 @@ class _Adapter(HTTPAdapter):
 
 
 class Transport:
-    """A pool of kept-alive connections. Safe to use from many threads.
+    """Send requests over connections that are kept alive. Safe to use from many threads.
 
-    timeout: seconds in which an answer has to be there, from the request being sent to the last byte of the body.
-    verify: true, false, or the path of a CA bundle, as requests means it.
+    timeout: the seconds from a request to the last byte of its answer.
+    verify: true, false, or the path of a CA bundle, as in requests.
     """
 
     def __init__(self, *, timeout: float, verify: t.Union[bool, str], connections: int = 1) -> None:
         self._timeout = timeout
-        # Given with every request: a session's own setting loses against REQUESTS_CA_BUNDLE.
+        # Given with each request: REQUESTS_CA_BUNDLE wins over the setting of a session.
         if verify is True:
             verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
         self._verify = verify
         self._session = requests.Session()
-        self._session.headers.update(
-            {
-                "User-Agent": f"community.backblaze/{VERSION} Python/{platform.python_version()} requests/{requests.__version__}",
-                "Accept": "application/json",
-                # Uncompressed, so that of an answer cut short every byte that arrived can be read.
-                "Accept-Encoding": "identity",
-            }
-        )
+        python = f"Python/{platform.python_version()} requests/{requests.__version__}"
+        self._session.headers["User-Agent"] = f"community.backblaze/{VERSION} {python}"
+        self._session.headers["Accept"] = "application/json"
+        # Uncompressed, so that every byte of an answer that was cut short can be read.
+        self._session.headers["Accept-Encoding"] = "identity"
         adapter = _Adapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
@@ -269,64 +265,18 @@ class Transport:
     ) -> Answer:
         """Send one request, once.
 
-        most: bytes of a body beyond which no more of it is read.
+        most: the bytes of a body that are read.
+        is_sound: looks at the answer before any other code, and tells whether the answer is the one that was asked for.
+        Only then
+        is the connection used again: after another answer, the right answer may still be on its way.
 
-        is_sound: looks at the answer before anything else does, and tells whether it is the one that this request asks for. Only then is
-        the connection used again: after any other answer the one that was asked for may still be on its way.
-
-        Raises NetworkError where nothing came back, with ``sent`` false only if the request cannot have left.
+        Raises NetworkError if no answer came. Its ``sent`` is false only if the request cannot have reached the
+        service.
         """
         if query:
             url = f"{url}?{urlencode(query)}"
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        try:
-            prepared = self._session.prepare_request(
-                requests.Request(method, url, headers=headers, data=body, auth=auth)
-            )
-            # What an auth object adds requests does not look at.
-            for header in prepared.headers.items():
-                check_header_validity(header)
-        except (requests.RequestException, ValueError):
-            # A URL or a header that cannot be one: nothing has left.
-            raise NetworkError(
-                "The request could not be made: its URL or a header is not valid.",
-                sent=False,
-                hopeless=True,
-                remedy="Check the credentials.",
-            ) from None
-        # A loopback address is reached directly: a proxy would carry the credential off this machine in clear.
-        proxies = {} if is_loopback(url.partition("?")[0]) else get_environ_proxies(url)
-        try:
-            # By the adapter, for the session itself looks at where a redirect leads even where it is not to follow it: it reads the whole
-            # body for that, however long it is, and throws it away.
-            response = self._session.get_adapter(url).send(
-                prepared,
-                timeout=(min(self._timeout, _MAX_CONNECT_SECONDS), self._timeout),
-                verify=self._verify,
-                proxies=proxies,
-                stream=True,
-            )
-        except requests.exceptions.InvalidSchema:
-            # Raised before a connection is made, and for this reason only: the URL itself was checked.
-            raise NetworkError(
-                "The environment names a SOCKS proxy, and the Python library PySocks, which requests needs for that, is not installed.",
-                sent=False,
-                hopeless=True,
-                remedy="Install it: pip install 'requests[socks]'. Or take the proxy out of the environment (ALL_PROXY, HTTPS_PROXY).",
-            ) from None
-        except requests.RequestException as exc:
-            raise self._network_error(url, exc) from None
-        except OSError as exc:
-            # Certificates that cannot be read, which is seen before a connection is made.
-            raise NetworkError(
-                f"The certificates of certification authorities cannot be read from {self._verify} ({exc.strerror or 'it is missing or damaged'}).",
-                sent=False,
-                hopeless=True,
-                remedy="Check ca_path, and REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE in the environment.",
-            ) from None
-        except ValueError as exc:
-            # What is raised about the answer, whatever its headers hold.
-            raise _unreadable(url, exc) from None
+        prepared = self._prepare(method, url, auth, body)
+        response = self._response(url, prepared)
         usable = False
         try:
             answer, certain = self._read(response, _credential_of(prepared, auth), most)
@@ -338,75 +288,110 @@ class Transport:
             else:
                 response.close()
 
+    def _prepare(self, method: str, url: str, auth: t.Any, body: t.Optional[bytes]) -> t.Any:
+        """Return a request that is ready to be sent."""
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            prepared = self._session.prepare_request(
+                requests.Request(method, url, headers=headers, data=body, auth=auth)
+            )
+            # requests does not check the headers of an auth object.
+            for header in prepared.headers.items():
+                check_header_validity(header)
+        except (requests.RequestException, ValueError):
+            happened = "The request could not be made: its URL or a header is not valid."
+            raise NetworkError(happened, sent=False, hopeless=True, remedy="Check the credentials.") from None
+        return prepared
+
+    def _response(self, url: str, prepared: t.Any) -> t.Any:
+        """Send a request. Return its response, of which only the head was read."""
+        # A loopback address is reached directly: a proxy would take the credential off this machine in clear.
+        proxies = {} if is_loopback(url.partition("?")[0]) else get_environ_proxies(url)
+        try:
+            # By the adapter: the session itself reads the whole body of a redirect, however long, and throws it away.
+            return self._session.get_adapter(url).send(
+                prepared,
+                timeout=(min(self._timeout, _MAX_CONNECT_SECONDS), self._timeout),
+                verify=self._verify,
+                proxies=proxies,
+                stream=True,
+            )
+        except requests.exceptions.InvalidSchema:
+            # The URL itself was checked, so a proxy is the only reason for this.
+            raise NetworkError(
+                "The environment names a SOCKS proxy, and the Python library PySocks is not installed.",
+                sent=False,
+                hopeless=True,
+                remedy="Install PySocks: pip install 'requests[socks]'. "
+                "Or remove the proxy from the environment (ALL_PROXY, HTTPS_PROXY).",
+            ) from None
+        except requests.RequestException as exc:
+            raise self._network_error(url, exc) from None
+        except OSError as exc:
+            # The certificates are read before a connection is made.
+            reason = exc.strerror or "it is missing or damaged"
+            raise NetworkError(
+                f"The certificates of certification authorities cannot be read from {self._verify} ({reason}).",
+                sent=False,
+                hopeless=True,
+                remedy="Check ca_path, and REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE in the environment.",
+            ) from None
+        except ValueError as exc:
+            # Raised about the answer, whatever its headers hold.
+            raise _unreadable(url, exc) from None
+
     def _read(self, response: t.Any, asked_with: tuple[str, ...], most: int) -> tuple[Answer, bool]:
-        """Read the body up to its end, its limit or its time, and keep what arrived; tell whether its end is certain."""
+        """Read a body up to its end, its limit or its deadline. Return the answer, and whether its end is certain."""
         # Not by urllib3, which gives the connection to the next thread as soon as it sees the end.
         original: Response = response.raw._original_response
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()
         whole = False
-        try:
-            while size <= most:
+        with contextlib.suppress(HTTPException, OSError, ValueError):
+            while len(body) <= most and not whole:
                 part = original.read1(_CHUNK)
-                if not part:
-                    whole = True
-                    break
-                parts.append(part)
-                size += len(part)
-        except (HTTPException, OSError, ValueError):
-            whole = False
+                whole = not part
+                body += part
         rest = original.end()
         declared = response.headers.get("Content-Length", "")
         # A number of thousands of digits is more than Python reads.
-        complete = whole and not (declared.isdecimal() and size < int(declared[:_MOST_DIGITS]))
-        body = _decoded(b"".join(parts), response.headers.get("Content-Encoding", ""))
-        return Answer(
-            response.status_code, response.headers, body, complete, asked_with, rest
-        ), complete and original.is_certain(size)
+        complete = whole and not (declared.isdecimal() and len(body) < int(declared[:20]))
+        certain = complete and original.is_certain(len(body))
+        decoded = _decoded(bytes(body), response.headers.get("Content-Encoding", ""))
+        return Answer(response.status_code, response.headers, decoded, complete, asked_with, rest), certain
 
     def _network_error(self, url: str, exc: Exception) -> NetworkError:
+        """Return the error of a request without an answer."""
         host = urlsplit(url).netloc
         causes = _causes(exc)
         reason = _reason(causes)
-        if isinstance(exc, requests.exceptions.SSLError):
-            # Nothing says at which point TLS failed, so it counts as sent; a certificate that is refused stays refused.
-            return NetworkError(
-                f"The TLS connection to {host} failed ({reason}).",
-                sent=True,
-                hopeless="CERTIFICATE_VERIFY_FAILED" in repr(exc.args),
-                remedy="Check ca_path, validate_certs and this machine's clock.",
-            )
-        # Any error beside these may have come after the request had left, also what is called one of the proxy: urllib3 forgets that a tunnel
-        # stood when that breaks.
-        unsent = any(isinstance(cause, (NewConnectionError, ConnectTimeoutError)) for cause in causes) or any(
-            isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed") for cause in causes
+        # After any other error the request may have left, also after an error of a proxy: urllib3 forgets that a tunnel
+        # stood when the tunnel breaks.
+        sent = not any(
+            isinstance(cause, (NewConnectionError, ConnectTimeoutError))
+            or (isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed"))
+            for cause in causes
         )
-        if isinstance(exc, requests.exceptions.ProxyError):
-            return NetworkError(
-                f"The proxy for {host} does not answer ({reason}).",
-                sent=not unsent,
-                remedy="Check the proxy settings of the environment.",
-            )
-        if unsent:
-            return NetworkError(
-                f"{host} cannot be reached ({reason}).",
-                sent=False,
-                remedy="Check the network, the realm and the proxy settings.",
-            )
-        if isinstance(exc, requests.exceptions.Timeout):
-            return NetworkError(
-                f"{host} did not answer within {self._timeout:g} seconds.",
-                sent=True,
-                remedy="Run again, or raise api_timeout.",
-            )
-        if isinstance(exc, requests.exceptions.InvalidURL):
-            # Of the service or of a proxy, and seen before a connection is made.
-            return NetworkError(
-                "The request could not be made: a URL is not valid.",
-                sent=False,
-                hopeless=True,
-                remedy="Check the realm and the proxy settings.",
-            )
-        if isinstance(exc, ValueError):
+        hopeless = False
+        if isinstance(exc, requests.exceptions.SSLError):
+            # An error of TLS does not say whether the request has left. A refused certificate stays refused.
+            happened = f"The TLS connection to {host} failed ({reason})."
+            sent, hopeless = True, "CERTIFICATE_VERIFY_FAILED" in repr(exc.args)
+            remedy = "Check ca_path, validate_certs and this machine's clock."
+        elif isinstance(exc, requests.exceptions.ProxyError):
+            happened = f"The proxy for {host} does not answer ({reason})."
+            remedy = "Check the proxy settings of the environment."
+        elif not sent:
+            happened = f"{host} cannot be reached ({reason})."
+            remedy = "Check the network, the realm and the proxy settings."
+        elif isinstance(exc, requests.exceptions.Timeout):
+            happened = f"{host} did not answer within {self._timeout:g} seconds."
+            remedy = "Run again, or raise api_timeout."
+        elif isinstance(exc, requests.exceptions.InvalidURL):
+            # A URL of the service or of a proxy. It is checked before a connection is made.
+            happened, remedy = "The request could not be made: a URL is not valid.", _CHECK_REALM
+            sent, hopeless = False, True
+        elif isinstance(exc, ValueError):
             return _unreadable(url, exc)
-        return NetworkError(f"The connection to {host} broke ({reason}).", sent=True, remedy="Run again.")
+        else:
+            happened, remedy = f"The connection to {host} broke ({reason}).", "Run again."
+        return NetworkError(happened, sent=sent, hopeless=hopeless, remedy=remedy)

@@ -476,7 +476,6 @@ def test_switching_protocols_is_an_answer_after_which_nothing_else_is_sent(trans
         [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + fine(b"late")],
         [b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}"],
         [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno header\r\n\r\n{}"],
-        [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"],
         [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"],
     ],
 )
