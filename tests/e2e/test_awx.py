@@ -202,7 +202,7 @@ def test_a_credentials_file_that_others_can_read_is_refused_before_anything_is_s
         job = Job(tmp_path, server.url, "file")
         path = job.injected["B2_CREDENTIALS_FILE"]
         os.chmod(path, 0o644)
-        said = f"Close it: chmod 600 {path}"
+        said = f"Run: chmod 600 {path}"
         _played, failed = job.play(FEW)
         assert sum(said in message for message in failed) == len(FEW), failed
         listed, hosts = job.inventory()

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The credentials file: JSON, its owner's alone, and never shown. AWX writes one for each job."""
+"""Read the credentials file: JSON that only its owner may read. AWX writes such a file for each job."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 
-#: Keys are of some dozen characters; what is larger than this many bytes is another file.
+#: The bytes of a credentials file, at most. Keys have some dozen characters, so a larger file is another file.
 MAX_BYTES = 64 * 1024
 
 
 def read_credentials(path: str, names: t.Collection[str]) -> dict[str, str]:
-    """Return what the file holds: a JSON object with some of ``names``, each a text. An empty text is not given, so it is left out.
+    """Return the texts in the file: a JSON object with some of ``names``. Empty texts are left out.
 
-    Raises OptionError, which names the file and nothing of what is in it: a key may stand anywhere, also where a name should.
+    Raises OptionError. Its message names the file, but nothing of its content: a key may be anywhere in it.
     """
     try:
         content = json.loads(_read(path).decode("utf-8-sig"), object_pairs_hook=_once)
@@ -36,23 +36,23 @@ def read_credentials(path: str, names: t.Collection[str]) -> dict[str, str]:
             remedy="Let a program write it: quotes in values have to be escaped.",
         ) from None
     except (ValueError, RecursionError):
-        # An endless number, or lists in lists in lists.
-        raise OptionError(f"The credentials file {path} holds something that is too long or too deep.") from None
-    known = f"The names are {', '.join(names)}; the values are texts."
+        # A number with thousands of digits, or thousands of lists in each other.
+        raise OptionError(f"The credentials file {path} holds a value that is too long or too deep.") from None
+    known = f"The names are {', '.join(names)}. The values are texts."
     if not isinstance(content, dict):
-        raise OptionError(f"The credentials file {path} holds no JSON object.", remedy=known)
+        raise OptionError(f"The credentials file {path} is not a JSON object.", remedy=known)
     if not all(name in names for name in content):
-        raise OptionError(f"The credentials file {path} has a name that is not known.", remedy=known)
+        raise OptionError(f"The credentials file {path} has an unknown name.", remedy=known)
     wrong = [name for name, value in content.items() if not isinstance(value, str)]
     if wrong:
         raise OptionError(
-            f"In the credentials file {path} the value of {' and of '.join(wrong)} is no text.", remedy=known
+            f"In the credentials file {path} the value of {' and of '.join(wrong)} is not a text.", remedy=known
         )
     return {name: value for name, value in content.items() if value}
 
 
 class _Unfit(Exception):
-    """Why a file is not read, as the end of a sentence that begins with its name."""
+    """Say why a file is not read, as the end of a sentence that begins with the name of the file."""
 
     def __init__(self, why: str, remedy: str = "") -> None:
         self.why = why
@@ -61,25 +61,25 @@ class _Unfit(Exception):
 
 
 def _read(path: str) -> bytes:
-    """Return the content of a file that is nobody else's to read or to write; raise _Unfit for any other."""
+    """Return the content of a file that only its owner may read and write. Raises _Unfit for another file."""
     try:
         with open(path, "rb", opener=_open) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise _Unfit("is no regular file")
+                raise _Unfit("is not a regular file")
             if found.st_uid != os.geteuid():
                 raise _Unfit(
                     f"belongs to user {found.st_uid}, but is read by user {os.geteuid()}",
-                    "It has to belong to the user that reads it.",
+                    f"Give the file to its reader: chown {os.geteuid()} {path}",
                 )
             if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise _Unfit(
-                    f"is open to others than its owner (mode {stat.S_IMODE(found.st_mode):04o})",
-                    f"Close it: chmod 600 {path}",
+                    f"can be read or written by other users than its owner (mode {stat.S_IMODE(found.st_mode):04o})",
+                    f"Run: chmod 600 {path}",
                 )
             content = file.read(MAX_BYTES + 1)
     except ValueError:
-        raise _Unfit("has a name that no file can have") from None
+        raise _Unfit("has an invalid name") from None
     except OSError as exc:
         raise _Unfit(
             "is a symlink, which is not followed" if exc.errno == errno.ELOOP else f"cannot be read ({exc.strerror})"
@@ -90,12 +90,12 @@ def _read(path: str) -> bytes:
 
 
 def _open(path: str, flags: int) -> int:
-    # Not blocking, or a named pipe would be waited for.
+    # Not blocking, or the task would wait for a named pipe.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _once(pairs: list[tuple[str, t.Any]]) -> dict[str, t.Any]:
-    """Make a dictionary of pairs; raise _Unfit where a name is there twice, as nobody can tell which value is meant."""
+    """Return a dictionary of pairs. Raises _Unfit if two pairs have the same name."""
     content = dict(pairs)
     if len(content) < len(pairs):
         raise _Unfit("has a name more than once")

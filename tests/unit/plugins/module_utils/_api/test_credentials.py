@@ -55,15 +55,15 @@ WRONG = {
     "no JSON": ('{\n"application_key": "@"quote"}', "is not JSON (line 2, column 44)"),
     "no UTF-8": (b'{"application_key": "@\xff"}', "is not UTF-8"),
     "another encoding": (GOOD.encode("utf-16"), "is not UTF-8"),
-    "a list": ('["@"]', "holds no JSON object"),
-    "a text": ('"@"', "holds no JSON object"),
-    "a name that is none": ('{"key": "@"}', "has a name that is not known"),
-    "a key for a name": ('{"@": ""}', "has a name that is not known"),
+    "a list": ('["@"]', "is not a JSON object"),
+    "a text": ('"@"', "is not a JSON object"),
+    "a name that is none": ('{"key": "@"}', "has an unknown name"),
+    "a key for a name": ('{"@": ""}', "has an unknown name"),
     "a name twice": ('{"realm": "", "realm": "@"}', "has a name more than once"),
-    "a number": ('{"realm": 4004, "application_key": "@"}', "the value of realm is no text"),
+    "a number": ('{"realm": 4004, "application_key": "@"}', "the value of realm is not a text"),
     "nothing for a text": (
         '{"realm": null, "application_key": ["@"]}',
-        "the value of realm and of application_key is no text",
+        "the value of realm and of application_key is not a text",
     ),
     "an endless number": ('{"application_key": "@", "realm": ' + "1" * 5000 + "}", "too long or too deep"),
     "lists in lists": ('{"application_key": "@", "realm": ' + "[" * 60000, "too long or too deep"),
@@ -100,11 +100,11 @@ def test_only_a_plain_file_is_read(path, tmp_path):
     link.symlink_to(path)
     os.mkfifo(pipe, 0o600)
     refused(link, "is a symlink")
-    refused(pipe, "is no regular file")
+    refused(pipe, "is not a regular file")
     refused(tmp_path, "cannot be read (Is a directory)")
     refused(tmp_path / "missing", "cannot be read (No such file or directory)")
-    refused("/dev/zero", "is no regular file")
-    refused(f"{path}\0", "has a name that no file can have")
+    refused("/dev/zero", "is not a regular file")
+    refused(f"{path}\0", "has an invalid name")
 
 
 JSON = st.recursive(
