@@ -108,7 +108,7 @@ def test_a_token_that_is_always_refused_is_renewed_once(standin, make_client):
         ]
     )
     client = make_client(standin, connections=4)
-    with pytest.raises(ApiError, match="so did a fresh one"):
+    with pytest.raises(ApiError, match="so has a new token"):
         client.groups()
     assert calls(standin) == {"b2_authorize_account": 2, "b2_list_groups": 2}
     # With others that fare the same there is an end to it as well.
