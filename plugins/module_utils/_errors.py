@@ -40,8 +40,7 @@ REMEDIES: dict[str, tuple[str, str]] = {
     "unauthorized": ("The credentials are wrong, or do not allow this call.", _USE_MASTER_KEY),
     "unsupported": (
         "The application key is valid, but not for this version of the API.",
-        "Create a new key with the current version of Backblaze's tools, and use it. "
-        "The Partner API needs the master application key.",
+        "Use a key of a current version of Backblaze's tools. The Partner API needs the master application key.",
     ),
     "invalid_group_id": (
         "The Group does not exist, was deleted, or has another admin.",
@@ -49,13 +48,11 @@ REMEDIES: dict[str, tuple[str, str]] = {
     ),
     "invalid_email": (
         "The address is invalid or refused, or already belongs to a Backblaze account, such as one ejected earlier.",
-        "Use another address. In a Group with single sign-on, the address must be of the Group's domain. "
-        "An ejected account keeps its address.",
+        "Use another address: an ejected account keeps its address, and single sign-on needs the Group's domain.",
     ),
     "invalid_region": (
         "The region does not exist, or this account cannot use it.",
-        "Use us-west, us-east, eu-central or ca-east (not an S3 label such as us-west-004). "
-        "Or omit region to use the default.",
+        "Use us-west, us-east, eu-central or ca-east, or omit region. An S3 label such as us-west-004 is no region.",
     ),
     "too_many_members": (
         "The Group is full. Backblaze documents 5,000 members a Group.",

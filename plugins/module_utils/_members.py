@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Groups and members as values, read from what the API sends.
+"""Define Groups and members, and read them from the answers of Backblaze.
 
-The API is not to be trusted with types: answers come as an object or as an array of one, counts as numbers or as decimal
-strings, timestamps in three forms. Everything is made uniform here, once, and nothing here raises on a create answer.
+The types in answers vary: an object or an array of one object, counts as numbers or as decimal strings, timestamps in
+three forms. This file makes them uniform. Reading a create answer never raises.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import fnmatch
-import functools
 import re
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import AnswerError, OptionError
 
 _COMPACT_TIMESTAMP = re.compile(r"d(\d{4})(\d\d)(\d\d)_m(\d\d)(\d\d)(\d\d)")
-# What a file system takes as one name, in bytes.
+# The longest name of a file, in bytes.
 _NAME_MAX = 255
-# No identifier is that long, or that large.
+# The characters of an identifier, at most.
 _LONGEST_TEXT = 4096
-_HUGE = 10**100
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One member of a Group: a whole B2 account."""
+    """Describe one member of a Group, which is a whole B2 account."""
 
     account_id: str
     email: str
@@ -43,13 +41,13 @@ class Member:
     stats_timestamp: t.Optional[str] = None
 
     def as_dict(self) -> dict[str, t.Any]:
-        """Return the member as results show it."""
+        """Return the member as in results."""
         return dict(self.__dict__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """One Group of the admin."""
+    """Describe one Group of the admin."""
 
     group_id: str
     group_name: str
@@ -60,16 +58,18 @@ class Group:
     state: t.Optional[str] = None
 
     def as_dict(self) -> dict[str, t.Any]:
-        """Return the Group as results show it."""
+        """Return the Group as in results."""
         return {**self.__dict__, "products": list(self.products)}
 
 
 @dataclasses.dataclass(frozen=True)
 class NewMember:
-    """A key that a create answer held, and whose it is. The key stands nowhere else, so it is kept out of ``repr``.
+    """Hold a key from a create answer, and its member. ``repr`` does not show the key.
 
-    complaint: what is odd about the answer, though not whose key it holds. doubt: why it is not certain that this key is the member's.
-    named: whether the answer says that this is the key of the address that was asked for. others: the keys of other members in the same answer.
+    complaint: oddities of the answer that do not concern the owner of the key. doubt: reasons why the key may be
+    another member's.
+    named: whether the answer says that the key belongs to the wanted address. others: the keys of other members in the
+    same answer.
     """
 
     member: Member
@@ -83,10 +83,10 @@ class NewMember:
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """What was found out about a new key whose answer is odd.
+    """Hold the results of a trial of a new key, and of a look-up of its address.
 
-    opens: the account that the key opens, empty for none, None where it could not be tried. member: who has the address in the Group, None where
-    nobody was found. problem: why something could not be found out.
+    opens: the account that the key opens; empty if Backblaze refuses the key, None if the key could not be tried.
+    member: the member of the Group with the address, or None. problem: why the trial or the look-up failed.
     """
 
     opens: t.Optional[str] = None
@@ -99,9 +99,9 @@ _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def folded(email: str) -> str:
-    """Return the form in which two addresses are the same member.
+    """Return an address in lower case. Two addresses with the same lower case are the same member.
 
-    Only ASCII letters are made lower-case. Others stay as they are: Unicode makes a "k" of the Kelvin sign, which would be another member.
+    Only ASCII letters are changed: Unicode's lower case of the Kelvin sign is "k", which would be another member.
     """
     email = email.strip(_BLANKS)
     return email.lower() if email.isascii() else email.translate(_ASCII_LOWER)
@@ -109,22 +109,23 @@ def folded(email: str) -> str:
 
 _LONGEST_EMAIL = 254
 _LONGEST_LOCAL = 64
-# What a shell, CSV, YAML or a mail program puts around or between addresses, and what begins a pattern of --limit or a comment.
+# Characters that a shell, CSV, YAML or a mail program puts around or between addresses.
 _NOT_IN_EMAIL = frozenset("()<>[]{},;:\"'`*?")
+# Characters that begin a comment, an option or a pattern of --limit.
 _NOT_FIRST_IN_EMAIL = "#!&-~"
 _DOMAIN_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def check_email(email: t.Any) -> str:
-    """Return a wanted address in lower case, or say why it cannot be one.
+    """Return a wanted address in lower case. Raises OptionError if the address is invalid.
 
-    An account cannot be deleted, so what could be a typing mistake is refused. The address also becomes the name of a directory and of an
-    inventory host, so it has to be safe as both. Whether Backblaze takes it is for Backblaze to say.
+    No API deletes an account, so an address that may be a typing mistake is refused. The address also names a directory
+    and an inventory host, so it must be safe as both. Backblaze decides whether it accepts the address.
     """
     if not isinstance(email, str) or not email.strip():
         raise OptionError("A member needs an email address, as a non-empty string.")
     address = folded(email)
-    # A blank at its edge is what a template or a copy leaves, and may have left more.
+    # A blank at the start or the end comes from a template or a copy, which may have broken more of the address.
     reason = "it contains a blank" if email.strip() != email else unsafe_name(address) or _unfit_address(address)
     if reason:
         raise OptionError(f"{email!r} is not a valid address for a member: {reason}.")
@@ -132,7 +133,7 @@ def check_email(email: t.Any) -> str:
 
 
 def _unfit_address(address: str) -> str:
-    """Say why a text, which is safe as a name, is no address that an account is created for; empty where it is one."""
+    """Return why a text, which is safe as a name, is not a valid address for a member. Empty for a valid address."""
     if not address.isascii():
         return "it contains a character that is not ASCII"
     strange = sorted(set(address) & _NOT_IN_EMAIL)
@@ -144,47 +145,48 @@ def _unfit_address(address: str) -> str:
     if not (local and at and domain) or "@" in domain:
         return "it does not have the form name@domain"
     if "" in local.split("."):
-        return "a dot is at the edge of its name, or beside another dot"
+        return "its name begins or ends with a dot, or has two dots side by side"
     labels = domain.split(".")
     if len(labels) < 2 or not all(map(_DOMAIN_LABEL.fullmatch, labels)):
         return f"{domain!r} is not a domain"
     return "it is too long" if len(local) > _LONGEST_LOCAL or len(address) > _LONGEST_EMAIL else ""
 
 
-#: The regions that Backblaze documents, or that its own tools know. There may be more.
+#: The regions that Backblaze documents, or that its own tools know. Backblaze may have more.
 REGIONS = ("us-west", "us-east", "eu-central", "ca-east")
 _REGION_BY_LETTERS = {region.replace("-", ""): region for region in REGIONS}
 
 
 def check_region(region: str) -> str:
-    """Return a wanted region, or refuse another name of one that is known, such as the S3 label us-west-004 or EU-Central."""
-    # Of s3.us-west-004.backblazeb2.com what is between "s3." and the first digit or dot.
+    """Return a wanted region. Refuse another name of a known region, such as the S3 label us-west-004 or EU-Central."""
+    # The text between "s3." and the first digit or dot: us-west in s3.us-west-004.backblazeb2.com.
     name = re.split(r"[0-9.]", re.sub(r"^s3\.", "", region.strip().lower()))[0]
     meant = _REGION_BY_LETTERS.get(re.sub(r"[^a-z]", "", name))
     if meant and region != meant:
-        raise OptionError(f"There is no region {region!r}; write {meant}.")
+        raise OptionError(f"The region {region!r} does not exist: use {meant}.")
     return region
 
 
 def unknown_region(region: t.Optional[str]) -> str:
-    """Return a warning about a region that is not known here, empty where it is: it is sent, as Backblaze may have new ones."""
+    """Return a warning about an unknown region, empty for a known one. An unknown region may be new at Backblaze."""
     if not region or region in REGIONS:
         return ""
-    return f"The region {region!r} is not one that this collection knows ({', '.join(REGIONS)}). It is sent to Backblaze as it is."
+    known = ", ".join(REGIONS)
+    return f"The region {region!r} is not one that this collection knows ({known}). It is sent to Backblaze unchanged."
 
 
 def may_be_template(text: str) -> bool:
-    """Tell whether Ansible could take a text for a template. A first line of "#jinja2:" may redefine what begins one."""
+    """Tell whether a text may be a template to Ansible. A first line "#jinja2:" may redefine the start of templates."""
     return "{" in text or text.startswith("#jinja2:")
 
 
 def unsafe_name(name: str) -> str:
-    """Say why a text cannot be the name of a file and of a host; empty where it can."""
+    """Return why a text is not safe as the name of a file and of a host. Empty for a safe text."""
     if not name or name.startswith(".") or name.strip() != name:
         return "it is empty or begins with a dot or a space"
     if "/" in name or "\\" in name:
         return "it contains a slash"
-    # Of all the kinds of space only this one counts as printable.
+    # The space is the only white space that is printable.
     if not name.isprintable() or " " in name:
         return "it contains a space or a control character"
     if "{{" in name or "{%" in name or "{#" in name:
@@ -197,7 +199,7 @@ def unsafe_name(name: str) -> str:
 
 
 def fits(member: Member, filters: t.Mapping[str, t.Any]) -> bool:
-    """Tell whether a member is one of those asked for by ``email``, ``email_pattern`` (a shell pattern), ``region`` and ``account_id``."""
+    """Tell whether a member matches the filters ``email``, ``email_pattern``, ``region`` and ``account_id``."""
     email = folded(member.email)
     return (
         (not filters["email"] or email == folded(filters["email"]))
@@ -208,69 +210,52 @@ def fits(member: Member, filters: t.Mapping[str, t.Any]) -> bool:
 
 
 def one(answer: t.Any) -> dict[str, t.Any]:
-    """Return the object of an answer that is an object or an array of one; an empty one where it is neither."""
+    """Return the object of an answer that is an object or an array of one object, else an empty object."""
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     return answer if isinstance(answer, dict) else {}
 
 
 def as_text(value: t.Any) -> str:
-    """Return an identifier as one line of printable text: pages print some as integers. Empty for any other type, and for what is no identifier."""
-    # What nearly all are: a listing asks for six of each member.
-    if isinstance(value, str) and len(value) <= _LONGEST_TEXT and value.isprintable():
+    """Return an identifier, a text or an integer, as one line of printable text. Empty for any other value."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        return ""
+    if value.isprintable():
         return value
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return ""
-    text = str(value) if isinstance(value, str) or abs(value) < _HUGE else ""
-    if len(text) > _LONGEST_TEXT:
-        return ""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
 
 
 def _count(value: t.Any) -> int:
-    if isinstance(value, int):
-        return 0 if isinstance(value, bool) else value
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 30:
+    """Return a count that is a number or a decimal string, else 0."""
+    if isinstance(value, str) and len(value) < 30 and value.strip().isdecimal():
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return 0
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def timestamp(value: t.Any) -> t.Optional[str]:
-    """Return any of the API's time forms (dYYYYMMDD_mHHMMSS, ISO 8601, milliseconds) as ISO 8601 in UTC, or None."""
-    if isinstance(value, str):
-        return _timestamp_of(value) if len(value) <= _LONGEST_TEXT else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
+    """Return a time of the API (dYYYYMMDD_mHHMMSS, ISO 8601, milliseconds) as ISO 8601 in UTC, or None."""
+    utc = datetime.timezone.utc
     try:
-        return _iso(datetime.datetime.fromtimestamp(value / 1000, datetime.timezone.utc))
+        if isinstance(value, str):
+            compact = _COMPACT_TIMESTAMP.fullmatch(value)
+            text = "{}-{}-{}T{}:{}:{}".format(*compact.groups()) if compact else value.replace("Z", "+00:00")
+            moment = datetime.datetime.fromisoformat(text)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            moment = datetime.datetime.fromtimestamp(value / 1000, utc)
+        else:
+            return None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=utc)
+        return moment.astimezone(utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return None
 
 
-# The service counts once a day, so most members of a Group share one.
-@functools.lru_cache(maxsize=256)
-def _timestamp_of(text: str) -> t.Optional[str]:
-    compact = _COMPACT_TIMESTAMP.fullmatch(text)
-    try:
-        if compact:
-            moment = datetime.datetime(*(int(part) for part in compact.groups()))  # type: ignore[arg-type]  # noqa: DTZ001 - six ints, UTC below
-        else:
-            moment = datetime.datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-        return _iso(moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc))
-    except (ValueError, OverflowError):
-        return None
-
-
-def _iso(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def read_member(raw: t.Any, group_id: str = "", group_name: str = "") -> Member:
-    """Read one member leniently: a field of a wrong type counts as missing."""
+    """Read one member. A field of a wrong type counts as missing."""
     source = one(raw)
     stats = one(source.get("b2Stats"))
     return Member(
@@ -288,7 +273,7 @@ def read_member(raw: t.Any, group_id: str = "", group_name: str = "") -> Member:
 
 
 def listed_member(raw: t.Any, group_id: str, group_name: str) -> Member:
-    """Read one member of a listing, in which account id and address have to be there."""
+    """Read one member of a listing. Raises AnswerError if the account id or the address is missing."""
     member = read_member(raw, group_id, group_name)
     if not member.account_id or not member.email:
         raise AnswerError("Backblaze listed a member without an account id or without an email address.")
@@ -296,7 +281,7 @@ def listed_member(raw: t.Any, group_id: str, group_name: str) -> Member:
 
 
 def listed_group(raw: t.Any) -> Group:
-    """Read one Group of a listing, in which only id and name are required."""
+    """Read one Group of a listing. Raises AnswerError if the id or the name is missing."""
     source = one(raw)
     stats = one(source.get("groupStats"))
     products = source.get("groupProducts")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one boundary between modules and everything below: options in, result or clear failure out."""
+"""Run a module: read its options, connect, and turn the outcome into a result or a failure."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ def run_module(
 ) -> None:
     """Run a module: ``main`` gets the module and a client, and returns the result.
 
-    check: looks at the options before anything is sent, and raises OptionError.
-    rules: required_one_of and the like.
+    check: checks the options before anything is sent. Raises OptionError.
+    rules: more arguments of AnsibleModule, such as required_one_of.
     """
     module = AnsibleModule(argument_spec={**CONNECTION_SPEC, **spec}, supports_check_mode=True, **rules)
     if REQUESTS_IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("requests"), exception=REQUESTS_IMPORT_ERROR)
     try:
         check(module.params)
-        # What is not in module.params, as it came from the environment or a file, Ansible does not hide by itself.
+        # Ansible hides the key by itself only if the key is in module.params, not if it is from the environment or a
+        # file.
         result = main(module, connect(module.params, hide=module.no_log_values.add))
     except B2Error as exc:
         module.fail_json(msg=exc.explain(UNCHANGED), **exc.facts)

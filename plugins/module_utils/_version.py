@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The version that the User-Agent names. Written by "make release", along with galaxy.yml."""
+"""Define the version of the collection for the User-Agent. "make release" writes this file, along with galaxy.yml."""
 
 from __future__ import annotations
 

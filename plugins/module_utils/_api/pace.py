@@ -117,7 +117,7 @@ class Pace:
             self._count += 1
 
     def throttled(self, turn: Turn, now: float, asked: float) -> None:
-        """Note that a call was throttled. asked: the pause that the service asked for, in seconds. 0 if it asked for none.
+        """Note that a call was throttled. asked: the pause that the service asked for, in seconds, or 0.
 
         A call that was sent before the last decrease says nothing new about the rate. It may ask for a longer pause.
         """

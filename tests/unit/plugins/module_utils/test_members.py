@@ -304,5 +304,5 @@ def test_regions_that_are_sent(region):
     ],
 )
 def test_another_name_of_a_region_is_refused_with_the_right_one(region, meant):
-    with pytest.raises(OptionError, match=f"write {meant}"):
+    with pytest.raises(OptionError, match=f"use {meant}"):
         check_region(region)
