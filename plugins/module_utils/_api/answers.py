@@ -214,16 +214,6 @@ def _fields_in_text(text: str, name: str) -> t.Iterator[tuple[int, str]]:
             yield found.start(), str(json.loads(found.group(1)))
 
 
-def _loose_key_id(text: str) -> str:
-    """Find a text that has the documented form of a key id. A long number has that form too, but no quotes."""
-    found = (
-        match
-        for match in _KEY_ID.finditer(text)
-        if not match.group().isdigit() or text[match.start() - 1 : match.start()] == '"'
-    )
-    return next((match.group() for match in found), "")
-
-
 def _secret(value: t.Any) -> str:
     """Return a key exactly as it was sent, without characters that cannot be encoded."""
     return value.encode("utf-8", errors="replace").decode("utf-8") if isinstance(value, str) else ""
@@ -296,7 +286,8 @@ def _key_by_form(answer: Answer, text: str, found: t.Optional[NewMember], group_
     if found is None and key is None:
         return None
     found = found or NewMember(read_member({}, group_id), "", t.cast("re.Match[str]", key).group())
-    return dataclasses.replace(found, key_id=found.key_id or _loose_key_id(loose))
+    key_id = _KEY_ID.search(loose)
+    return dataclasses.replace(found, key_id=found.key_id or (key_id.group() if key_id else ""))
 
 
 def _keys_of(answer: Answer, group_id: str) -> tuple[list[NewMember], bool]:

@@ -96,14 +96,7 @@ class Caller:
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        repeater: Repeater,
-        *,
-        realm: str,
-        key_id: str,
-        key: str,
-        of_member: bool = False,
+        self, transport: Transport, repeater: Repeater, *, realm: str, key_id: str, key: str, of_member: bool = False
     ) -> None:
         self.repeater = repeater
         self._transport = transport

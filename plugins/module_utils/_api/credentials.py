@@ -24,31 +24,9 @@ def read_credentials(path: str, names: t.Collection[str]) -> dict[str, str]:
     Raises OptionError. Its message names the file, but nothing of its content: a key may be anywhere in it.
     """
     try:
-        content = json.loads(_read(path).decode("utf-8-sig"), object_pairs_hook=_once)
+        return _texts(_read(path), names)
     except _Unfit as exc:
         raise OptionError(f"The credentials file {path} {exc.why}.", remedy=exc.remedy) from None
-    except UnicodeDecodeError:
-        raise OptionError(f"The credentials file {path} is not UTF-8 text.") from None
-    except json.JSONDecodeError as exc:
-        where = f"line {exc.lineno}, column {exc.colno}"
-        raise OptionError(
-            f"The credentials file {path} is not JSON ({where}).",
-            remedy="Let a program write it: quotes in values have to be escaped.",
-        ) from None
-    except (ValueError, RecursionError):
-        # A number with thousands of digits, or thousands of lists in each other.
-        raise OptionError(f"The credentials file {path} holds a value that is too long or too deep.") from None
-    known = f"The names are {', '.join(names)}. The values are texts."
-    if not isinstance(content, dict):
-        raise OptionError(f"The credentials file {path} is not a JSON object.", remedy=known)
-    if not all(name in names for name in content):
-        raise OptionError(f"The credentials file {path} has an unknown name.", remedy=known)
-    wrong = [name for name, value in content.items() if not isinstance(value, str)]
-    if wrong:
-        raise OptionError(
-            f"In the credentials file {path} the value of {' and of '.join(wrong)} is not a text.", remedy=known
-        )
-    return {name: value for name, value in content.items() if value}
 
 
 class _Unfit(Exception):
@@ -87,6 +65,29 @@ def _read(path: str) -> bytes:
     if len(content) > MAX_BYTES:
         raise _Unfit(f"is larger than {MAX_BYTES // 1024} KiB, so it is some other file")
     return content
+
+
+def _texts(raw: bytes, names: t.Collection[str]) -> dict[str, str]:
+    """Return the texts in the content of a file. Raises _Unfit if the content is invalid."""
+    try:
+        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
+    except UnicodeDecodeError:
+        raise _Unfit("is not UTF-8 text") from None
+    except json.JSONDecodeError as exc:
+        remedy = "Let a program write the file: quotes in values must be escaped."
+        raise _Unfit(f"is not JSON (line {exc.lineno}, column {exc.colno})", remedy) from None
+    except (ValueError, RecursionError):
+        # A number with thousands of digits, or thousands of lists in each other.
+        raise _Unfit("holds a value that is too long or too deep") from None
+    known = f"The names are {', '.join(names)}. The values are texts."
+    if not isinstance(content, dict):
+        raise _Unfit("is not a JSON object", known)
+    if not all(name in names for name in content):
+        raise _Unfit("has an unknown name", known)
+    wrong = [name for name, value in content.items() if not isinstance(value, str)]
+    if wrong:
+        raise _Unfit(f"has a value that is not a text ({', '.join(wrong)})", known)
+    return {name: value for name, value in content.items() if value}
 
 
 def _open(path: str, flags: int) -> int:

@@ -122,14 +122,9 @@ class Client:
         fields: dict[str, t.Any] = {"maxGroupCount": _GROUPS_PER_PAGE}
         if group_name is not None:
             fields["groupName"] = group_name
-        found: dict[str, Group] = {}
-        for _page, entries in self._pages(LIST_GROUPS, fields, "startGroupId", "nextGroupId", "groups"):
-            before = len(found)
-            for group in map(listed_group, entries):
-                found.setdefault(group.group_id, group)
-            if len(found) == before:
-                break
-        return [group for group in found.values() if group_name in (None, group.group_name)]
+        pages = self._pages(LIST_GROUPS, fields, "startGroupId", "nextGroupId", "groups")
+        found = _each_once((map(listed_group, entries) for _page, entries in pages), lambda group: group.group_id)
+        return [group for group in found if group_name in (None, group.group_name)]
 
     def group_id(self, group_name: str) -> str:
         """Return the id of the Group with a name. Raises OptionError if no Group, or more than one, has the name."""
@@ -167,15 +162,7 @@ class Client:
 
     def members(self, group_id: str) -> list[Member]:
         """Return every member of a Group, each account once."""
-        found: dict[str, Member] = {}
-        for page in self._member_pages(group_id, _MEMBERS_PER_PAGE):
-            before = len(found)
-            for member in page:
-                found.setdefault(member.account_id, member)
-            # The last page may name a next page all the same. That page adds no member.
-            if len(found) == before:
-                break
-        return list(found.values())
+        return _each_once(self._member_pages(group_id, _MEMBERS_PER_PAGE), lambda member: member.account_id)
 
     def each_member_of(self, group_ids: t.Iterable[str], at_once: int = 1) -> t.Iterator[Member]:
         """Yield the members of several Groups in the order of the Groups, each account once.
@@ -359,6 +346,18 @@ def _in_threads(work: t.Callable[[T], V], values: t.Sequence[T], at_once: int) -
     finally:
         for _value, future in jobs:
             future.cancel()
+
+
+def _each_once(pages: t.Iterable[t.Iterable[V]], id_of: t.Callable[[V], str]) -> list[V]:
+    """Return each entry of a listing once. The last page may name a next page, which then adds no entry."""
+    found: dict[str, V] = {}
+    for page in pages:
+        before = len(found)
+        for entry in page:
+            found.setdefault(id_of(entry), entry)
+        if len(found) == before:
+            break
+    return list(found.values())
 
 
 def _of_address(members: t.Iterable[Member], email: str, ignoring: str) -> t.Optional[Member]:

@@ -109,7 +109,8 @@ class Repeater:
             throttled = verdict is Verdict.THROTTLED
             delay = asked or back_off(throttles if throttled else attempt)
             patience -= delay
-            spent = attempt >= self._retries_after(failed) and not throttled
+            backed_out = failed.facts.get("code") == "method_failure" and attempt >= _METHOD_FAILURE_RETRIES
+            spent = backed_out or (attempt >= self._max_retries and not throttled)
             if verdict in (Verdict.REFUSED, Verdict.RENEW, Verdict.FUTILE) or spent or patience < 0:
                 raise failed
             self.wait(delay)
@@ -131,10 +132,6 @@ class Repeater:
                 return found
             self.wait(back_off(number))
         return find()
-
-    def _retries_after(self, failed: B2Error) -> int:
-        backed_out = failed.facts.get("code") == "method_failure"
-        return min(self._max_retries, _METHOD_FAILURE_RETRIES) if backed_out else self._max_retries
 
     def _await_turn(self, patience: float) -> tuple[Turn, float]:
         """Wait until a call may be sent: at once, unless the service throttled. Return the turn and the seconds waited.

@@ -265,13 +265,6 @@ def test_a_key_is_found_in_an_answer_cut_anywhere_behind_it(body, data):
     assert found.doubt or cut == len(raw)
 
 
-@pytest.mark.parametrize(
-    "number, key_id", [("1000000000000000000000000", ""), ('"1000000000000000000000000"', "1000000000000000000000000")]
-)
-def test_a_long_number_is_no_key_id_without_quotes(number, key_id):
-    same(look(f'{{"applicationKey": "{KEY}", "m": {number}, "applicationK'.encode(), complete=False), key_id)
-
-
 @given(
     st.sampled_from(["key", "secret", "application_key", "ApplicationKey", "K", "appKey"]),
     st.sampled_from(

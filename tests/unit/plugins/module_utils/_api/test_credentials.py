@@ -60,10 +60,10 @@ WRONG = {
     "a name that is none": ('{"key": "@"}', "has an unknown name"),
     "a key for a name": ('{"@": ""}', "has an unknown name"),
     "a name twice": ('{"realm": "", "realm": "@"}', "has a name more than once"),
-    "a number": ('{"realm": 4004, "application_key": "@"}', "the value of realm is not a text"),
+    "a number": ('{"realm": 4004, "application_key": "@"}', "has a value that is not a text (realm)"),
     "nothing for a text": (
         '{"realm": null, "application_key": ["@"]}',
-        "the value of realm and of application_key is not a text",
+        "has a value that is not a text (realm, application_key)",
     ),
     "an endless number": ('{"application_key": "@", "realm": ' + "1" * 5000 + "}", "too long or too deep"),
     "lists in lists": ('{"application_key": "@", "realm": ' + "[" * 60000, "too long or too deep"),
