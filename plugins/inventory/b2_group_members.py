@@ -96,7 +96,7 @@ from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructa
 from ansible.utils.display import Display
 from ansible.utils.unsafe_proxy import wrap_var
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import (
     Member,
@@ -173,7 +173,7 @@ def _trusted(value: t.Any) -> t.Any:
 
 
 def list_members(
-    client: Client, group_ids: t.Sequence[str], group_names: t.Sequence[str]
+    client: Partner, group_ids: t.Sequence[str], group_names: t.Sequence[str]
 ) -> t.Iterator[dict[str, t.Any]]:
     """Yield the host variables of the members of the named Groups, or of all, each account once."""
     ids = [*group_ids, *(client.group_id(name) for name in group_names)]

@@ -12,7 +12,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._api.credentials import read_credentials
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import (
     REQUESTS_IMPORT_ERROR,
@@ -209,7 +209,7 @@ def connect(
     connections: int = 1,
     wait: t.Optional[t.Callable[[float], t.Any]] = None,
     hide: t.Callable[[str], t.Any] = lambda _key: None,
-) -> Client:
+) -> Partner:
     """Return a client for the connection options; nothing is sent yet.
 
     connections: how many threads will use the client at once.
@@ -244,7 +244,7 @@ def connect(
         key_id=key_id,
         key=key,
     )
-    return Client(caller, str(options["api_version"]))
+    return Partner(caller, str(options["api_version"]))
 
 
 def credentials(options: t.Mapping[str, t.Any], environment: t.Mapping[str, str]) -> dict[str, str]:

@@ -10,14 +10,14 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import REQUESTS_IMPORT_ERROR
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error
 from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
 
 
 def run_module(
-    main: t.Callable[[AnsibleModule, Client], dict[str, t.Any]],
+    main: t.Callable[[AnsibleModule, Partner], dict[str, t.Any]],
     spec: dict[str, t.Any],
     check: t.Callable[[dict[str, t.Any]], None] = lambda params: None,
     **rules: t.Any,

@@ -83,11 +83,11 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._run import run_module
 
 
-def list_groups(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
+def list_groups(module: AnsibleModule, client: Partner) -> dict[str, t.Any]:
     return {"changed": False, "groups": [group.as_dict() for group in client.groups(module.params["group_name"])]}
 
 

@@ -181,7 +181,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     B2Error,
     KeyLostError,
@@ -257,7 +257,7 @@ def check_address(email: str, state: str) -> None:
         raise
 
 
-def ensure(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
+def ensure(module: AnsibleModule, client: Partner) -> dict[str, t.Any]:
     """Decide from a look-up, then act on the decision; the steps are the same in check mode, but for the calls."""
     group_id = client.resolve_group(module.params["group_id"], module.params["group_name"])
     member = look_up(client, group_id, module.params["email"], module.params["account_id"])
@@ -282,19 +282,19 @@ def ensure(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
     }
 
 
-def look_up(client: Client, group_id: str, email: t.Optional[str], account_id: t.Optional[str]) -> t.Optional[Member]:
+def look_up(client: Partner, group_id: str, email: t.Optional[str], account_id: t.Optional[str]) -> t.Optional[Member]:
     if email is None:
         return next((member for member in client.members(group_id) if member.account_id == account_id), None)
     # A miss in one call is no proof of absence.
     return client.find_member(group_id, email) or client.search_member(group_id, email)
 
 
-def eject(client: Client, group_id: str, step: Step, new_email: t.Optional[str]) -> Step:
+def eject(client: Partner, group_id: str, step: Step, new_email: t.Optional[str]) -> Step:
     left = client.eject_member(group_id, t.cast(Member, step.member).account_id, new_email)
     return step if left else dataclasses.replace(step, outcome=Outcome.ABSENT)
 
 
-def create(module: AnsibleModule, client: Client, group_id: str, step: Step) -> tuple[Step, dict[str, str]]:
+def create(module: AnsibleModule, client: Partner, group_id: str, step: Step) -> tuple[Step, dict[str, str]]:
     try:
         new = client.create_member(group_id, step.wanted.email, step.wanted.region)
     except MemberExistsError as exc:

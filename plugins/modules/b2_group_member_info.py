@@ -188,7 +188,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_INFO_RULES, MEMBER_INFO_SPEC
@@ -201,7 +201,7 @@ def check(params: dict[str, t.Any]) -> None:
         raise OptionError("vault_dir works on the controller only, but this ran as a plain module.")
 
 
-def find(module: AnsibleModule, client: Client) -> dict[str, t.Any]:
+def find(module: AnsibleModule, client: Partner) -> dict[str, t.Any]:
     group_ids = client.resolve_groups(module.params["group_id"], module.params["group_name"])
     return {
         "changed": False,

@@ -13,7 +13,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError, StoppedError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import connect
@@ -155,7 +155,7 @@ def _provisioned(
 
 
 def _jobs(
-    client: Client, job: Job, groups: t.Sequence[WantedGroup], store_of: t.Callable[[str], Store]
+    client: Partner, job: Job, groups: t.Sequence[WantedGroup], store_of: t.Callable[[str], Store]
 ) -> tuple[list[tuple[Job, Store]], dict[int, B2Error]]:
     """Return the job and the store of each Group; and the error of each Group that has none, by its position.
 

@@ -32,7 +32,7 @@ from ansible.parsing.vault import VaultSecret
 from ansible_collections.community.backblaze.plugins.module_utils._api import calls
 from ansible_collections.community.backblaze.plugins.module_utils._api import partner as partner_api
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import Transport
 from ansible_collections.community.backblaze.plugins.module_utils._errors import REMEDIES, B2Error, remedy_for
@@ -163,11 +163,11 @@ class Lab:
 
     def client(
         self, stop: t.Optional[Stop] = None, *, timeout: float = 5.0, max_retries: int = 2, connections: int = 3
-    ) -> Client:
+    ) -> Partner:
         settings = self.server.partner.settings
         transport = Transport(timeout=timeout, verify=True, connections=connections)
         wait = (stop or NoSleep()).wait
-        return Client(
+        return Partner(
             Caller(
                 transport,
                 Repeater(max_retries, wait),

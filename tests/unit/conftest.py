@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import Transport
 from ansible_collections.community.backblaze.tests.utils.standin import StandIn
@@ -62,7 +62,7 @@ def make_client():
             key_id=key_id or settings["admin_key_id"],
             key=key or settings["admin_key"],
         )
-        client = Client(caller, api_version)
+        client = Partner(caller, api_version)
         client.waits = waits
         return client
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored, audit, by_email
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Stop
@@ -21,7 +21,7 @@ AUDIT_WORKERS = 8
 
 
 def audit_groups(
-    client: Client, stores: t.Mapping[str, Store], fallback: FallbackStore, stop: Stop, *, verify_keys: bool
+    client: Partner, stores: t.Mapping[str, Store], fallback: FallbackStore, stop: Stop, *, verify_keys: bool
 ) -> tuple[t.Sequence[Member], dict[str, list[dict[str, str]]], list[str]]:
     """Compare Groups with their stores; return the members of these Groups, the audit, and warnings.
 

@@ -17,7 +17,7 @@ import os
 import time
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import ApiError, B2Error, StoppedError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, Proof, folded
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
@@ -66,7 +66,7 @@ _MOST_UNANSWERED = 3
 
 
 def provision_groups(
-    client: Client, jobs: t.Sequence[tuple[Job, Store]], fallback: FallbackStore, stop: Stop
+    client: Partner, jobs: t.Sequence[tuple[Job, Store]], fallback: FallbackStore, stop: Stop
 ) -> list[Done]:
     """Provision several Groups, one after the other; see provision.
 
@@ -125,7 +125,7 @@ def _with_removed(store: Store, report: Report) -> Report:
 
 
 def provision(
-    client: Client, job: Job, store: Store, fallback: FallbackStore, stop: Stop, *, whole: bool = True
+    client: Partner, job: Job, store: Store, fallback: FallbackStore, stop: Stop, *, whole: bool = True
 ) -> tuple[Plan, Report]:
     """Create the wanted members of one Group and seal their keys; return the plan and the report.
 
@@ -208,7 +208,7 @@ def _all_results(plan: Plan, results: t.Mapping[str, Result]) -> dict[str, Resul
 
 
 def _compared(
-    client: Client, plan: Plan, results: dict[str, Result], stop: Stop
+    client: Partner, plan: Plan, results: dict[str, Result], stop: Stop
 ) -> tuple[dict[str, Result], tuple[str, ...]]:
     """Compare created members with the Group: a valid answer to a create may be about another account.
 
@@ -256,7 +256,7 @@ def _contradicted(one: Result, outcome: Outcome, message: str, member: t.Optiona
 
 
 def _plan(
-    client: Client,
+    client: Partner,
     job: Job,
     store: Store,
     members: t.Mapping[str, Member],
@@ -309,7 +309,7 @@ def _plan(
 
 
 def try_keys(
-    client: Client, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None
+    client: Partner, keys: t.Mapping[str, tuple[str, str]], concurrency: int, stop: t.Optional[Stop] = None
 ) -> dict[str, Proof]:
     """Try several keys at a time; return for each the account that it opens, or why it could not be tried.
 
@@ -370,7 +370,7 @@ def _journal_again(job: Job, store: Store) -> contextlib.AbstractContextManager[
 
 
 def _not_listed(
-    client: Client, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored], stop: Stop
+    client: Partner, job: Job, members: t.Mapping[str, Member], stored: t.Mapping[str, Stored], stop: Stop
 ) -> dict[str, Member]:
     """Look up wanted members whose key is stored and that are not listed: the listing may be late.
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoppedError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import (
     Member,
@@ -109,7 +109,7 @@ def seal_from_fallback(fallback: FallbackStore, members: t.Mapping[str, Member],
 
 
 def try_unproven(
-    client: Client, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: Moves
+    client: Partner, fallback: FallbackStore, entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: Moves
 ) -> dict[str, str]:
     """Try the unproven keys of earlier runs, and move each to the file of the member whose account it opens.
 

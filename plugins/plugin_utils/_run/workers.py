@@ -16,7 +16,7 @@ import typing as t
 
 from ansible.utils.display import Display
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
     ApiError,
     B2Error,
@@ -58,7 +58,7 @@ class Workers:
     """The workers of one run, and the state that they share."""
 
     def __init__(
-        self, client: Client, job: Job, plan: Plan, store: Store, fallback: FallbackStore, journal: Journal, stop: Stop
+        self, client: Partner, job: Job, plan: Plan, store: Store, fallback: FallbackStore, journal: Journal, stop: Stop
     ) -> None:
         self._client = client
         self._job = job

@@ -20,7 +20,7 @@ from ansible.parsing.vault import VaultSecret
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Client
+from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, MemberExistsError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Step, Wanted
@@ -156,14 +156,14 @@ def test_check_mode_predicts_and_changes_nothing(standin, store, run):
 
 def test_pending_is_on_disk_before_a_create_is_sent(store, run, monkeypatch):
     """A run that is killed while the answer is on its way has left word of it."""
-    create, journals = Client.create_member, {}
+    create, journals = Partner.create_member, {}
 
     def looking(client, group_id, email, *others):
         with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), encoding="utf-8") as journal:
             journals[email] = journal.read()
         return create(client, group_id, email, *others)
 
-    monkeypatch.setattr(Client, "create_member", looking)
+    monkeypatch.setattr(Partner, "create_member", looking)
     run(concurrency=1)
     for email in EMAILS:
         assert [one["event"] for one in map(json.loads, journals[email].splitlines()) if one["email"] == email] == [
@@ -331,7 +331,7 @@ def test_an_unexpected_error_while_a_key_is_sealed_loses_no_key(standin, store, 
 def test_an_unexpected_error_of_one_worker_does_not_lose_the_others_results(
     standin, store, run, monkeypatch, concurrency
 ):
-    create = Client.create_member
+    create = Partner.create_member
 
     def failing(client, group_id, email, *others):
         if email == EMAILS[2]:
@@ -342,7 +342,7 @@ def test_an_unexpected_error_of_one_worker_does_not_lose_the_others_results(
         return create(client, group_id, email, *others)
 
     with monkeypatch.context() as broken:
-        broken.setattr(Client, "create_member", failing)
+        broken.setattr(Partner, "create_member", failing)
         report = run(concurrency=concurrency)
     assert [result.email for result in report.results] == EMAILS
     assert report.results[2].outcome is Outcome.NOT_ATTEMPTED
@@ -456,7 +456,7 @@ def test_an_account_that_the_listing_did_not_show_is_ours_only_if_the_journal_ha
     def existing(*_arguments):
         raise MemberExistsError(member)
 
-    monkeypatch.setattr(Client, "create_member", existing)
+    monkeypatch.setattr(Partner, "create_member", existing)
     (result,) = run(EMAILS[:1], policy=REPLACE, told=False).results
     assert (result.outcome.value, result.member, result.changed) == (outcome, member, False)
     assert {entry.event for entry in still_open(store, group_id).values()} == ({event} if event else set())
@@ -988,14 +988,14 @@ def test_a_key_that_is_known_as_anothers_is_not_believed_where_the_group_says_no
 
 def test_an_answer_with_the_account_of_another_member_that_comes_first_is_found_out(standin, run, monkeypatch):
     """Nothing was created for this address, and when the answer came nobody knew that account; the Group knows it at the end."""
-    create = Client.create_member
+    create = Partner.create_member
 
     def meanwhile(client, group_id, email, *others):
         answering(standin, email, standin.add_member("hosting", "stranger@x.example"), False)
         return create(client, group_id, email, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "create_member", meanwhile)
+        patch.setattr(Partner, "create_member", meanwhile)
         report = run(EMAILS[:1])
     assert report.results[0].outcome is Outcome.CONFLICT and "stranger@x.example" in report.results[0].message
     assert report.notes == ()
@@ -1038,14 +1038,14 @@ def test_an_answer_that_is_right_in_itself_and_about_another_account_is_held_aga
     standin, run, monkeypatch
 ):
     """The Group says what account an address is; somebody else's account came into the Group after the run had listed it."""
-    create = Client.create_member
+    create = Partner.create_member
 
     def meanwhile(client, group_id, email, *others):
         answering(standin, email, standin.add_member("hosting", "stranger@x.example"))
         return create(client, group_id, email, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "create_member", meanwhile)
+        patch.setattr(Partner, "create_member", meanwhile)
         (result,) = run(EMAILS[:1]).results
     (account_id,) = members_named(standin, EMAILS[0])
     assert result.outcome is Outcome.CONFLICT
@@ -1080,7 +1080,7 @@ def test_a_look_up_that_names_anothers_account_has_nobody_ejected(standin, run, 
 
 def test_an_old_answer_after_an_eject_is_not_taken_for_the_new_one(standin, run):
     standin.faults([{"operation": CREATE, "action": {"kind": "cut_after"}}])
-    create, old = Client.create_member, []
+    create, old = Partner.create_member, []
 
     def repeating(client, group_id, email, *others):
         if others and others[-1]:
@@ -1094,7 +1094,7 @@ def test_an_old_answer_after_an_eject_is_not_taken_for_the_new_one(standin, run)
         return create(client, group_id, email, *others)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Client, "create_member", repeating)
+        patch.setattr(Partner, "create_member", repeating)
         (result,) = run(EMAILS[:1], policy=RECREATE).results
     assert old == [result.ejected]
     assert result.outcome is Outcome.KEY_LOST and result.member.account_id != result.ejected
