@@ -27,6 +27,7 @@ class Outcome(str, enum.Enum):
 
     UNCHANGED = "unchanged"
     CREATED = "created"
+    ADOPTED = "adopted"
     KEY_MISSING = "key_missing"
     KEY_LOST = "key_lost"
     CONFLICT = "conflict"
@@ -47,6 +48,10 @@ _AGAIN = "Run again: the next run tries the key once more."
 OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
     Outcome.UNCHANGED: ("It is in the Group, and its key is stored.", "Nothing."),
     Outcome.CREATED: ("It was made by this run, and its key is sealed.", "Back up the vault directory, or commit it."),
+    Outcome.ADOPTED: (
+        "It was in the Group already. The given key opens its account, and this run sealed the key.",
+        "Back up the vault directory, or commit it.",
+    ),
     Outcome.KEY_MISSING: (
         "It is in the Group, but no key is stored for it: made elsewhere, or its key is in another directory. Or a key to adopt opens nothing.",
         (
@@ -97,7 +102,8 @@ def outcome_of(error: B2Error) -> Outcome:
     return Outcome.REFUSED if isinstance(error, ApiError) else Outcome.NOT_ATTEMPTED
 
 
-CHANGES = frozenset({Outcome.CREATED, Outcome.EJECTED})
+#: The outcomes of steps that change anything, at Backblaze or in the vault.
+CHANGES = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.EJECTED})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +164,7 @@ class KeyState:
 class Step:
     """What a run does for one wanted member, and the outcome if that succeeds.
 
-    replaces: the account to eject first, because its key is lost. adopts: whether the given key will be stored.
+    replaces: the account to eject first, because its key is lost.
     """
 
     wanted: Wanted
@@ -166,12 +172,11 @@ class Step:
     member: t.Optional[Member] = None
     message: str = ""
     replaces: t.Optional[Member] = None
-    adopts: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether this step changes anything, at Backblaze or in the vault."""
-        return self.outcome in CHANGES or self.adopts
+        return self.outcome in CHANGES
 
 
 def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[KeyState] = None) -> Step:
@@ -250,8 +255,7 @@ def _given_key(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Ste
         return Step(wanted, Outcome.NOT_ATTEMPTED, member, message)
     # Without proof the key is not stored: a key that was not tried counts as refused.
     wrong = _wrong_key(wanted, member, keys.given_opens or "", "The given key", Outcome.KEY_MISSING)
-    message = "The given key opens this account, and would be stored."
-    return wrong or Step(wanted, Outcome.UNCHANGED, member, message, adopts=True)
+    return wrong or Step(wanted, Outcome.ADOPTED, member)
 
 
 def _wrong_key(wanted: Wanted, member: Member, opens: t.Optional[str], name: str, refused: Outcome) -> t.Optional[Step]:

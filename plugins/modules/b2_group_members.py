@@ -170,7 +170,8 @@ members:
       sample: alice@customers.example.com
     outcome:
       description:
-        - V(unchanged), it is in the Group and its key stored. V(created), it was created and its key sealed.
+        - V(unchanged), it is in the Group and its key is stored. V(created), it was created and its key is sealed.
+        - V(adopted), the given key opens the account of the member and is sealed.
         - V(key_missing), it is in the Group, but no key is stored. V(key_dead), its stored key was tried and Backblaze refuses it.
         - V(key_lost), it was created by this collection, but the answer with the key never arrived.
         - V(conflict), it is in the Group but not as asked; or the stored key is of another account, such as of one that was ejected; or a key to
@@ -196,9 +197,6 @@ members:
     ejected_account_id:
       description: An account whose key was lost and that was ejected. Left out where there is none.
       type: str
-    adopted:
-      description: V(true) where a given key was tried and sealed. Left out otherwise.
-      type: bool
     code:
       description: Backblaze's own code of a refusal.
       type: str

@@ -73,7 +73,7 @@ def provision(project: Project, key_id: str, key: str, **options: str) -> None:
     tool(project, "ansible-vault", "encrypt", "wanted.yml")
     play = project.play("{{ wanted }}", name="provision.yml", application_key="{{ master }}", **options)
     process, result = project.run(play, "-e", "@strings.yml", "-e", "@wanted.yml", B2_APPLICATION_KEY="not the key")
-    assert result.get("counts") == {"created": 1, "unchanged": 1}, process.stdout + process.stderr
+    assert result.get("counts") == {"created": 1, "adopted": 1}, process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("layout", ["host_vars", "group_vars"])

@@ -21,7 +21,11 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_fi
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
 # The outcome of a member whose key is gone from its file and could not be stored again.
-_KEYLESS = {Outcome.CREATED: Outcome.KEY_LOST, Outcome.UNCHANGED: Outcome.KEY_MISSING}
+_KEYLESS = {
+    Outcome.CREATED: Outcome.KEY_LOST,
+    Outcome.ADOPTED: Outcome.KEY_MISSING,
+    Outcome.UNCHANGED: Outcome.KEY_MISSING,
+}
 _UNCERTAIN = "The owner of this key is not known."
 
 
@@ -170,7 +174,6 @@ def _rescued(
             one,
             outcome=outcome,
             path=saved,
-            adopted=one.adopted and bool(saved),
             message=f"{one.message} {message}".strip(),
         )
     return one, notes

@@ -96,8 +96,8 @@ class Plan:
 class Result:
     """The outcome of one wanted member, without its key.
 
-    made: whether this run created the account. adopted: whether the given key was stored. ejected: the account that was
-    ejected because its key was lost. known: whether an earlier run has reported that the key is lost.
+    made: whether this run created the account. ejected: the account that was ejected because its key was lost. known:
+    whether an earlier run has reported that the key is lost.
     """
 
     email: str
@@ -108,14 +108,13 @@ class Result:
     code: str = ""
     status: int = 0
     made: bool = False
-    adopted: bool = False
     ejected: str = ""
     known: bool = False
 
     @property
     def changed(self) -> bool:
         """Whether anything was changed, at Backblaze or in the vault."""
-        return self.made or self.adopted or bool(self.ejected)
+        return self.made or self.outcome is Outcome.ADOPTED or bool(self.ejected)
 
     def as_dict(self) -> dict[str, t.Any]:
         """Return the result as tasks show it: what is empty is left out."""
@@ -128,7 +127,6 @@ class Result:
             "path": self.path,
             "code": self.code,
             "status": self.status,
-            "adopted": self.adopted,
             "ejected_account_id": self.ejected,
         }
         return {name: value for name, value in shown.items() if value}
@@ -158,7 +156,6 @@ def foreseen(step: Step, plan: Plan) -> Result:
         member=step.member,
         path=plan.paths.get(step.wanted.email, "") if step.outcome is Outcome.UNCHANGED else "",
         made=step.outcome is Outcome.CREATED,
-        adopted=step.adopts,
         ejected=step.replaces.account_id if step.replaces else "",
         known=any(one.email == step.wanted.email and one.known for one in plan.settled),
     )

@@ -97,7 +97,7 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: b
         ]
         if not check_mode:
             lines.append(
-                "  The key of each created member is sealed. Run again to go on; the next run says what became of members that were under way."
+                "  The key of each created or adopted member is sealed. Run again to go on; the next run says what became of members that were under way."
             )
     elif "outcome" in result:
         lines.append(
@@ -156,6 +156,6 @@ def _fails(one: Result, on_key_missing: str) -> bool:
 
 
 def _warns(one: Result, on_key_missing: str) -> bool:
-    if one.outcome in (Outcome.CREATED, Outcome.UNCHANGED):
-        return bool(one.message) and not one.adopted
+    if one.outcome in (Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED):
+        return bool(one.message)
     return one.outcome in (Outcome.KEY_MISSING, Outcome.KEY_LOST) and not _fails(one, on_key_missing)

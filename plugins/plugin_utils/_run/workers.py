@@ -111,7 +111,7 @@ class Workers:
         """Do one step; return any error as its result, so that the other results are not lost."""
         email = step.wanted.email
         try:
-            if step.adopts:
+            if step.outcome is Outcome.ADOPTED:
                 return self._adopt(step)
             if step.replaces:
                 return self._recreate(step, step.replaces)
@@ -251,8 +251,7 @@ class Workers:
         except StoreError as exc:
             return Result(email, Outcome.KEY_MISSING, str(exc), member)
         self._journal.close(self._plan.group_id, email)
-        message = "The given key was adopted: it opens this account and is stored."
-        return Result(email, step.outcome, message, member, path, adopted=True)
+        return Result(email, step.outcome, member=member, path=path)
 
     # From here on a new key exists in this process only.
 

@@ -75,7 +75,7 @@ PRESENT = [
     ({}, THERE, KeyState(stored=OURS, stored_opens="5f2a1c0b3d4e"), Outcome.UNCHANGED),
     ({}, THERE, KeyState(stored=OURS, stored_opens=""), Outcome.KEY_DEAD),
     ({}, THERE, KeyState(stored=OURS, stored_opens="ffffffffffff"), Outcome.CONFLICT),
-    (HAS_KEY, THERE, KeyState(given_opens="5f2a1c0b3d4e"), Outcome.UNCHANGED),
+    (HAS_KEY, THERE, KeyState(given_opens="5f2a1c0b3d4e"), Outcome.ADOPTED),
     (HAS_KEY, THERE, KeyState(given_opens="ffffffffffff"), Outcome.CONFLICT),
     (HAS_KEY, THERE, KeyState(given_opens=""), Outcome.KEY_MISSING),
     (HAS_KEY, THERE, KeyState(), Outcome.KEY_MISSING),
@@ -86,7 +86,7 @@ PRESENT = [
 def test_present(wanted, member, keys, outcome):
     step = decide_present(Wanted("alice@x.example", **wanted), member, keys)
     assert step.outcome is outcome
-    assert step.adopts is (keys is not None and keys.given_opens == "5f2a1c0b3d4e" and member is THERE)
+    assert step.changes is (outcome in (Outcome.CREATED, Outcome.ADOPTED))
     assert step.replaces is (THERE if outcome is Outcome.CREATED and member else None)
     # Whoever reads of trouble reads what it is about.
     if outcome in (Outcome.KEY_MISSING, Outcome.KEY_LOST, Outcome.CONFLICT, Outcome.KEY_DEAD):
@@ -157,7 +157,8 @@ def test_every_case_has_the_outcome_of_the_design():
         recovered = fallback and not unproven
         replaced = keyless_for_good and stored is None and lost and proven and recreate and not recovered
         conditions = {
-            Outcome.UNCHANGED: (kept and stored_opens in (None, "a")) or (adoptable and given_opens == "a"),
+            Outcome.UNCHANGED: kept and stored_opens in (None, "a"),
+            Outcome.ADOPTED: adoptable and given_opens == "a",
             Outcome.CREATED: (not there and stored is None and not key) or replaced,
             Outcome.KEY_DEAD: kept and stored_opens == "",
             Outcome.KEY_LOST: keyless_for_good and lost and not recovered and not replaced,
@@ -170,9 +171,8 @@ def test_every_case_has_the_outcome_of_the_design():
         }
         step = decide_present(wanted, member, keys)
         assert [outcome for outcome, holds in conditions.items() if holds] == [step.outcome], (wanted, member, keys)
-        assert step.adopts == (step.outcome is Outcome.UNCHANGED and not whole)
         assert step.replaces is (member if step.outcome is Outcome.CREATED else None)
-        assert step.changes == (step.outcome is Outcome.CREATED or step.adopts)
+        assert step.changes == (step.outcome in (Outcome.CREATED, Outcome.ADOPTED))
         assert "K004" not in step.message
 
 
