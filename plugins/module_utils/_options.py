@@ -143,7 +143,7 @@ MEMBER_INFO_SPEC: dict[str, t.Any] = {
     **LOCATION_SPEC,
     "vault_layout": VAULT_SPEC["vault_layout"],
     "vault_fallback_dir": VAULT_SPEC["vault_fallback_dir"],
-    "verify_keys": {"type": "bool", "default": True},
+    "verify_keys": VAULT_SPEC["verify_keys"],
 }
 
 #: Moving keys to another layout; shared by the action b2_vault_layout and its documentation.

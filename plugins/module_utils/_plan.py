@@ -91,7 +91,10 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         "It left the Group. The account lives on, with its data and its keys.",
         "Nothing; it cannot be undone.",
     ),
-    Outcome.ABSENT: ("It was to leave, and is not in the Group.", "Nothing."),
+    Outcome.ABSENT: (
+        "It is not in the Group, as wanted. In an audit: its key is stored, but it is not in the Group.",
+        "Nothing. Keep the key in the vault as long as the account may be in use.",
+    ),
 }
 
 
@@ -453,45 +456,48 @@ def all_refused(opened: t.Mapping[str, Proof]) -> bool:
     return len(tried) > 1 and not any(tried)
 
 
+#: The outcomes that an audit looks for.
+_AUDITED = (Outcome.KEY_MISSING, Outcome.KEY_DEAD, Outcome.CONFLICT, Outcome.NOT_ATTEMPTED, Outcome.ABSENT)
+
+
 def audit(
     members: t.Sequence[Member],
     stored: t.Mapping[str, Stored],
     opened: t.Mapping[str, Proof],
-    under_way: t.Mapping[str, str],
-    parked: t.Mapping[str, str],
+    other_run: t.Mapping[str, str],
+    fallback: t.Mapping[str, str],
 ) -> dict[str, list[dict[str, str]]]:
-    """Compare Groups with a vault directory: what each of the two lacks, and keys that are not what they should be.
+    """Compare the members of Groups with the stored keys; return what is not in order, by outcome.
 
-    members: all of the Groups. stored: the keys of these Groups. opened: by address, what each key opened; empty where none was tried.
-    under_way: why nothing can be said of some addresses, which another run is at. parked: paths of keys in the fallback directory, by account.
+    members: all members of the Groups. stored: the stored keys of these Groups. opened: the account that each key
+    opens, by address; empty if no key was tried. other_run: the addresses that another run is creating, with the reason
+    why nothing is known of their keys. fallback: the paths of keys in the fallback directory, by account.
     """
     there = by_email(members)
     refused = all_refused(opened)
-    found: dict[str, list[dict[str, str]]] = {
-        "key_missing": [],
-        "key_without_member": [],
-        "conflict": [],
-        "key_dead": [],
-        "not_attempted": [],
-    }
+    found: dict[str, list[dict[str, str]]] = {outcome.value: [] for outcome in _AUDITED}
     for email, member in there.items():
         tried = opened.get(email, Proof())
         keys = KeyState(
             stored=stored.get(email),
-            fallback=parked.get(member.account_id, ""),
+            fallback=fallback.get(member.account_id, ""),
             stored_opens=tried.opens,
             stored_untried=tried.problem,
             all_refused=refused,
         )
-        step = not_attempted(decide_present(Wanted(email), member, keys), under_way.get(email, ""))
-        # Its key is there, and nothing else can be said of it.
-        outcome = "not_attempted" if step.outcome is Outcome.UNCHANGED and tried.problem else step.outcome.value
-        if outcome in found:
-            found[outcome].append({"email": email, "account_id": member.account_id, "message": step.message})
+        step = not_attempted(decide_present(Wanted(email), member, keys), other_run.get(email, ""))
+        # The key is stored, but it is not known whether it still opens the account.
+        untried = step.outcome is Outcome.UNCHANGED and tried.problem
+        outcome = Outcome.NOT_ATTEMPTED if untried else step.outcome
+        if outcome in _AUDITED:
+            found[outcome.value].append({"email": email, "account_id": member.account_id, "message": step.message})
     for email, key in stored.items():
         if email not in there:
-            message = f"{key.path} holds the key of an account that is in none of these Groups."
-            found["key_without_member"].append({"email": email, "account_id": key.account_id, "message": message})
+            message = (
+                f"{key.path} holds the key of account {key.account_id}, which is in none of these Groups. Keep the key "
+                "as long as the account may be in use."
+            )
+            found[Outcome.ABSENT.value].append({"email": email, "account_id": key.account_id, "message": message})
     return found
 
 

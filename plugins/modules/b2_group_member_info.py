@@ -69,9 +69,9 @@ options:
     type: path
   verify_keys:
     description:
-      - With O(vault_dir), whether each stored key is tried.
+      - With O(vault_dir), whether each stored key is tried at Backblaze. That is one authorize for each key.
     type: bool
-    default: true
+    default: false
 seealso:
   - module: community.backblaze.b2_group_member
   - module: community.backblaze.b2_group_members
@@ -94,6 +94,7 @@ EXAMPLES = r"""
   community.backblaze.b2_group_member_info:
     group_name: hosting
     vault_dir: host_vars
+    verify_keys: true
   register: result
 
 - name: Nothing is amiss
@@ -164,16 +165,16 @@ audit:
       description: Members whose key is not stored.
       type: list
       elements: dict
-    key_without_member:
-      description: Stored keys of these Groups that belong to no member of them, such as of members that were ejected.
+    key_dead:
+      description: Members whose stored key Backblaze refuses. With O(verify_keys=false) the list is empty.
       type: list
       elements: dict
     conflict:
-      description: Members whose stored key is of another account.
+      description: Members whose stored key is the key of another account.
       type: list
       elements: dict
-    key_dead:
-      description: Members whose stored key Backblaze refuses. Empty where O(verify_keys=false).
+    absent:
+      description: Stored keys of accounts that are not in these Groups, such as keys of ejected members.
       type: list
       elements: dict
     not_attempted:

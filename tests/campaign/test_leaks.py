@@ -298,7 +298,7 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
     playbook("dead key", provision(members=["refused@customers.example.com", MEMBERS[0]], verify_keys=True), SHOW)
     audit = {
         "name": "Audit",
-        "community.backblaze.b2_group_member_info": {"vault_dir": "host_vars"},
+        "community.backblaze.b2_group_member_info": {"vault_dir": "host_vars", "verify_keys": True},
         "register": "result",
     }
     playbook("audit", audit, SHOW, FACTS)

@@ -44,7 +44,7 @@ TASKS = [
     {"community.backblaze.b2_group_member": {**GROUP, "email": "ada@x.example", "vault_dir": "host_vars"}},
     {"community.backblaze.b2_group_members": {**GROUP, "members": ["ben@x.example"], "vault_dir": "host_vars"}},
     {"community.backblaze.b2_group_member_info": {**GROUP}},
-    {"community.backblaze.b2_group_member_info": {**GROUP, "vault_dir": "host_vars"}},
+    {"community.backblaze.b2_group_member_info": {**GROUP, "vault_dir": "host_vars", "verify_keys": True}},
 ]
 #: One module and one action: what refuses them refuses them all.
 FEW = [TASKS[0], TASKS[3]]

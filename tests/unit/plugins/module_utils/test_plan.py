@@ -233,7 +233,7 @@ def test_an_audit_names_what_each_side_lacks():
     )
     assert {kind: [one["email"] for one in entries] for kind, entries in found.items()} == {
         "key_missing": ["bob@x.example"],
-        "key_without_member": ["gone@x.example"],
+        "absent": ["gone@x.example"],
         "conflict": ["dora@x.example"],
         "key_dead": ["cleo@x.example"],
         "not_attempted": [],
