@@ -40,15 +40,25 @@ options:
     required: true
     choices:
       - community.backblaze.b2_group_members
+  group_id:
+    description:
+      - Id of the only Group to list. It cannot be combined with other options that name Groups.
+      - If no Group is named, by none of O(group_id), O(group_name), O(group_ids) and O(group_names), all Groups of the admin are listed.
+    type: str
+  group_name:
+    description:
+      - Name of the only Group to list. It cannot be combined with other options that name Groups.
+      - Names are not unique. A name that fits several Groups is an error that lists their ids.
+    type: str
   group_ids:
     description:
-      - Ids of the Groups to list. If neither O(group_ids) nor O(group_names) is given, all Groups of the admin are listed.
+      - Ids of the Groups to list. They can be combined with O(group_names).
     type: list
     elements: str
     default: []
   group_names:
     description:
-      - Names of the Groups to list. A name that fits several Groups is an error that lists their ids.
+      - Names of the Groups to list. They can be combined with O(group_ids).
     type: list
     elements: str
     default: []
@@ -64,8 +74,13 @@ EXAMPLES = r"""
 ---
 # customers.b2_group_members.yml: one host for each member of one Group
 plugin: community.backblaze.b2_group_members
+group_name: hosting
+---
+# One host for each member of two Groups
+plugin: community.backblaze.b2_group_members
 group_names:
   - hosting
+  - resale
 ---
 # All Groups, hosts grouped by region and by Group, and kept for ten minutes
 plugin: community.backblaze.b2_group_members
@@ -121,6 +136,9 @@ except ImportError:
 
 
 display = Display()
+
+#: The options that name Groups: one Group, or a list of Groups.
+_GROUP_OPTIONS = ("group_id", "group_name", "group_ids", "group_names")
 
 #: How many Groups are listed at the same time.
 _GROUPS_AT_ONCE = 8
@@ -184,17 +202,25 @@ def list_members(
 
 
 def prove_named(path: str, config: t.Mapping[str, t.Any]) -> None:
-    """Raise OptionError if an inventory file names a list of Groups and gives none, such as with all its lines commented out.
+    """Raise OptionError if the options of an inventory file that name Groups have no value, or contradict each other.
 
-    That would be taken for "all Groups". An empty list that is written out is meant.
+    Without a value, such as with all lines of a list commented out, all Groups would be listed. An empty list that is
+    written out is meant.
     """
-    for name in ("group_ids", "group_names"):
-        if name in config and config[name] is None:
+    given = [name for name in _GROUP_OPTIONS if name in config]
+    for name in given:
+        if config[name] is None or config[name] == "":
             raise OptionError(
                 f"{path} names no Group in {name}.",
                 changed="",
-                remedy=f"Name some, or leave {name} out to list all Groups.",
+                remedy=f"Name a Group, or leave {name} out to list all Groups.",
             )
+    if len(given) > 1 and {"group_id", "group_name"}.intersection(given):
+        raise OptionError(
+            f"{path} has {' and '.join(given)}, but group_id and group_name cannot be combined with others.",
+            changed="",
+            remedy="Name several Groups by group_ids and group_names.",
+        )
 
 
 def prove_known(path: str, given: t.Iterable[t.Any], definitions: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
@@ -248,7 +274,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
     def _members(self, path: str, cache: bool) -> t.Iterable[dict[str, t.Any]]:
         """Return the members' variables, from the cache where it has them and may be asked, else as they arrive."""
         options = {name: self.get_option(name) for name in CONNECTION_SPEC}
-        group_ids, group_names = ([str(one) for one in self.get_option(name)] for name in ("group_ids", "group_names"))
+        group_ids, group_names = (self._named(name) for name in ("group_id", "group_name"))
         if not self.get_option("cache"):
             return self._arriving(options, group_ids, group_names)
         found = credentials(options, os.environ)
@@ -260,6 +286,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 pass
         self._cache[cache_key] = members = list(self._arriving(options, group_ids, group_names))
         return members
+
+    def _named(self, option: str) -> list[str]:
+        """Return the Groups that an option for one Group, or its option for a list of Groups, names."""
+        one = self.get_option(option)
+        return [str(name) for name in ([] if one is None else [one]) + self.get_option(f"{option}s")]
 
     def _arriving(
         self, options: dict[str, t.Any], group_ids: list[str], group_names: list[str]

@@ -111,10 +111,10 @@ DEFINITIONS = {
 @pytest.mark.parametrize(
     "given, says",
     [
-        (["group_name"], "hosts.yml has an unknown option group_name. Did you mean group_names?"),
+        (["group_named"], "hosts.yml has an unknown option group_named. Did you mean group_names?"),
         (
-            ["group_id", "Strict", "group_names"],
-            "hosts.yml has unknown options: Strict, group_id. Did you mean strict, group_ids?",
+            ["groups_id", "Strict", "group_names"],
+            "hosts.yml has unknown options: Strict, groups_id. Did you mean strict, group_ids?",
         ),
         ([7], "hosts.yml has an unknown option 7. The options are group_ids, group_names, groups_by_id, ids, strict."),
     ],
@@ -129,8 +129,24 @@ def test_options_and_their_aliases_are_known():
     prove_known("hosts.yml", ["group_names", "group_ids", "ids", "groups_by_id", "strict"], DEFINITIONS)
 
 
-@pytest.mark.parametrize("config", [{"group_names": None}, {"group_ids": None, "group_names": ["hosting"]}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"group_names": None},
+        {"group_ids": None, "group_names": ["hosting"]},
+        {"group_name": None},
+        {"group_id": ""},
+    ],
+    ids=str,
+)
 def test_a_list_of_no_group_is_not_taken_for_all_groups(config):
     with pytest.raises(OptionError, match="names no Group"):
         prove_named("hosts.yml", config)
     prove_named("hosts.yml", {"group_names": ["hosting"], "group_ids": []})
+
+
+@pytest.mark.parametrize("other", ["group_id", "group_ids", "group_names"])
+def test_one_group_is_named_in_one_way(other):
+    with pytest.raises(OptionError, match=f"has .*{other}.* cannot be combined"):
+        prove_named("hosts.yml", {"group_name": "hosting", other: ["1"]})
+    prove_named("hosts.yml", {"group_name": "hosting"})
