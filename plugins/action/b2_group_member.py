@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One member: sealed on the controller where vault_dir is given, else the plain module on the task's host."""
+"""Create or eject one member: with vault_dir on the controller, else by the plain module on the task's host."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _MODULE = "community.backblaze.b2_group_member"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The action; with vault_dir it transfers nothing to the task's host but what is encrypted, where the keys are to live there."""
+    """Run the task. With vault_dir nothing but encrypted keys reaches the task's host, if the vault directory is there."""
 
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""
         super().run(tmp, task_vars)
-        # An empty vault_dir is a mistake that must not end in a key on the screen, so it is not taken for none. Nor is a forgotten one.
+        # An empty vault_dir is a mistake that must not end in a key on the screen, so it does not count as missing.
         args = self._task.args
         if args.get("state") == "absent":
             return run_action(self, lambda: self._run_module(task_vars))
@@ -42,19 +42,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
 
     def _seal(self, task_vars: t.Any) -> dict[str, t.Any]:
         options = options_of(self, MEMBER_SPEC, **MEMBER_RULES)
-        wanted = wanted_members([{"email": options["email"], "region": options["region"]}])
-        result, (one,) = seal_members(self, options, task_vars, wanted, concurrency=1)
-        # One member, so what became of it stands at the top.
-        del result["members"], result["counts"]
-        own = {
-            name: value
-            for name, value in one.as_dict().items()
-            if name in ("outcome", "path", "code", "status", "ejected_account_id")
-        }
-        return {**result, **own, "member": one.member.as_dict() if one.member else None}
+        entry = {"email": options["email"], "region": options["region"]}
+        result, (one,) = seal_members(self, options, task_vars, wanted_members([entry]), concurrency=1)
+        # The task has one member, so the result of that member is at the top.
+        del result["counts"]
+        [shown] = result.pop("members")
+        own = {name: shown[name] for name in ("outcome", "path", "code", "status", "ejected_account_id")}
+        names = {name: shown[name] for name in ("group_id", "group_name")}
+        return {**result, **own, "member": {**one.member.as_dict(), **names} if one.member else None}
 
     def _run_module(self, task_vars: t.Any) -> dict[str, t.Any]:
-        # Here, as what a module warns of is shown only when it has ended.
+        # Shown here, because warnings of a module are shown only after it has ended.
         warning = unknown_region(str(self._task.args.get("region") or ""))
         if warning and self._task.args.get("state") != "absent":
             display.warning(warning)
@@ -62,6 +60,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         if result.get("application_key") and self._task.register:
             if result.get("failed"):
                 display.error(result["msg"], wrap_text=False)
-            # The key is in the variable that the task registers; on the screen it has no business.
+            # The key is in the variable that the task registers, so it is not shown on the screen.
             result["_ansible_no_log"] = True
         return result

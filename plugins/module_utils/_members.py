@@ -41,8 +41,8 @@ class Member:
     stats_timestamp: t.Optional[str] = None
 
     def as_dict(self) -> dict[str, t.Any]:
-        """Return the member as in results."""
-        return dict(self.__dict__)
+        """Return the member as results show it: an unknown field is None."""
+        return {name: None if value == "" else value for name, value in self.__dict__.items()}
 
 
 @dataclasses.dataclass(frozen=True)

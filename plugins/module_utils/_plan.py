@@ -434,7 +434,7 @@ class Settled:
 
     def as_dict(self) -> dict[str, t.Any]:
         """Return the entry of ``settled`` in a task's result."""
-        return {"email": self.email, "outcome": self.outcome.value, "account_id": self.account_id}
+        return {"email": self.email, "outcome": self.outcome.value, "account_id": self.account_id or None}
 
 
 def settle(entry: Open, member: t.Optional[Member], stored: t.Optional[Stored]) -> Settled:
@@ -497,7 +497,9 @@ def audit(
                 f"{key.path} holds the key of account {key.account_id}, which is in none of these Groups. Keep the key "
                 "as long as the account may be in use."
             )
-            found[Outcome.ABSENT.value].append({"email": email, "account_id": key.account_id, "message": message})
+            found[Outcome.ABSENT.value].append(
+                {"email": email, "account_id": key.account_id or None, "message": message}
+            )
     return found
 
 

@@ -258,28 +258,40 @@ def check_address(email: str, state: str) -> None:
 
 
 def ensure(module: AnsibleModule, client: Partner) -> dict[str, t.Any]:
-    """Decide from a look-up, then act on the decision; the steps are the same in check mode, but for the calls."""
+    """Decide the step of the member, and do it. In check mode only the calls that change anything are left out."""
     group_id = client.resolve_group(module.params["group_id"], module.params["group_name"])
     member = look_up(client, group_id, module.params["email"], module.params["account_id"])
     wanted = Wanted(folded(module.params["email"] or (member.email if member else "")), module.params["region"] or None)
     step = decide_absent(wanted, member) if module.params["state"] == "absent" else decide_present(wanted, member)
     key: dict[str, str] = {}
-    if step.changes and not module.check_mode:
-        if step.outcome is Outcome.EJECTED:
-            step = eject(client, group_id, step, module.params["new_email"])
-        else:
-            step, key = create(module, client, group_id, step)
-    if step.outcome is Outcome.CONFLICT:
-        raise OptionError(
-            f"{wanted.email}: {step.message}", outcome=step.outcome.value, member=t.cast(Member, step.member).as_dict()
-        )
+    try:
+        if step.changes and not module.check_mode:
+            if step.outcome is Outcome.EJECTED:
+                step = eject(client, group_id, step, module.params["new_email"])
+            else:
+                step, key = create(module, client, group_id, step)
+        if step.outcome is Outcome.CONFLICT:
+            shown = t.cast(Member, step.member).as_dict()
+            raise OptionError(f"{wanted.email}: {step.message}", outcome=step.outcome.value, member=shown)
+    except B2Error as exc:
+        # The same keys as with vault_dir, where the member of a failed task has a result too.
+        exc.facts = {"outcome": outcome_of(exc).value, "member": None, **without_vault_dir(client), **exc.facts}
+        raise
     return {
         "changed": step.changes,
         "outcome": step.outcome.value,
         "member": step.member.as_dict() if step.member else None,
-        "diff": diff([step]),
+        "msg": f"{'Would be: ' if module.check_mode else ''}1 {step.outcome.value}",
+        **without_vault_dir(client),
+        **({"diff": diff([step])} if step.changes else {}),
         **key,
     }
+
+
+def without_vault_dir(client: Partner) -> dict[str, t.Any]:
+    """Return the result keys that have a value with vault_dir only, and the count of calls."""
+    nothing = dict.fromkeys(("path", "ejected_account_id", "code", "status", "vault_dir"))
+    return {**nothing, "settled": [], "calls": client.calls}
 
 
 def look_up(client: Partner, group_id: str, email: t.Optional[str], account_id: t.Optional[str]) -> t.Optional[Member]:
@@ -300,9 +312,10 @@ def create(module: AnsibleModule, client: Partner, group_id: str, step: Step) ->
     except MemberExistsError as exc:
         return decide_present(step.wanted, exc.member), {}
     except B2Error as exc:
-        exc.facts["outcome"] = outcome_of(exc).value
         if isinstance(exc, KeyLostError):
             exc.without_journal(step.wanted.email)
+            account_id = exc.facts.pop("account_id")
+            exc.facts["member"] = Member(account_id, step.wanted.email, group_id).as_dict() if account_id else None
         raise
     key = {"application_key_id": new.key_id, "application_key": new.key}
     member = new.member

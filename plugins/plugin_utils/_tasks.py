@@ -53,12 +53,12 @@ def seal_members(
 ) -> tuple[dict[str, t.Any], tuple[Result, ...]]:
     """Create the members of one Group and seal their keys; return the task's result and the result of each member."""
     group = WantedGroup(options["group_id"] or "", options["group_name"] or "", wanted)
-    [done], notes, facts = _provisioned(action, options, task_vars, [group], concurrency)
+    [(group, done)], notes, facts = _provisioned(action, options, task_vars, [group], concurrency)
     if isinstance(done, B2Error):
         raise done
     plan, report = done
     report = dataclasses.replace(report, notes=(*notes, *report.notes))
-    return {**summary(plan, report, options["on_key_missing"]), **facts}, report.results
+    return {**summary(group, plan, report, options["on_key_missing"]), **facts}, report.results
 
 
 def seal_groups(
@@ -70,7 +70,7 @@ def seal_groups(
 ) -> dict[str, t.Any]:
     """Create the members of several Groups and seal their keys; return the task's result."""
     done, notes, facts = _provisioned(action, options, task_vars, groups, concurrency)
-    result = {**summary_of_groups(groups, done, options["on_key_missing"]), **facts}
+    result = {**summary_of_groups(done, options["on_key_missing"]), **facts}
     return {**result, "warnings": [*notes, *result.get("warnings", ())]} if notes else result
 
 
@@ -120,11 +120,11 @@ def _provisioned(
     task_vars: t.Mapping[str, t.Any],
     groups: t.Sequence[WantedGroup],
     concurrency: int,
-) -> tuple[list[Done], t.Sequence[str], dict[str, t.Any]]:
+) -> tuple[list[tuple[WantedGroup, Done]], t.Sequence[str], dict[str, t.Any]]:
     """Run the provisioner in the location of the options.
 
-    Return what provision_groups returns for each Group, the warnings of the location, and result keys of the whole
-    task.
+    Return each Group, with its id and its name as far as they are known, and what provision_groups returns for it; the
+    warnings of the location; and result keys of the whole task.
     """
     stop = signals.stop_on_signals()
     with vault_location(action, options, task_vars, stop.ask) as (path, location):
@@ -145,33 +145,42 @@ def _provisioned(
         client.authorize()
         job = Job("", (), policy, concurrency, options["vault_lock_timeout"], bool(action._task.check_mode))
         jobs, failed = _jobs(client, job, groups, store_of)
-        done = provision_groups(client, jobs, fallback, stop)
+        done = provision_groups(client, list(jobs.values()), fallback, stop)
         # A stopped run reports to stderr only, so the next run has to report lost keys again.
         if not signals.stopped():
-            mark_told(jobs, done)
-        rest = iter(done)
-        in_order = [failed[number] if number in failed else next(rest) for number in range(len(groups))]
+            mark_told(list(jobs.values()), done)
+        outcomes = {**failed, **dict(zip(jobs, done, strict=True))}
+        ids = {number: job.group_id for number, (job, _store) in jobs.items()}
+        in_order = [
+            (_identified(client, group, ids.get(number, "")), outcomes[number]) for number, group in enumerate(groups)
+        ]
         return in_order, location.notes, {"vault_dir": path, "calls": client.calls}
+
+
+def _identified(client: Partner, group: WantedGroup, group_id: str) -> WantedGroup:
+    """Return a Group with both its id and its name, as far as they are known."""
+    group_id = group_id or group.group_id
+    return dataclasses.replace(group, group_id=group_id, group_name=group.group_name or client.group_name(group_id))
 
 
 def _jobs(
     client: Partner, job: Job, groups: t.Sequence[WantedGroup], store_of: t.Callable[[str], Store]
-) -> tuple[list[tuple[Job, Store]], dict[int, B2Error]]:
-    """Return the job and the store of each Group; and the error of each Group that has none, by its position.
+) -> tuple[dict[int, tuple[Job, Store]], dict[int, B2Error]]:
+    """Return the job and the store of each Group, or the error of a Group that has none; both by position.
 
     job: the part that all jobs have in common.
     """
-    jobs: dict[str, tuple[Job, Store]] = {}
+    jobs: dict[int, tuple[Job, Store]] = {}
     failed: dict[int, B2Error] = {}
     for number, group in enumerate(groups):
         try:
             group_id = client.resolve_group(group.group_id, group.group_name)
-            if group_id in jobs:
+            if any(group_id == one.group_id for one, _store in jobs.values()):
                 raise OptionError(f"{group} is the same as one before it.", remedy="Put its members into one list.")
-            jobs[group_id] = dataclasses.replace(job, group_id=group_id, wanted=group.members), store_of(group_id)
+            jobs[number] = dataclasses.replace(job, group_id=group_id, wanted=group.members), store_of(group_id)
         except B2Error as exc:
             failed[number] = exc
-    return list(jobs.values()), failed
+    return jobs, failed
 
 
 def _existing(vault_dir: str) -> str:

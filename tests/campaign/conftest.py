@@ -317,9 +317,7 @@ class Campaign(project.Project):
             else:
                 whole += [(str(path), key) for key in keys]
         lost = {
-            (one["email"], one.get("account_id", ""))
-            for one in result.get("members", ())
-            if one["outcome"] == "key_lost"
+            (one["email"], one["account_id"] or "") for one in result.get("members", ()) if one["outcome"] == "key_lost"
         }
         stored, made = set(kept), {one[:2] for one in given}
         emails = [one["email"].lower() for one in ledger.handed_out(self.url)]

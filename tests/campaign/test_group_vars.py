@@ -122,7 +122,7 @@ def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
     found = campaign.outcomes(result, wanted)
     assert set(found) == {"created", "not_attempted"}, result["msg"]
     held = campaign.count(result, campaign.vault_dir, campaign.fallback)
-    away = [one["email"] for one in result["members"] if one.get("path", "").startswith(str(campaign.fallback))]
+    away = [one["email"] for one in result["members"] if (one["path"] or "").startswith(str(campaign.fallback))]
     assert held.holds and not held.lost and 1 <= len(away) <= under_way(CONCURRENCY), repr(held)
     ballast.unlink()
     campaign.hurry()

@@ -201,7 +201,7 @@ def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(tr
     found = campaign.outcomes(result, wanted)
     assert set(found) == {"created", "not_attempted"}, result["msg"]
     away = {
-        one["email"]: one["path"] for one in result["members"] if one.get("path", "").startswith(str(campaign.fallback))
+        one["email"]: one["path"] for one in result["members"] if (one["path"] or "").startswith(str(campaign.fallback))
     }
     assert 1 <= len(away) <= under_way(CONCURRENCY)
     for email, path in away.items():

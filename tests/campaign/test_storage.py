@@ -56,7 +56,7 @@ def _check_fallback(campaign, run, result, wanted, fallback, store):
     """Make sure that keys went to the fallback place, the rest was not attempted, and that the result says all of that."""
     found = campaign.outcomes(result, wanted)
     assert set(found) == {"created", "not_attempted"}, result["msg"]
-    away = {one["email"]: one for one in result["members"] if one.get("path", "").startswith(str(fallback))}
+    away = {one["email"]: one for one in result["members"] if (one["path"] or "").startswith(str(fallback))}
     assert 1 <= len(away) <= under_way(CONCURRENCY)
     for email, one in away.items():
         assert one["account_id"] and pathlib.Path(one["path"]).exists()

@@ -64,7 +64,7 @@ T = t.TypeVar("T")
 V = t.TypeVar("V")
 
 
-class Client:
+class Partner:
     """Make the calls of one Group admin. Safe to use from many threads.
 
     api_version: of the Group calls. Authorize is always sent at v4, whose token is valid for both.
@@ -73,6 +73,8 @@ class Client:
     def __init__(self, caller: Caller, api_version: str = "v3") -> None:
         self._caller = caller
         self._look = caller.repeater.look
+        # By id, from listings: an answer about members does not always name the Group.
+        self._group_names: dict[str, str] = {}
         self._service = Service(
             title="the Partner API",
             api="groupsApi",
@@ -124,6 +126,7 @@ class Client:
             fields["groupName"] = group_name
         pages = self._pages(LIST_GROUPS, fields, "startGroupId", "nextGroupId", "groups")
         found = _each_once((map(listed_group, entries) for _page, entries in pages), lambda group: group.group_id)
+        self._group_names.update((group.group_id, group.group_name) for group in found)
         return [group for group in found if group_name in (None, group.group_name)]
 
     def group_id(self, group_name: str) -> str:
@@ -141,6 +144,10 @@ class Client:
             remedy="List the Groups with community.backblaze.b2_group_info.",
         )
 
+    def group_name(self, group_id: str) -> str:
+        """Return the name of a Group as far as an answer of Backblaze has named it, else an empty text. Nothing is sent."""
+        return self._group_names.get(group_id, "")
+
     def resolve_group(self, group_id: t.Optional[str], group_name: t.Optional[str]) -> str:
         """Return the id of the Group that the options group_id or group_name name."""
         return group_id or self.group_id(group_name or "")
@@ -157,7 +164,8 @@ class Client:
         """Yield the members of a Group page by page, at most ``most`` on each."""
         full = {"groupId": group_id, "maxMemberCount": most, **fields}
         for page, entries in self._pages(LIST_MEMBERS, full, "startEmail", "nextEmail", "groupMembers"):
-            name = as_text(page.get("groupName"))
+            name = as_text(page.get("groupName")) or self.group_name(group_id)
+            self._group_names[group_id] = name
             yield [listed_member(entry, group_id, name) for entry in entries]
 
     def members(self, group_id: str) -> list[Member]:

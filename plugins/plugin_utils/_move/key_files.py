@@ -49,10 +49,6 @@ class Entry:
     path: str
     message: str = ""
 
-    def as_dict(self) -> dict[str, str]:
-        """Return the entry as tasks show it: what is empty is left out."""
-        return {name: value for name, value in self.__dict__.items() if value}
-
 
 def each(work: t.Callable[[str], T], emails: t.Iterable[str]) -> list[tuple[str, T]]:
     """Do something for many addresses at once: what is slow about it releases the interpreter lock."""

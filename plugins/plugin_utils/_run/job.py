@@ -117,19 +117,21 @@ class Result:
         return self.made or self.outcome is Outcome.ADOPTED or bool(self.ejected)
 
     def as_dict(self) -> dict[str, t.Any]:
-        """Return the result as tasks show it: what is empty is left out."""
+        """Return the result as tasks show it, without its Group: a field without a value is None."""
+        member = self.member or Member("", "")
         shown = {
             "email": self.email,
+            "account_id": member.account_id,
+            "region": member.region,
+            "s3_endpoint": member.s3_endpoint,
             "outcome": self.outcome.value,
             "message": self.message,
-            "account_id": self.member.account_id if self.member else "",
-            "region": self.member.region if self.member else "",
             "path": self.path,
+            "ejected_account_id": self.ejected,
             "code": self.code,
             "status": self.status,
-            "ejected_account_id": self.ejected,
         }
-        return {name: value for name, value in shown.items() if value}
+        return {name: value or None for name, value in shown.items()}
 
 
 @dataclasses.dataclass(frozen=True)

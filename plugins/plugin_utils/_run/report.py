@@ -12,55 +12,39 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, diff, lost_message
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Moved
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Plan, Report, Result
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Done, Plan, Report, Result
 
 #: Outcomes that make a task fail, whatever its options say.
 _FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outcome.KEY_DEAD, Outcome.NOT_ATTEMPTED})
 
 
-def summary(plan: Plan, report: Report, on_key_missing: str) -> dict[str, t.Any]:
-    """Return the result of a task that took care of the members of one Group."""
-    result = _summary(report, on_key_missing)
+def summary(group: WantedGroup, plan: Plan, report: Report, on_key_missing: str) -> dict[str, t.Any]:
+    """Return the result of a task for the members of one Group."""
+    result = _summary(group, report, on_key_missing)
     made = {one.email for one in report.results if one.made or one.ejected}
     if made:
         result["diff"] = diff([step for step in plan.steps if step.wanted.email in made])
     return result
 
 
-def summary_of_groups(
-    groups: t.Sequence[WantedGroup], done: t.Sequence[t.Union[tuple[Plan, Report], B2Error]], on_key_missing: str
-) -> dict[str, t.Any]:
-    """Return the result of a task that took care of several Groups: what summary says, put together, and each Group's share in short."""
+def summary_of_groups(groups: t.Sequence[tuple[WantedGroup, Done]], on_key_missing: str) -> dict[str, t.Any]:
+    """Return the result of a task for several Groups: the summaries of all Groups, joined."""
     total: dict[str, t.Any] = {"changed": False, "members": [], "counts": {}, "settled": [], "groups": []}
     several: dict[str, list[t.Any]] = {"warnings": [], "diff": []}
     problems = []
-    for group, one in zip(groups, done, strict=True):
-        if isinstance(one, B2Error):
-            share = _summary(
-                Report(tuple(Result(each.email, Outcome.NOT_ATTEMPTED, one.happened) for each in group.members), ()),
-                on_key_missing,
-            )
-            share.update(
-                {name: one.facts[name] for name in ("changed", "warnings") if name in one.facts},
-                msg=one.explain(UNCHANGED),
-            )
-        else:
-            share = summary(*one, on_key_missing)
-        names = {
-            name: value for name, value in (("group_id", group.group_id), ("group_name", group.group_name)) if value
-        }
+    for group, one in groups:
+        share = _not_started(group, one) if isinstance(one, B2Error) else summary(group, *one, on_key_missing)
         total["changed"] = total["changed"] or share["changed"]
         for part in ("members", "settled"):
-            total[part] += [{**names, **each} for each in share[part]]
+            total[part] += share[part]
         for outcome, count in share["counts"].items():
             total["counts"][outcome] = total["counts"].get(outcome, 0) + count
         several["warnings"] += share.get("warnings", [])
         several["diff"] += [share["diff"]] if "diff" in share else []
         failed = share.get("failed", False)
         problems += [f"{group}: {share['msg']}"] * failed
-        total["groups"].append(
-            {**names, "changed": share["changed"], "failed": failed, "counts": share["counts"], "msg": share["msg"]}
-        )
+        shown = {"changed": share["changed"], "failed": failed, "counts": share["counts"], "msg": share["msg"]}
+        total["groups"].append({**_names(group), **shown})
     total["msg"] = f"{len(groups)} Groups: " + ", ".join(f"{count} {name}" for name, count in total["counts"].items())
     if problems:
         total["failed"] = True
@@ -68,12 +52,24 @@ def summary_of_groups(
     return {**total, **{part: collected for part, collected in several.items() if collected}}
 
 
+def _not_started(group: WantedGroup, error: B2Error) -> dict[str, t.Any]:
+    """Return the summary of a Group that could not be started."""
+    results = tuple(Result(one.email, Outcome.NOT_ATTEMPTED, error.happened) for one in group.members)
+    known = {name: error.facts[name] for name in ("changed", "warnings") if name in error.facts}
+    return {**_summary(group, Report(results, ()), "fail"), **known, "msg": error.explain(UNCHANGED)}
+
+
+def _names(group: WantedGroup) -> dict[str, t.Optional[str]]:
+    """Return the id and the name of a Group as results show them: an unknown one is None."""
+    return {"group_id": group.group_id or None, "group_name": group.group_name or None}
+
+
 def summary_of_move(moved: Moved) -> dict[str, t.Any]:
     """Return the result of a task that moved keys to another layout."""
     result: dict[str, t.Any] = {
         "changed": moved.changed,
-        "moved": [one.as_dict() for one in moved.moved],
-        "left": [one.as_dict() for one in moved.left],
+        "moved": [{"email": one.email, "path": one.path} for one in moved.moved],
+        "left": [{"email": one.email or None, "path": one.path, "message": one.message} for one in moved.left],
         "msg": f"{len(moved.moved)} keys moved.",
     }
     if moved.notes:
@@ -91,9 +87,9 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: b
     if "counts" in result:
         lines[0] += f" {', '.join(f'{name}: {count}' for name, count in result['counts'].items())}."
         lines += [
-            f"  {one['email']}: {one['outcome']}. {one.get('message', '')}".rstrip()
+            f"  {one['email']}: {one['outcome']}. {one['message']}".rstrip()
             for one in result["members"]
-            if one["outcome"] != Outcome.NOT_ATTEMPTED.value and one.get("message")
+            if one["outcome"] != Outcome.NOT_ATTEMPTED.value and one["message"]
         ]
         if not check_mode:
             lines.append(
@@ -113,7 +109,8 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: b
     return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
 
 
-def _summary(report: Report, on_key_missing: str) -> dict[str, t.Any]:
+def _summary(group: WantedGroup, report: Report, on_key_missing: str) -> dict[str, t.Any]:
+    """Return the part of a result that says what a run did in one Group."""
     counts: dict[str, int] = {}
     for one in report.results:
         counts[one.outcome.value] = counts.get(one.outcome.value, 0) + 1
@@ -130,9 +127,9 @@ def _summary(report: Report, on_key_missing: str) -> dict[str, t.Any]:
     ]
     result: dict[str, t.Any] = {
         "changed": report.moved or any(one.changed for one in report.results),
-        "members": [one.as_dict() for one in report.results],
+        "members": [{**one.as_dict(), **_names(group)} for one in report.results],
         "counts": counts,
-        "settled": [one.as_dict() for one in report.settled],
+        "settled": [{**one.as_dict(), **_names(group)} for one in report.settled],
         "msg": f"{'Would be: ' if report.check_mode else ''}{', '.join(f'{count} {name}' for name, count in counts.items())}",
     }
     warnings = [

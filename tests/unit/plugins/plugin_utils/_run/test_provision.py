@@ -33,6 +33,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.tar
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import provision as provision_module
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers as workers_module
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import (
@@ -797,9 +798,11 @@ def test_a_key_that_is_moved_from_the_fallback_directory_is_a_change(store, secr
     for check_mode in (True, False):
         report = run(EMAILS[:1], check_mode=check_mode)
         assert outcomes(report) == {EMAILS[0]: "unchanged"}
-        assert summary(Plan(GROUP, (), (), {}), report, "fail")["changed"], "a file was written"
+        assert summary(WantedGroup(GROUP, "", ()), Plan(GROUP, (), (), {}), report, "fail")["changed"], (
+            "a file was written"
+        )
         assert f"The key of {EMAILS[0]} {'would be' if check_mode else 'was'} moved from" in report.notes[0]
-    assert not summary(Plan(GROUP, (), (), {}), run(EMAILS[:1]), "fail")["changed"]
+    assert not summary(WantedGroup(GROUP, "", ()), Plan(GROUP, (), (), {}), run(EMAILS[:1]), "fail")["changed"]
 
 
 @pytest.mark.parametrize(
@@ -1506,7 +1509,7 @@ def test_keys_of_earlier_runs_that_were_removed_are_named(standin, make_client, 
         others = len({one.path for one in report.results}) - 1
         files = f"{store.file(EMAILS[0])}{f' and {others} more' if others else ''}"
         assert f"During this run the keys of 5 members were removed from {location.copy}: {files}. " in note
-        assert note in summary(*done[0], "fail")["warnings"]
+        assert note in summary(WantedGroup(GROUP, "", ()), *done[0], "fail")["warnings"]
     assert len(list(location.there.glob("*/b2_vault.yml"))) == new
 
 
