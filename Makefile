@@ -12,7 +12,7 @@ STEPS = units sanity integration lint molecule artifact job awx clients vault lo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test $(STEPS) ee campaign matrix bench build errors-page steps release release-check clean
+.PHONY: help setup setup-demo demo test $(STEPS) ee campaign matrix mutants bench build errors-page steps release release-check clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z -]*\):.*## /\1\t/p' Makefile | expand -t 60
@@ -41,6 +41,10 @@ campaign: setup ## Kill, break and starve runs for long, and count keys
 
 matrix: setup ## Run what depends on ansible-core and Python on every pair: make matrix [PAIRS="2.18-3.11 2.20-3.13"]
 	@$(TOOL)/matrix.py $(PAIRS)
+
+mutants: ## Change the code in small ways and count what the tests notice: make mutants [FILES="_plan journal"] [MUTANTS=all]
+	@"$(PYTHON)" tests/tools/setup.py tests/requirements-core.txt "$(CURDIR)/.build/mutants/venv" mutmut==3.8.1
+	@MUTANTS="$(MUTANTS)" .build/mutants/venv/bin/python tests/tools/mutants.py $(FILES)
 
 bench: setup ## Measure provisioning and the inventory at scale (half an hour; see tests/bench/README.md)
 	@.venv/bin/python tests/bench/bench.py
