@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
+
 DOCUMENTATION = r"""
 name: b2_group_member_key
 short_description: Read sealed keys of members from a vault directory
@@ -137,8 +139,6 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layout
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
-_FIELDS = ("application_key_id", "application_key", "account_id", "region", "s3_endpoint")
-
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
     """The plugin."""
@@ -164,7 +164,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
                 )
             # What it would encrypt with does not matter, but has to be one that the run has.
             stores = stores_to_read(layout, path, Sealer(secrets, str(secrets[0][0])), group_id)
-            return [_key(_variables(email, stores, path, layout)) for email in emails]
+            return [_shown(_stored_key(email, stores, path, layout)) for email in emails]
         except B2Error as exc:
             raise AnsibleLookupError(str(exc)) from None
 
@@ -177,31 +177,31 @@ def _address(term: t.Any) -> str:
     return email
 
 
-def _variables(email: str, stores: t.Sequence[Store], path: str, layout: str) -> dict[str, str]:
-    """Return the variables that are stored for an address, or raise StoreError."""
-    found: dict[str, dict[str, str]] = {}
+def _stored_key(email: str, stores: t.Sequence[Store], path: str, layout: str) -> StoredKey:
+    """Return the key that is stored for an address, or raise StoreError."""
+    found: dict[str, StoredKey] = {}
     unread: list[StoreError] = []
     for store in stores:
         try:
-            variables = store.read(email)
+            key = store.read(email)
         except StoreError as exc:
             unread.append(exc)
             continue
-        if variables is not None:
-            found[store.file(email)] = variables
+        if key:
+            found[store.file(email)] = key
     if len(found) > 1:
         raise StoreError(
             f"The key of {email} is in several vault files: {', '.join(found)}.",
             remedy="Choose one of them by group_id.",
         )
     if found:
-        [(file, variables)] = list(found.items())
-        if not (variables.get("b2_application_key_id") and variables.get("b2_application_key")):
+        [(file, key)] = list(found.items())
+        if not all(key.secret):
             raise StoreError(
                 f"{file} holds only a part of the key of {email}.",
                 remedy="Run b2_group_members for that member, and do what its outcome says.",
             )
-        return variables
+        return key
     if unread:
         raise unread[0]
     where = stores[0].file(email) if len(stores) == 1 else f"any b2_group_* directory of {path}"
@@ -212,8 +212,14 @@ def _variables(email: str, stores: t.Sequence[Store], path: str, layout: str) ->
     )
 
 
-def _key(variables: t.Mapping[str, str]) -> dict[str, str]:
+def _shown(stored: StoredKey) -> dict[str, str]:
     """Return the result for one address."""
-    register_secret(variables["b2_application_key"])
-    key = {name: variables.get(f"b2_{name}", "") for name in _FIELDS}
+    register_secret(stored.key)
+    key = {
+        "application_key_id": stored.key_id,
+        "application_key": stored.key,
+        "account_id": stored.account_id,
+        "region": stored.region,
+        "s3_endpoint": stored.s3_endpoint,
+    }
     return {name: wrap_var(value) if may_be_template(value) else value for name, value in key.items()}

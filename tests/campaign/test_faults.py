@@ -49,7 +49,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.job impor
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import mark_told, provision
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey, read_key
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from project import Project, serving
 from project import standin as partner
@@ -202,7 +202,7 @@ class Lab:
             client.close()
         return Run(plan, report, error, client.calls, time.monotonic() - started)
 
-    def sealed(self) -> dict[str, dict[str, str]]:
+    def sealed(self) -> dict[str, StoredKey]:
         """What each vault file holds, by address; a file that does not decrypt raises."""
         names = sorted(os.listdir(self.vault_dir)) if self.vault_dir.is_dir() else []
         read = {name: self.store().read(name) for name in names if not name.startswith(".")}
@@ -210,20 +210,18 @@ class Lab:
 
     def kept(self) -> dict[str, str]:
         """Every key that is encrypted on disk, in its place or not, with the address that it is kept for."""
-        found = {variables["b2_application_key"]: email for email, variables in self.sealed().items()}
-        found.update((variables["b2_application_key"], email) for email, variables in self.aside().items())
+        found = {variables.key: email for email, variables in self.sealed().items()}
+        found.update((variables.key, email) for email, variables in self.aside().items())
         fallback = FallbackStore(str(self.directory / "fallback"), self.sealer)
         return {
             **found,
-            **{variables["b2_application_key"]: variables["b2_email"] for _path, variables in fallback.found()},
+            **{variables.key: variables.email for _path, variables in fallback.found()},
         }
 
-    def aside(self) -> dict[str, dict[str, str]]:
+    def aside(self) -> dict[str, StoredKey]:
         """What each file holds that is beside the place of a key, by the address of that place."""
         files = self.vault_dir.glob("*/.b2_vault.yml.*.aside")
-        return {
-            path.parent.name: read_key_text(self.sealer.open(path.read_bytes(), str(path)), str(path)) for path in files
-        }
+        return {path.parent.name: read_key(self.sealer.open(path.read_bytes(), str(path)), str(path)) for path in files}
 
     def created(self) -> list[dict[str, t.Any]]:
         """The ledger's entries of members that the client created."""
@@ -301,9 +299,9 @@ def check_invariants(
     for email, variables in lab.sealed().items():
         if email in invented:
             continue
-        entry = next(entry for entry in lab.server.ledger() if entry["key"] == variables["b2_application_key"])
+        entry = next(entry for entry in lab.server.ledger() if entry["key"] == variables.key)
         promise(entry["email"].lower() == email, f"the key of {entry['email']} is in the place of {email}")
-        promise(variables["b2_account_id"] in ("", entry["account_id"]), f"{email} is sealed with a wrong account id")
+        promise(variables.account_id in ("", entry["account_id"]), f"{email} is sealed with a wrong account id")
 
 
 # The faults
@@ -686,9 +684,7 @@ def _settle(lab: Lab, policy: Policy, most: int, without_key: t.Collection[Outco
         if one.outcome not in (Outcome.UNCHANGED, Outcome.CREATED, Outcome.KEY_LOST, Outcome.KEY_MISSING)
     }
     promise(not unfit, f"after the second run: {unfit}")
-    stored = {
-        variables["b2_application_key"] for variables in lab.sealed().values() if variables["b2_application_key_id"]
-    }
+    stored = {variables.key for variables in lab.sealed().values() if variables.key_id}
     members = lab.members()
     for entry in lab.created():
         if entry["key"] not in stored and members.get(entry["email"].lower()) == entry["account_id"]:
@@ -732,7 +728,7 @@ def test_every_fault_at_every_step_leaves_no_key_unsaid():
 def test_the_checks_see_a_lost_key(tmp_path, monkeypatch):
     """The campaign would be worth nothing if it could not fail."""
     with Lab(tmp_path) as lab:
-        monkeypatch.setattr(HostVarsStore, "seal", lambda self, new, again=False: self.file(new.member.email))
+        monkeypatch.setattr(HostVarsStore, "seal", lambda self, key, again=False: self.file(key.email))
         run = lab.run(WANTED)
         assert set(run.outcomes.values()) == {Outcome.CREATED}
         with pytest.raises(Broken, match="delivered and is not sealed"):
@@ -756,7 +752,7 @@ def test_a_lost_account_is_ejected_and_the_address_made_anew(tmp_path):
         run = lab.run(WANTED, policy=RECREATE)
         assert run.outcomes[VICTIM] is Outcome.CREATED and run.calls[EJECT] == run.calls[CREATE] == 1
         assert lost in run.results[VICTIM].message and "billed" in run.results[VICTIM].message
-        assert lab.sealed()[VICTIM]["b2_account_id"] == lab.members()[VICTIM] != lost
+        assert lab.sealed()[VICTIM].account_id == lab.members()[VICTIM] != lost
         check_invariants(lab, run, WANTED, {lost}, 2)
 
 

@@ -121,13 +121,13 @@ class Sequences(RuleBasedStateMachine):
     def somebody_deletes_the_key(self, address: str) -> None:
         variables = self.lab.sealed().get(address)
         if variables:
-            self.lab.server.partner.keys.pop(variables["b2_application_key_id"], None)
+            self.lab.server.partner.keys.pop(variables.key_id, None)
 
     @rule(address=addresses)
     def the_file_is_removed(self, address: str) -> None:
         variables = self.lab.sealed().get(address)
         if variables:
-            self.removed.add(variables["b2_application_key"])
+            self.removed.add(variables.key)
             (self.lab.vault_dir / address / "b2_vault.yml").unlink()
 
     @rule(address=addresses, action=accidents, times=st.sampled_from([1, None]))

@@ -13,11 +13,11 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_mode im
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 
 #: Path of the directory of a journal, and the open directory.
-Location = tuple[str, int]
+State = tuple[str, int]
 
 
 def hand_over(
-    source: Location, target: Location, group_ids: t.Collection[str], kept: t.Collection[str], modes: Modes = PRIVATE
+    source: State, target: State, group_ids: t.Collection[str], kept: t.Collection[str], modes: Modes = PRIVATE
 ) -> list[str]:
     """Take accounts whose key is lost from one journal into another; the caller holds both locks. StoreError where that fails.
 

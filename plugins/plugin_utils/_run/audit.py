@@ -15,7 +15,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.job impor
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.other_runs import look
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.provision import try_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store, secret_of
 
 AUDIT_WORKERS = 8
 
@@ -45,7 +45,7 @@ def audit_groups(
             # Another run may have sealed these keys since the vault directory was read.
             sealed = store.stored([email for email in missing if not unsafe_name(email)])
             found.update((email, (sealed[email], store)) for email in missing if email in sealed)
-    tried = {email: store.key(email) for email, (key, store) in found.items() if verify_keys and key.key_id}
+    tried = {email: secret_of(store, email) for email, (key, store) in found.items() if verify_keys and key.key_id}
     opened = try_keys(client, tried, AUDIT_WORKERS, stop)
     keys = {email: key for email, (key, _store) in found.items()}
     return members, audit(members, keys, opened, reasons, fallback.paths()), notes

@@ -12,12 +12,11 @@ import dataclasses
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Result
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
 # The outcome of a member whose key is gone from its file and could not be stored again.
@@ -46,10 +45,10 @@ def confirmed(
     Group. Return the results by address, and warnings.
     """
     try:
-        amiss = store.directory.location.confirm()
+        amiss = store.location.confirm()
     except StoreError as exc:
         said = (
-            f"The keys of this run could not be confirmed: {store.directory.path} cannot be read ({exc.happened}) Run "
+            f"The keys of this run could not be confirmed: {store.path} cannot be read ({exc.happened}) Run "
             "again when it can be read."
         )
         return dict(results), (said,)
@@ -58,10 +57,10 @@ def confirmed(
     if amiss:
         emails = sorted(concerned)
 
-        def copied(email: str) -> dict[str, t.Optional[NewMember]]:
+        def copied(email: str) -> dict[str, t.Optional[StoredKey]]:
             return _copied(store, email, results.get(email), amiss)
 
-        def rescue(email: str, kept: t.Mapping[str, t.Optional[NewMember]]) -> tuple[t.Optional[Result], list[str]]:
+        def rescue(email: str, kept: t.Mapping[str, t.Optional[StoredKey]]) -> tuple[t.Optional[Result], list[str]]:
             gone = _gone(store, email, kept, copied, changed)
             return _rescued(job, fallback, email, results.get(email), gone, amiss, journal)
 
@@ -70,7 +69,7 @@ def confirmed(
             changed: frozenset[str] = frozenset()
             # If a changed file cannot be fetched, its keys count as missing. Only the files of this Group are fetched.
             with contextlib.suppress(StoreError):
-                changed = store.directory.location.take_changed({path for kept in ours for path in kept})
+                changed = store.location.take_changed({path for kept in ours for path in kept})
             for one, told in pool.map(rescue, emails, ours):
                 notes += told
                 if one:
@@ -83,39 +82,36 @@ def _copied(
     email: str,
     one: t.Optional[Result],
     amiss: t.Collection[str],
-) -> dict[str, t.Optional[NewMember]]:
+) -> dict[str, t.Optional[StoredKey]]:
     """Return the keys of one address that the remote copy has in these files, by path.
 
     A key that the remote copy lacks is None. one: the result of the address, None if it is not wanted.
     """
-    kept: dict[str, t.Optional[NewMember]] = {}
+    kept: dict[str, t.Optional[StoredKey]] = {}
     file = store.file(email)
     if file in amiss and (one is None or one.path == file):
         with contextlib.suppress(StoreError):
-            variables = store.read(email)
-            kept[file] = as_new_member(variables) if variables else None
+            kept[file] = store.read(email)
         kept.setdefault(file, None)
     with contextlib.suppress(StoreError):
-        unproven = {
-            path: as_new_member(variables) for path, variables in store.unproven.of(email).items() if path in amiss
-        }
-        kept.update((path, dataclasses.replace(new, doubt=_UNCERTAIN)) for path, new in unproven.items())
+        unproven = {path: key for path, key in store.unproven.of(email).items() if path in amiss}
+        kept.update((path, dataclasses.replace(key, unproven=True)) for path, key in unproven.items())
     return kept
 
 
 def _gone(
     store: Store,
     email: str,
-    kept: t.Mapping[str, t.Optional[NewMember]],
-    copied: t.Callable[[str], t.Mapping[str, t.Optional[NewMember]]],
+    kept: t.Mapping[str, t.Optional[StoredKey]],
+    copied: t.Callable[[str], t.Mapping[str, t.Optional[StoredKey]]],
     changed: t.Collection[str],
-) -> dict[str, t.Optional[NewMember]]:
+) -> dict[str, t.Optional[StoredKey]]:
     """Return the keys of one address that are not in their files any more, by path.
 
     kept: the keys that the remote copy had. copied: returns the keys that the remote copy has now. changed: the files
     that somebody else has changed, and that the remote copy now has.
     """
-    there: t.Mapping[str, t.Optional[NewMember]] = {}
+    there: t.Mapping[str, t.Optional[StoredKey]] = {}
     if kept.keys() & changed:
         # If the file of a Group does not decrypt, its store would otherwise return the keys that it knew before.
         with contextlib.suppress(StoreError):
@@ -124,8 +120,8 @@ def _gone(
     return {path: new for path, new in kept.items() if path not in changed or not _is_same(new, there.get(path))}
 
 
-def _is_same(one: t.Optional[NewMember], other: t.Optional[NewMember]) -> bool:
-    return one is not None and other is not None and (one.key_id, one.key) == (other.key_id, other.key)
+def _is_same(one: t.Optional[StoredKey], other: t.Optional[StoredKey]) -> bool:
+    return one is not None and other is not None and one.secret == other.secret
 
 
 def _rescued(
@@ -133,7 +129,7 @@ def _rescued(
     fallback: FallbackStore,
     email: str,
     one: t.Optional[Result],
-    gone: t.Mapping[str, t.Optional[NewMember]],
+    gone: t.Mapping[str, t.Optional[StoredKey]],
     amiss: t.Mapping[str, str],
     journal: t.Optional[Journal],
 ) -> tuple[t.Optional[Result], list[str]]:
@@ -150,23 +146,23 @@ def _rescued(
                 saved = fallback.seal(new)
             except StoreError as exc:
                 why = exc.happened
-        account = new.member.account_id if new else one.member.account_id if one and one.member else ""
+        account = new.account_id if new else one.member.account_id if one and one.member else ""
         message = f"The key of {email} is gone from {path}: {amiss[path]}."
         if saved:
             message += (
                 f" It was stored in {saved}. The next run "
-                f"{'tries it' if new and new.doubt else 'moves it to its file'}."
+                f"{'tries it' if new and new.unproven else 'moves it to its file'}."
             )
         else:
             message += (
                 f" It could not be stored anywhere else, so the key of account {account or 'unknown'} is lost: {why}"
             )
         if one is None or one.path != path:
-            notes.append(f"{message} {new.doubt if new else ''}".strip())
+            notes.append(f"{message} {_UNCERTAIN if new and new.unproven else ''}".strip())
             continue
         outcome = one.outcome if saved else _KEYLESS.get(one.outcome, one.outcome)
         if journal and saved:
-            journal.fallback(job.group_id, email, "" if new and new.doubt else account, saved)
+            journal.fallback(job.group_id, email, "" if new and new.unproven else account, saved)
         elif journal and outcome is Outcome.KEY_LOST:
             with contextlib.suppress(StoreError):
                 journal.lost(job.group_id, email, account)

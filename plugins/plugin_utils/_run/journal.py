@@ -27,7 +27,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import E
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import JOURNAL_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
 _CLOSED = "closed"
@@ -222,17 +222,15 @@ class Journal:
 
 @contextlib.contextmanager
 def open_journal(
-    directory: VaultDir, group_id: str, timeout: float, wait: t.Callable[[float], t.Any], *, write: bool = True
+    store: Store, group_id: str, timeout: float, wait: t.Callable[[float], t.Any], *, write: bool = True
 ) -> t.Iterator[Journal]:
     """Open the journal of a Group under its lock; without the lock if it is only read.
 
     timeout: seconds to wait for the lock. Raises StoreError if another run has the lock for longer.
     """
-    opened = directory.locked(group_id, timeout, wait) if write else directory.state(group_id)
+    opened = store.locked(group_id, timeout, wait) if write else store.state(group_id)
     with opened as state:
-        journal = Journal(
-            state, directory.state_path(group_id), writable=write, location=directory.location, modes=directory.modes
-        )
+        journal = Journal(state, store.state_path(group_id), writable=write, location=store.location, modes=store.modes)
         try:
             yield journal
         finally:

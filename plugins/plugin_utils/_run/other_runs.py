@@ -44,12 +44,11 @@ def look(store: Store, group_id: str) -> OtherRun:
     Call this after the members are listed, and read the stored keys again afterwards: a run closes an address in the
     journal after the key is stored, so each new member is in one of the two.
     """
-    directory = store.directory
-    directory.location.fetch()
+    store.location.fetch()
     try:
-        before = directory.holder(group_id)
-        with open_journal(directory, group_id, 0.0, lambda seconds: None, write=False) as journal:
+        before = store.holder(group_id)
+        with open_journal(store, group_id, 0.0, lambda seconds: None, write=False) as journal:
             entries = journal.entries(group_id)
-        return OtherRun(entries, before or directory.holder(group_id))
+        return OtherRun(entries, before or store.holder(group_id))
     except StoreError as exc:
         return OtherRun([], problem=exc.happened)

@@ -52,7 +52,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.recover i
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.workers import Workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store, secret_of
 
 #: Seconds between look-ups of a member that is not listed and whose key is new; and for how many seconds a key is new.
 LISTING_DELAYS = (1.0, 2.0, 4.0)
@@ -110,7 +110,7 @@ def _with_removed(store: Store, report: Report) -> Report:
 
     Such a key is not written again: the user may have removed it on purpose.
     """
-    removed = store.directory.location.removed
+    removed = store.location.removed
     paths = [one.path for one in report.results if one.outcome is Outcome.UNCHANGED and one.path in removed]
     if not paths:
         return report
@@ -118,7 +118,7 @@ def _with_removed(store: Store, report: Report) -> Report:
     files = f"{min(paths)}{f' and {others} more' if others else ''}"
     members = f"{len(paths)} members" if paths[1:] else "1 member"
     note = (
-        f"During this run the keys of {members} were removed from {store.directory.path}: {files}. "
+        f"During this run the keys of {members} were removed from {store.path}: {files}. "
         "Find out who did that. The history of the branch or a backup has these files."
     )
     return dataclasses.replace(report, notes=(*report.notes, note))
@@ -137,7 +137,7 @@ def provision(
     write = not job.check_mode
     store.prove([one.email for one in job.wanted], write=write)
     with (
-        open_journal(store.directory, job.group_id, job.vault_lock_timeout, stop.wait, write=write) as journal,
+        open_journal(store, job.group_id, job.vault_lock_timeout, stop.wait, write=write) as journal,
         contextlib.ExitStack() as at_end,
     ):
         entries = journal.entries(job.group_id)
@@ -185,9 +185,9 @@ def _prove_for(plan: Plan, store: Store, *, write: bool) -> None:
     """Prove that the store can take the keys of a plan; raise StoreError if it cannot."""
     changing = [step.wanted.email for step in plan.changes]
     store.prove_nothing_switched_off(changing)
-    store.directory.prove_room(len(changing))
+    store.prove_room(len(changing))
     if write and changing:
-        store.directory.prove_writing()
+        store.prove_writing()
 
 
 def _remarks(job: Job, plan: Plan, fallback: FallbackStore) -> tuple[str, ...]:
@@ -277,7 +277,7 @@ def _plan(
     whole = {email for email, found in stored.items() if found.key_id}
     # Only the keys that are tried or compared are decrypted.
     needed = [one.email for one in present if one.email in whole and (job.policy.verify_keys or one.key)]
-    secrets = {email: store.key(email) for email in needed}
+    secrets = {email: secret_of(store, email) for email in needed}
     stored_opens = try_keys(client, secrets if job.policy.verify_keys else {}, job.concurrency, stop)
     given = {one.email: (one.key_id, one.key) for one in present if one.key}
     to_try = {email: secret for email, secret in given.items() if email not in secrets}
@@ -366,7 +366,7 @@ def mark_told(jobs: t.Sequence[tuple[Job, Store]], done: t.Sequence[Done]) -> No
 
 def _journal_again(job: Job, store: Store) -> contextlib.AbstractContextManager[Journal]:
     """Open the journal of a Group again after its run."""
-    return open_journal(store.directory, job.group_id, _TELLING_TIMEOUT, time.sleep)
+    return open_journal(store, job.group_id, _TELLING_TIMEOUT, time.sleep)
 
 
 def _not_listed(

@@ -7,21 +7,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoppedError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import (
-    Member,
-    NewMember,
-    folded,
-    unsafe_name,
-)
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Open, Stored
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import UNPROVEN, FallbackStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore, account_in
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store, secret_of
 
 
 @dataclasses.dataclass
@@ -43,14 +37,14 @@ class Moves:
         """Whether any key is moved. A file that does not decrypt is found and stays where it is."""
         return any(one.path == self.store.file(email) for email, one in self.found.items())
 
-    def move(self, new: NewMember, path: str, remove: t.Callable[[str], None], proof: str = "") -> bool:
+    def move(self, key: StoredKey, path: str, remove: t.Callable[[str], None], proof: str = "") -> bool:
         """Move a key to its file, unless that holds another key; tell whether it is moved, or would be in check mode.
 
         path: the present file of the key. remove: removes that file. proof: a sentence about the owner of the key.
         """
-        email = new.member.email
-        there = self.store.key(email)
-        if any(there) and there != (new.key_id, new.key):
+        email = key.email
+        there = secret_of(self.store, email)
+        if any(there) and there != key.secret:
             return False
         try:
             # The member need not be wanted, so its file was not proven before.
@@ -59,12 +53,12 @@ class Moves:
             self.notes.append(f"The key of {email} stays in {path}. {exc}")
             return False
         if self.write:
-            self.store.seal(new)
+            self.store.seal(key)
             remove(path)
         # If an earlier run was killed before it removed the file, the key itself is not new.
         if not any(there):
             file = self.store.file(email)
-            self.found[email] = Stored(new.member.account_id, new.key_id, file, new.member.group_id)
+            self.found[email] = key.known(file)
             self.notes.append(f"The key of {email} {self.done} moved from {path} to {file}.{proof}")
         return True
 
@@ -92,20 +86,18 @@ def recover(entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: M
 def seal_from_fallback(fallback: FallbackStore, members: t.Mapping[str, Member], moves: Moves) -> None:
     """Move keys of this Group's members from the fallback directory to their files."""
     accounts = {member.account_id: member for member in members.values()}
-    for path, variables in fallback.found():
-        if not variables:
-            owner = accounts.get(os.path.basename(path).partition("-")[0])
+    for path, found in fallback.found():
+        if not found:
+            owner = accounts.get(account_in(path))
             if owner and not unsafe_name(folded(owner.email)) and moves.store.read(folded(owner.email)) is None:
                 raise StoreError(
                     f"{path} holds the key of {owner.email} and does not decrypt.",
                     remedy="Give the run the vault password of that file.",
                 )
             continue
-        new = as_new_member(variables)
-        member = members.get(new.member.email)
-        if UNPROVEN not in variables and member and new.member.account_id in ("", member.account_id):
-            own = dataclasses.replace(new.member, account_id=member.account_id)
-            moves.move(dataclasses.replace(new, member=own), path, fallback.remove)
+        member = members.get(found.email)
+        if not found.unproven and member and found.account_id in ("", member.account_id):
+            moves.move(dataclasses.replace(found, account_id=member.account_id), path, fallback.remove)
 
 
 def try_unproven(
@@ -122,20 +114,15 @@ def try_unproven(
         if not unsafe_name(folded(member.email))
     }
     waiting = [
-        (entry.email, path, variables, moves.store.unproven.discard)
+        (entry.email, path, key, moves.store.unproven.discard)
         for entry in entries
-        for path, variables in moves.store.unproven.of(entry.email).items()
+        for path, key in moves.store.unproven.of(entry.email).items()
     ]
-    waiting += [
-        (folded(variables["b2_email"]), path, variables, fallback.remove)
-        for path, variables in fallback.found()
-        if UNPROVEN in variables
-    ]
-    for arrived_for, path, variables, remove in waiting:
-        new = as_new_member(variables)
+    waiting += [(key.email, path, key, fallback.remove) for path, key in fallback.found() if key and key.unproven]
+    for arrived_for, path, key, remove in waiting:
         owner = None
         try:
-            owner = accounts.get(client.opens(new.key_id, new.key))
+            owner = accounts.get(client.opens(*key.secret))
         except StoppedError:
             raise
         except B2Error as exc:
@@ -143,6 +130,6 @@ def try_unproven(
                 f"The owner of the key in {path} is not known, because the key could not be tried. {exc.explain()}"
             )
         proof = " It was tried, and opens the account of that member."
-        if owner is None or not moves.move(dataclasses.replace(new, member=owner), path, remove, proof):
+        if owner is None or not moves.move(key.of(owner), path, remove, proof):
             unproven[arrived_for] = path
     return unproven

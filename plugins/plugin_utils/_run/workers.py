@@ -38,6 +38,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run import si
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Result, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey, key_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
 display = Display()
@@ -247,7 +248,7 @@ class Workers:
         email = step.wanted.email
         member = dataclasses.replace(t.cast(Member, step.member), email=email)
         try:
-            path = self._store.seal(NewMember(member, step.wanted.key_id, step.wanted.key))
+            path = self._store.seal(key_of(NewMember(member, step.wanted.key_id, step.wanted.key)))
         except StoreError as exc:
             return Result(email, Outcome.KEY_MISSING, str(exc), member)
         self._journal.close(self._plan.group_id, email)
@@ -306,7 +307,7 @@ class Workers:
     @property
     def _store_fails(self) -> str:
         """Why the run stops if a key cannot be stored."""
-        return f"keys can no longer be stored in {self._store.directory.path}"
+        return f"keys can no longer be stored in {self._store.path}"
 
     def _doubted_if_known(self, new: NewMember) -> NewMember:
         """Doubt a key that arrives a second time, or whose account belongs to another address."""
@@ -451,10 +452,10 @@ def _ejected_as(left: t.Optional[Member], asked: str) -> str:
     return f"was ejected as {named}: Backblaze's answer names this address, and not {asked}, which was asked for"
 
 
-def _sealed(seal: t.Callable[[NewMember], str], new: NewMember, tried: list[str]) -> str:
+def _sealed(seal: t.Callable[[StoredKey], str], new: NewMember, tried: list[str]) -> str:
     """Store a key and return its path; add any error to ``tried`` and raise it as a StoreError."""
     try:
-        return seal(new)
+        return seal(key_of(new))
     except StoreError as exc:
         tried.append(exc.happened)
         raise

@@ -21,16 +21,13 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
     opened,
     replace,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import is_temporary
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import is_job
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey, key_text, read_key
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 _FALLBACK_SUFFIX = ".b2_vault.yml"
 _DEFAULT_NAME = "community.backblaze"
-#: A variable beside a key of which it is not certain whose it is: it has to be tried before it is used.
-UNPROVEN = "b2_unproven"
 
 
 class FallbackStore:
@@ -42,17 +39,16 @@ class FallbackStore:
         self._doubt = doubt
         self._sealer = sealer
 
-    def seal(self, new: NewMember) -> str:
+    def seal(self, key: StoredKey) -> str:
         """Encrypt a key and put it on disk; return the path of its file."""
         # The account's id helps whoever looks for it; it comes from the service, so only where it is what such an id is.
-        account = new.member.account_id if new.member.account_id.isalnum() else "unknown"
+        account = key.account_id if key.account_id.isalnum() else "unknown"
         name = f"{account}-{secrets.token_hex(6)}{_FALLBACK_SUFFIX}"
         path = os.path.join(self.path, name)
         with explained("cannot be written", path):
             make_directory(self.path)
             with opened(None, self.path, DIRECTORY) as root:
-                unproven = f"{UNPROVEN}: true\n".encode() if new.doubt else b""
-                replace(root, name, self._sealer.seal(key_text(new) + unproven))
+                replace(root, name, self._sealer.seal(key_text(key)))
                 os.fsync(root)
         return path
 
@@ -72,12 +68,13 @@ class FallbackStore:
             return self._doubt
         return f"vault_fallback_dir {self.path} cannot be used: {existing} is no directory that this user can write."
 
-    def found(self) -> t.Iterator[tuple[str, dict[str, str]]]:
-        """Yield (path, variables) of every key here, also of one that a killed run had not yet given its name.
+    def found(self) -> t.Iterator[tuple[str, t.Optional[StoredKey]]]:
+        """Yield the path and the key of each file, temporary files of killed runs included.
 
-        The variables are empty where a file does not decrypt with the secrets of this run. One without its name is left out then: it may be torn.
+        The key is None if a file does not decrypt with the vault secrets of this run. A temporary file that does not
+        decrypt is left out: it may be torn.
 
-        Raises StoreError where there may be keys that cannot be seen: without one of them an account would count as one that has lost its key.
+        Raises StoreError if the directory cannot be read: an account would count as one whose key is lost.
         """
         with explained("cannot be read", self.path):
             try:
@@ -90,24 +87,29 @@ class FallbackStore:
             if whole or is_temporary(name, name[1:].partition(_FALLBACK_SUFFIX)[0] + _FALLBACK_SUFFIX):
                 try:
                     with opened(None, self.path, DIRECTORY) as root:
-                        variables = read_key_text(self._sealer.open(get(root, name), path), path)
+                        key: t.Optional[StoredKey] = read_key(self._sealer.open(get(root, name), path), path)
                 except FileNotFoundError:
-                    # A run for another Group has just moved it home.
+                    # A run for another Group has just moved this key.
                     continue
                 except (OSError, StoreError):
-                    variables = {}
-                if whole or variables:
-                    yield path, variables
+                    key = None
+                if whole or key:
+                    yield path, key
 
     def paths(self) -> dict[str, str]:
         """Return the path of each key here that is certain to be its account's, by the id of that account."""
         found = {}
-        for path, variables in self.found():
+        for path, key in self.found():
             # A file that does not decrypt has the id in its name.
-            account = variables.get("b2_account_id") if variables else os.path.basename(path).partition("-")[0]
-            if account and UNPROVEN not in variables:
+            account = key.account_id if key else account_in(path)
+            if account and not (key and key.unproven):
                 found[account] = path
         return found
+
+
+def account_in(path: str) -> str:
+    """Return the account id in the name of a file of the fallback directory."""
+    return os.path.basename(path).partition("-")[0]
 
 
 def open_fallback(

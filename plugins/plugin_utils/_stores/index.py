@@ -18,9 +18,9 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, exists, get, opened, replace
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import INDEX_NAME, STATE_NAME
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 _DIGEST_BYTES = 16
@@ -66,9 +66,9 @@ class Index:
         known = self._known.get(email)
         return known if known and known.digest == _digest(sealed) else None
 
-    def put(self, email: str, sealed: bytes, stored: Stored) -> None:
+    def put(self, email: str, sealed: bytes, key: StoredKey) -> None:
         """Note what a file holds that opens with the secret of the index alone."""
-        self._known[email] = Known(_digest(sealed), stored.account_id, stored.key_id, stored.group_id)
+        self._known[email] = Known(_digest(sealed), key.account_id, key.key_id, key.group_id)
 
     def save(self, root: int, modes: Modes = PRIVATE) -> None:
         """Write the index into an open vault directory, if there is any news."""

@@ -22,36 +22,34 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 
 HOST_VARS = "host_vars"
-
-
 GROUP_VARS = "group_vars"
 
 
 def open_stores(
     layout: str, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE
 ) -> t.Callable[[str], Store]:
-    """Return what gives the place for the keys of a Group, by its id: the same for all Groups in the layout ``host_vars``.
+    """Return a function that returns the store of a Group by its id. In the layout host_vars all Groups share one store.
 
-    Each, when it is proven, raises StoreError where the key of a wanted member is kept in this directory in the other layout.
+    ``prove`` of a store raises StoreError if a wanted key is stored in this directory in the other layout.
     """
     if layout == GROUP_VARS:
         return lambda group_id: GroupVarsStore(path, sealer, group_id, location, modes)
-    singles: dict[str, GroupVarsStore] = {}
+    others: dict[str, GroupVarsStore] = {}
 
-    def prove_not_in_other_layout(missing: t.Collection[str]) -> None:
-        for group_id in _groups_in(path) if missing else ():
-            single = singles.setdefault(group_id, GroupVarsStore(path, sealer, group_id))
-            kept = {*single.stored(), *single.astray()}
-            remote_copy = [email for email in missing if email in kept]
-            if remote_copy:
-                raise kept_in_other_layout(remote_copy, single.file(""), GROUP_VARS, HOST_VARS)
+    def prove_not_in_group_vars(missing: t.Collection[str]) -> None:
+        for group_id in groups_in(path) if missing else ():
+            other = others.setdefault(group_id, GroupVarsStore(path, sealer, group_id))
+            kept = {*other.stored(), *other.leftover()}
+            found = [email for email in missing if email in kept]
+            if found:
+                raise kept_in_other_layout(found, other.file(""), GROUP_VARS, HOST_VARS)
 
-    shared = HostVarsStore(path, sealer, prove_not_in_other_layout, location, modes)
+    shared = HostVarsStore(path, sealer, prove_not_in_group_vars, location, modes)
     return lambda group_id: shared
 
 
 def open_store(layout: str, path: str, sealer: Sealer, group_id: str) -> Store:
-    """Return the place for the keys of one Group."""
+    """Return the store of one Group on the controller."""
     return open_stores(layout, path, sealer)(group_id)
 
 
@@ -59,11 +57,11 @@ def stores_to_read(layout: str, path: str, sealer: Sealer, group_id: str = "") -
     """Return the stores that may hold the key of a member; group_id: only that of this Group."""
     if layout == HOST_VARS or group_id:
         return [open_store(layout, path, sealer, group_id)]
-    return [open_store(layout, path, sealer, one) for one in _groups_in(path)]
+    return [open_store(layout, path, sealer, one) for one in groups_in(path)]
 
 
-def _groups_in(path: str) -> list[str]:
-    """Return for which Groups there is a file in a vault directory."""
+def groups_in(path: str) -> list[str]:
+    """Return the ids of the Groups that have a directory in a vault directory in the layout group_vars."""
     with explained("cannot be read", path):
         try:
             return sorted(group_of(name) for name in os.listdir(path) if is_group_directory(name))

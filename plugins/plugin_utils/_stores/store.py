@@ -2,57 +2,95 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the provisioner asks of a place for keys, whatever its layout."""
+"""What a run asks of a store, whatever its layout."""
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._members import NewMember
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import Modes
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import Location
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
 
 class Store(t.Protocol):
-    """A place for keys. Safe to use from many threads, for different members; every method raises StoreError."""
+    """Reads and writes the keys of one layout. Safe to use from many threads, for different members.
 
-    directory: VaultDir
-    #: Where keys go of which it is not certain whose they are.
+    Every method raises StoreError. What a store of any layout does as a vault directory is in VaultDir.
+    """
+
+    #: Path of the vault directory, or of its remote copy.
+    path: str
+    location: Location
+    #: Modes of new files and directories.
+    modes: Modes
+    #: The keys without proof of their owners.
     unproven: UnprovenKeys
 
+    # Checks before the first create
+
     def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
-        """Show that the place of every wanted address is fit for a key; write: false in check mode, where nothing is made on disk."""
+        """Raise StoreError unless every wanted address can get a key. write: false in check mode: no file is created."""
 
     def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
-        """Show that no wanted key is kept in the same directory in another layout, where this store would not find it; prove does so as well."""
+        """Raise StoreError if a wanted key is stored in the same directory in another layout; prove does so as well."""
 
     def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
-        """Show that a directory for the keys of these addresses, if it has to be made, keeps Ansible from loading no file of variables."""
+        """Raise StoreError if a new directory for these keys would keep Ansible from loading a file of variables."""
+
+    def prove_room(self, keys: int) -> None:
+        """Raise StoreError if there is no room for this number of new keys."""
+
+    def prove_writing(self) -> None:
+        """Write a file as a key is written, and remove it; the caller holds the lock."""
+
+    # Locks and journals
+
+    def locked(
+        self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]
+    ) -> contextlib.AbstractContextManager[int]:
+        """Hold the lock of a Group and yield the open directory of its journal. patience: seconds to wait for another run."""
+
+    def state(self, group_id: str) -> contextlib.AbstractContextManager[int]:
+        """Yield the open directory of a Group's journal for reading without the lock, or -1 if there is none."""
+
+    def state_path(self, group_id: str) -> str:
+        """Return the path of the directory of a Group's lock and journal."""
+
+    def holder(self, group_id: str) -> str:
+        """Return which run works on a Group now, empty for none. This call neither waits nor changes anything."""
+
+    # Keys
 
     def stored(self, emails: t.Optional[t.Collection[str]] = None) -> dict[str, Stored]:
-        """Return the stored keys by address, never the keys themselves: all, or at least those of some addresses."""
+        """Return what is known of all stored keys, or at least of those of some addresses, by address. No key is returned."""
 
-    def read(self, email: str) -> t.Optional[dict[str, str]]:
-        """Return the variables stored for an address, the key among them; None where there are none."""
+    def read(self, email: str) -> t.Optional[StoredKey]:
+        """Return the key of an address; None if there is no key."""
 
-    def key(self, email: str) -> tuple[str, str]:
-        """Return the id and the secret stored for an address, both empty where there are none."""
+    def seal(self, key: StoredKey, *, again: bool = False) -> str:
+        """Seal a key and return the path of its file: encrypted, and synced to disk.
 
-    def seal(self, new: NewMember, *, again: bool = False) -> str:
-        """Encrypt a key and put it on disk before this returns; return the path of its file.
-
-        No other key is ever replaced. again: the same key, with more known about its account.
+        Another key is never replaced. again: replace this very key, because more is known about its account.
         """
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
-        """Bring home the key of an account that a killed run had written, but not into its place; None where there is none.
+        """Seal the key of an account from a temporary file of a killed run; return None if there is no such file.
 
-        What may be that key and does not decrypt stays where it is: it is returned with its own path, and without a key id.
+        A temporary file that does not decrypt is not changed. It is returned with its own path and without a key id.
         """
 
     def remember(self) -> None:
-        """Write down what spares the next run work, if anything; called at the end of a run, under its lock. Never raises."""
+        """Write the index, if this layout has one. Called at the end of a run, under its lock. Never raises."""
 
     def file(self, email: str) -> str:
         """Return the path of the file that holds, or would hold, the key of an address."""
+
+
+def secret_of(store: Store, email: str) -> tuple[str, str]:
+    """Return the key id and the key that are stored for an address; both are empty if there is no key."""
+    key = store.read(email)
+    return key.secret if key else ("", "")

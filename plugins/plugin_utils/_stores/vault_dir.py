@@ -68,7 +68,7 @@ class VaultDir:
         """Open the directory."""
         return opened(None, self.path, DIRECTORY)
 
-    def prove(self, *, write: bool) -> None:
+    def prove_directory(self, *, write: bool) -> None:
         """Show that the directory is fit for keys, or raise StoreError; nothing has been created yet.
 
         write: false in check mode, where nothing is made on disk.
@@ -101,7 +101,7 @@ class VaultDir:
             if (found := [file for file in candidates if file in there])
         }
 
-    def prove_nothing_switched_off(self, names: t.Collection[str]) -> None:
+    def prove_no_file_switched_off(self, names: t.Collection[str]) -> None:
         """Show that no directory of one of these names, if it is made, switches off a file of variables; else StoreError."""
         found = self.switched_off(names)
         for name, file in found.items():
@@ -235,6 +235,11 @@ def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
         "Ansible loads nothing but the files in it.",
         remedy=f"Move its variables into the directory. In {path}: {way}",
     )
+
+
+def unsafe_address() -> StoreError:
+    """Return the error of an address that is unsafe as the name of a file. Such addresses are refused long before."""
+    return StoreError("The store was given an address that is unsafe as the name of a file.")
 
 
 class _Holder(t.NamedTuple):

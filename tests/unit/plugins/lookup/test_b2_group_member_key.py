@@ -16,7 +16,7 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible.template import Templar
 
 from ansible_collections.community.backblaze.plugins.lookup import b2_group_member_key as lookup
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import open_store
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
@@ -30,14 +30,15 @@ FIELDS = ["application_key_id", "application_key", "account_id", "region", "s3_e
 
 
 def new_member(number, group_id="100001", region="us-west"):
-    member = Member(
+    return StoredKey(
+        f"m{number}@x.example",
+        f"004{number}",
+        f"K004{number}",
         account_id=f"5f2a1c0b3d{number:02}",
-        email=f"m{number}@x.example",
         group_id=group_id,
         region=region,
         s3_endpoint="s3.x.example",
     )
-    return NewMember(member, f"004{number}", f"K004{number}")
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def sealed(tmp_path):
     def seal(layout, *news):
         (tmp_path / "vault").mkdir(exist_ok=True)
         for new in news:
-            open_store(layout, str(tmp_path / "vault"), Sealer(SECRETS), new.member.group_id).seal(new)
+            open_store(layout, str(tmp_path / "vault"), Sealer(SECRETS), new.group_id).seal(new)
         return str(tmp_path / "vault")
 
     return seal

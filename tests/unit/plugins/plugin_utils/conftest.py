@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 
@@ -27,10 +27,8 @@ def store(tmp_path, secrets):
 @pytest.fixture
 def new_member():
     def make(email="alice@x.example", key="K004abc/DEF+ghi_JKL-mno/PQRstuv", **fields):
-        member = Member(
-            **{"account_id": "5f2a1c0b3d4e", "email": email, "group_id": "100001", "region": "us-west", **fields}
-        )
-        return NewMember(member, "0045f2a1c0b3d4e0000000001", key)
+        known = {"account_id": "5f2a1c0b3d4e", "group_id": "100001", "region": "us-west", **fields}
+        return StoredKey(email, "0045f2a1c0b3d4e0000000001", key, **known)
 
     return make
 

@@ -160,14 +160,12 @@ def test_a_members_directory_has_to_be_readable(beside_a_closed_one, sealer):
 
 def provision(store, new):
     """Do all that a run does in a vault directory."""
-    email = new.member.email
+    email = new.email
     store.prove([email], write=True)
-    with store.directory.locked(GROUP, 0.0, time.sleep) as state:
-        journal = Journal(
-            state, store.directory.state_path(GROUP), location=store.directory.location, modes=store.directory.modes
-        )
+    with store.locked(GROUP, 0.0, time.sleep) as state:
+        journal = Journal(state, store.state_path(GROUP), location=store.location, modes=store.modes)
         stored = store.stored()
-        store.directory.prove_writing()
+        store.prove_writing()
         journal.pending(GROUP, email)
         store.seal(new)
         store.unproven.put(email, new)

@@ -39,6 +39,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal i
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import secret_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
 OPTIONS = {"bundle": None, "group": None, "lease": None, "instead_of": None}
@@ -83,10 +84,10 @@ class Run:
         )
 
     def held(self, patience=0.0, group=GROUP):
-        return self.store.directory.locked(group, patience, time.sleep)
+        return self.store.locked(group, patience, time.sleep)
 
     def journal(self, state, group=GROUP):
-        return Journal(state, self.store.directory.state_path(group), location=self.location)
+        return Journal(state, self.store.state_path(group), location=self.location)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +115,7 @@ def test_a_sealed_key_is_on_the_host_and_the_next_run_finds_it(run, there, secre
         local = (
             HostVarsStore(str(there), sealer) if layout == "host_vars" else GroupVarsStore(str(there), sealer, GROUP)
         )
-        assert local.key("alice@x.example") == (new_member().key_id, new_member().key)
+        assert secret_of(local, "alice@x.example") == (new_member().key_id, new_member().key)
         first.store.remember()
     second = run(layout=layout)
     second.store.prove(["alice@x.example"], write=True)
@@ -183,7 +184,7 @@ def test_a_file_that_was_written_without_an_answer_is_ours(run, there, new_membe
         one.store.seal(new_member("bob@x.example"))
     sealer = Sealer(secrets)
     local = HostVarsStore(str(there), sealer) if layout == "host_vars" else GroupVarsStore(str(there), sealer, GROUP)
-    assert local.key("alice@x.example") and local.key("bob@x.example")
+    assert secret_of(local, "alice@x.example") and secret_of(local, "bob@x.example")
     assert "ben@x.example" in (there / ".b2_members" / GROUP / "journal.jsonl").read_text()
 
 
@@ -408,7 +409,7 @@ target = Target("srv1", there, lambda arguments: b2_vault_files.run({**options, 
 location = CONTROLLER if where == "controller" else RemoteCopy(copy, target)
 sealer = Sealer([("default", VaultSecret(b"correct horse"))])
 directory = VaultDir(there if where == "controller" else copy, sealer, location)
-directory.prove(write=True)
+directory.prove_directory(write=True)
 with directory.locked(group, 0, time.sleep):
     print("held", flush=True)
     sys.stdin.read()
@@ -500,7 +501,7 @@ def test_both_sides_find_the_run_that_holds_a_group(run, there, secrets, holding
     one.location.fetch()
 
     def asked():
-        return directory.holder(GROUP), one.store.directory.holder(GROUP)
+        return directory.holder(GROUP), one.store.holder(GROUP)
 
     assert asked() == ("", "") and not there.parent.exists(), "it made a directory"
     there.mkdir(parents=True)
@@ -508,7 +509,7 @@ def test_both_sides_find_the_run_that_holds_a_group(run, there, secrets, holding
     with holding(where) as process:
         before = _states(there)
         assert all(said.startswith(f"process {process.pid} on ") and ", since 20" in said for said in asked()), asked()
-        assert _states(there) == before and directory.holder("100002") == one.store.directory.holder("100002") == ""
+        assert _states(there) == before and directory.holder("100002") == one.store.holder("100002") == ""
     before = _states(there)
     assert asked() == ("", "") and _states(there) == before
     # The question holds nothing.
@@ -528,7 +529,7 @@ def test_no_run_holds_a_group_if_its_holder_is_gone(run, there, secrets, holding
             stack.enter_context(run().held())
             file = there / ".b2_members" / GROUP / "lease"
             file.write_text(json.dumps({**json.loads(file.read_text()), "refreshed": time.time() - 601}))
-        assert directory.holder(GROUP) == one.store.directory.holder(GROUP) == ""
+        assert directory.holder(GROUP) == one.store.holder(GROUP) == ""
 
 
 def _states(there):
@@ -898,11 +899,11 @@ def test_obstacles_are_recreated_in_the_remote_copy(run, there):
 def test_the_room_is_that_of_the_host(run, monkeypatch):
     one = run()
     one.store.prove([], write=True)
-    one.store.directory.prove_room(5)
+    one.store.prove_room(5)
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 10, 10, 10, 100, 2, 2, 0, 255)))
     one.store.prove([], write=True)
     with pytest.raises(StoreError, match="no room for 5 keys"):
-        one.store.directory.prove_room(5)
+        one.store.prove_room(5)
 
 
 def test_the_controller_is_a_location_too(tmp_path, secrets):

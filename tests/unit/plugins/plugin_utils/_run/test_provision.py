@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, MemberExistsError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, Proof
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Outcome, Step, Wanted
 from ansible_collections.community.backblaze.plugins.modules import b2_vault_files
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations import location as location_module
@@ -46,9 +46,10 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.report im
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import as_new_member, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey, read_key
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import open_store
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import secret_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
 CREATE = "b2_create_group_member"
@@ -116,18 +117,17 @@ def outcomes(report):
 
 
 def still_open(store, group_id):
-    with store.directory.state(GROUP) as state:
+    with store.state(GROUP) as state:
         return {
-            entry.email: entry
-            for entry in Journal(state, store.directory.state_path(GROUP), writable=False).entries(group_id)
+            entry.email: entry for entry in Journal(state, store.state_path(GROUP), writable=False).entries(group_id)
         }
 
 
 def leave_open(store, group_id, *emails):
     """Leave what a run leaves that was killed before it had an answer."""
     store.prove(emails, write=True)
-    with store.directory.locked(GROUP, 0.0, lambda seconds: None) as state:
-        journal = Journal(state, store.directory.state_path(GROUP))
+    with store.locked(GROUP, 0.0, lambda seconds: None) as state:
+        journal = Journal(state, store.state_path(GROUP))
         for email in emails:
             journal.pending(group_id, email)
         journal.finish()
@@ -148,7 +148,7 @@ def members_named(standin, email):
 
 def test_check_mode_predicts_and_changes_nothing(standin, store, run):
     foreseen = run(check_mode=True)
-    assert not os.path.exists(store.directory.path)
+    assert not os.path.exists(store.path)
     assert standin.ledger() == []
     done = run()
     assert outcomes(foreseen) == outcomes(done) == dict.fromkeys(EMAILS, "created")
@@ -160,7 +160,7 @@ def test_pending_is_on_disk_before_a_create_is_sent(store, run, monkeypatch):
     create, journals = Partner.create_member, {}
 
     def looking(client, group_id, email, *others):
-        with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), encoding="utf-8") as journal:
+        with open(os.path.join(store.state_path(GROUP), "journal.jsonl"), encoding="utf-8") as journal:
             journals[email] = journal.read()
         return create(client, group_id, email, *others)
 
@@ -170,14 +170,14 @@ def test_pending_is_on_disk_before_a_create_is_sent(store, run, monkeypatch):
         assert [one["event"] for one in map(json.loads, journals[email].splitlines()) if one["email"] == email] == [
             "pending"
         ]
-    with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), encoding="utf-8") as journal:
+    with open(os.path.join(store.state_path(GROUP), "journal.jsonl"), encoding="utf-8") as journal:
         assert journal.read() == "", "something is left in the journal after a run that ended well"
 
 
 def test_what_a_killed_run_left_open_is_settled(standin, store, run):
     run(EMAILS[:1])
     made = standin.add_member("hosting", EMAILS[1])
-    with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), "a", encoding="utf-8") as journal:
+    with open(os.path.join(store.state_path(GROUP), "journal.jsonl"), "a", encoding="utf-8") as journal:
         journal.writelines(
             json.dumps({"event": "pending", "email": email, "group_id": standin.groups["hosting"]}) + "\n"
             for email in EMAILS[:3]
@@ -196,7 +196,7 @@ def test_what_a_killed_run_left_open_is_settled(standin, store, run):
 
 
 def test_without_a_place_nothing_is_created(standin, store, run):
-    os.symlink("/nowhere", store.directory.path)
+    os.symlink("/nowhere", store.path)
     with pytest.raises(StoreError):
         run()
     assert standin.state()["calls"] == {}
@@ -222,7 +222,7 @@ def test_a_directory_in_which_nothing_can_be_renamed_is_found_out_before_the_fir
     assert len(refused) == 1
     assert CREATE not in standin.state()["calls"] and standin.ledger() == []
     assert outcomes(run()) == dict.fromkeys(EMAILS, "created")
-    assert [name for name in os.listdir(store.directory.path) if "probe" in name] == []
+    assert [name for name in os.listdir(store.path) if "probe" in name] == []
 
 
 def test_a_long_run_says_how_far_it_is(run, monkeypatch):
@@ -258,14 +258,14 @@ def test_a_key_that_cannot_be_stored_goes_to_the_fallback_place_and_ends_the_run
     assert "The disk is full." in report.results[0].message
     (entry,) = standin.ledger()
     ((path, variables),) = fallback.found()
-    assert (variables["b2_email"], variables["b2_application_key"]) == (EMAILS[0], entry["key"])
+    assert (variables.email, variables.key) == (EMAILS[0], entry["key"])
     assert report.results[0].path == path
     # The next run moves it home.
     report = run()
     assert outcomes(report) == {EMAILS[0]: "unchanged", **dict.fromkeys(EMAILS[1:], "created")}
     assert fallback.path in report.notes[0]
     assert list(fallback.found()) == []
-    assert store.read(EMAILS[0])["b2_application_key"] == entry["key"]
+    assert store.read(EMAILS[0]).key == entry["key"]
 
 
 def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(standin, store, fallback, run):
@@ -274,13 +274,11 @@ def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(stan
         before = file.read()
     (account_id,) = members_named(standin, EMAILS[0])
     path = fallback.seal(
-        NewMember(Member(account_id, EMAILS[0], standin.groups["hosting"]), "0045f2a1c0b3d4e0000000002", "K004another")
+        StoredKey(EMAILS[0], "0045f2a1c0b3d4e0000000002", "K004another", account_id, standin.groups["hosting"])
     )
     # That of an account which is not the member is none of this Group.
     foreign = fallback.seal(
-        NewMember(
-            Member("ffffffffffff", EMAILS[1], standin.groups["hosting"]), "004ffffffffffff0000000001", "K004foreign"
-        )
+        StoredKey(EMAILS[1], "004ffffffffffff0000000001", "K004foreign", "ffffffffffff", standin.groups["hosting"])
     )
     report = run(EMAILS[:2])
     assert outcomes(report) == {EMAILS[0]: "unchanged", EMAILS[1]: "created"}
@@ -293,35 +291,35 @@ def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(stan
 def test_a_key_that_is_moved_home_switches_off_no_file_of_variables(standin, store, fallback, run):
     """Its member need not be a wanted one, and keeps nobody else from being created."""
     run(EMAILS[:2])
-    new = as_new_member(store.read(EMAILS[1]))
+    new = store.read(EMAILS[1])
     os.unlink(store.file(EMAILS[1]))
     os.rmdir(os.path.dirname(store.file(EMAILS[1])))
     path = fallback.seal(new)
-    with open(f"{store.directory.path}/{EMAILS[1]}.yml", "wb"):
+    with open(f"{store.path}/{EMAILS[1]}.yml", "wb"):
         pass
     for check_mode in (True, False):
         report = run([EMAILS[0], EMAILS[2]], check_mode=check_mode)
         assert outcomes(report) == {EMAILS[0]: "unchanged", EMAILS[2]: "created"}
         assert path in report.notes[0] and "would switch off the variables" in report.notes[0] and not report.moved
     assert [found for found, _variables in fallback.found()] == [path]
-    os.unlink(f"{store.directory.path}/{EMAILS[1]}.yml")
+    os.unlink(f"{store.path}/{EMAILS[1]}.yml")
     run(EMAILS[:1])
-    assert store.key(EMAILS[1]) == (new.key_id, new.key)
+    assert secret_of(store, EMAILS[1]) == (new.key_id, new.key)
 
 
 def test_an_unexpected_error_while_a_key_is_sealed_loses_no_key(standin, store, fallback, run, monkeypatch):
     seal, broken = store.seal, []
 
-    def failing(new, *, again=False):
-        if new.member.email == EMAILS[2] and not broken:
-            broken.append(new.member.email)
+    def failing(key, *, again=False):
+        if key.email == EMAILS[2] and not broken:
+            broken.append(key.email)
             raise RuntimeError("a bug")
-        return seal(new, again=again)
+        return seal(key, again=again)
 
     monkeypatch.setattr(store, "seal", failing)
     assert outcomes(run()) == dict.fromkeys(EMAILS, "created")
     assert broken == [EMAILS[2]]
-    assert {email: store.key(email) for email in EMAILS} == {
+    assert {email: secret_of(store, email) for email in EMAILS} == {
         entry["email"]: (entry["key_id"], entry["key"]) for entry in standin.ledger()
     }
     assert still_open(store, standin.groups["hosting"]) == {}
@@ -353,7 +351,7 @@ def test_an_unexpected_error_of_one_worker_does_not_lose_the_others_results(
     assert len(made) >= 2
     for result in report.results:
         assert result.outcome is (Outcome.CREATED if result.email in made else Outcome.NOT_ATTEMPTED)
-        assert store.key(result.email)[1] == made.get(result.email, "")
+        assert secret_of(store, result.email)[1] == made.get(result.email, "")
     assert EMAILS[2] in still_open(store, standin.groups["hosting"])
     assert set(outcomes(run()).values()) <= {"unchanged", "created"}
 
@@ -368,7 +366,7 @@ def test_what_may_take_effect_only_now_stays_open_until_it_is_created(standin, s
     assert {one.email: one.outcome.value for one in report.settled} == dict.fromkeys(EMAILS[:2], "absent")
     # The other one was not wanted any more, so it is settled when a day has gone by.
     assert list(still_open(store, group_id)) == EMAILS[:2]
-    journal = os.path.join(store.directory.state_path(GROUP), "journal.jsonl")
+    journal = os.path.join(store.state_path(GROUP), "journal.jsonl")
     with open(journal, encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     with open(journal, "w", encoding="utf-8") as file:
@@ -448,8 +446,8 @@ def test_an_account_that_the_listing_did_not_show_is_ours_only_if_the_journal_ha
     group_id = standin.groups["hosting"]
     store.prove(EMAILS[:1], write=True)
     if note:
-        with store.directory.locked(GROUP, 0.0, lambda seconds: None) as state:
-            journal = Journal(state, store.directory.state_path(GROUP))
+        with store.locked(GROUP, 0.0, lambda seconds: None) as state:
+            journal = Journal(state, store.state_path(GROUP))
             getattr(journal, note[0])(group_id, EMAILS[0], *note[1:])
             journal.finish()
     member = Member("5f2a1c0b3d4e", EMAILS[0], group_id)
@@ -703,8 +701,8 @@ def keys_of(standin):
 def aside(store, secrets):
     """What is kept beside the places of keys, by path."""
     found = {}
-    for path in pathlib.Path(store.directory.path).glob("*/.b2_vault.yml.*.aside"):
-        found[str(path)] = read_key_text(Sealer(secrets).open(path.read_bytes(), str(path)), str(path))
+    for path in pathlib.Path(store.path).glob("*/.b2_vault.yml.*.aside"):
+        found[str(path)] = read_key(Sealer(secrets).open(path.read_bytes(), str(path)), str(path))
     return found
 
 
@@ -733,14 +731,17 @@ def test_another_members_key_is_kept_and_never_called_created(standin, store, se
         for entry in standin.ledger()
         if entry["email"] == of or (of is None and entry["email"].startswith("foreign"))
     )
-    assert (variables["b2_account_id"], variables["b2_application_key_id"]) == (
+    assert (variables.account_id, variables.key_id) == (
         foreign["account_id"],
         foreign["key_id"],
     )
     # The next run says the same, and takes it for nobody's.
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
     assert run(EMAILS[:1], policy=REPLACE).results[0].outcome is Outcome.CREATED
-    assert store.key(EMAILS[0])[1] == [entry["key"] for entry in standin.ledger() if entry["email"] == EMAILS[0]][-1]
+    assert (
+        secret_of(store, EMAILS[0])[1]
+        == [entry["key"] for entry in standin.ledger() if entry["email"] == EMAILS[0]][-1]
+    )
 
 
 def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(standin, store, secrets, run):
@@ -748,15 +749,15 @@ def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(stan
     first, second = (lose(standin, run, email) for email in EMAILS[:2])
     keys = keys_of(standin)
     for email, other in ((EMAILS[0], EMAILS[1]), (EMAILS[1], EMAILS[0])):
-        member = Member({EMAILS[0]: first, EMAILS[1]: second}[other].account_id, email, GROUP)
-        store.unproven.put(email, NewMember(member, *keys[other], doubt="It is odd."))
+        account = {EMAILS[0]: first, EMAILS[1]: second}[other].account_id
+        store.unproven.put(email, StoredKey(email, *keys[other], account, GROUP, unproven=True))
     for check_mode in (True, False):
         report = run(EMAILS[:2], policy=REPLACE, check_mode=check_mode)
         assert outcomes(report) == dict.fromkeys(EMAILS[:2], "unchanged")
         assert len(report.notes) == 2 + 1 and all(
             "was tried, and opens the account of" in note for note in report.notes[:2]
         )
-    assert {email: store.key(email) for email in EMAILS[:2]} == keys
+    assert {email: secret_of(store, email) for email in EMAILS[:2]} == keys
     assert aside(store, secrets) == {} and still_open(store, GROUP) == {}
     assert "b2_eject_group_member" not in standin.state()["calls"]
 
@@ -793,7 +794,7 @@ def test_a_key_that_is_moved_from_the_fallback_directory_is_a_change(store, secr
     blocked = FallbackStore(fallback.path, Sealer(secrets))
     made = run(EMAILS[:1])
     (result,) = made.results
-    blocked.seal(as_new_member(store.read(EMAILS[0])))
+    blocked.seal(store.read(EMAILS[0]))
     os.unlink(result.path)
     for check_mode in (True, False):
         report = run(EMAILS[:1], check_mode=check_mode)
@@ -821,12 +822,12 @@ def test_recreate_says_which_address_the_answer_names(standin, run, answer, said
 def test_a_member_whose_directory_is_not_made_is_no_reason_to_refuse(standin, store, run):
     """It is in the Group, its key is not stored, and its variables are in a file of its own."""
     standin.control("members", {"group": "hosting", "email": EMAILS[0]})
-    os.mkdir(store.directory.path)
-    with open(f"{store.directory.path}/{EMAILS[0]}.yml", "wb"):
+    os.mkdir(store.path)
+    with open(f"{store.path}/{EMAILS[0]}.yml", "wb"):
         pass
     for check_mode in (True, False):
         assert outcomes(run(EMAILS[:2], check_mode=check_mode)) == {EMAILS[0]: "key_missing", EMAILS[1]: "created"}
-    with open(f"{store.directory.path}/{EMAILS[2]}.yml", "wb"):
+    with open(f"{store.path}/{EMAILS[2]}.yml", "wb"):
         pass
     for check_mode in (True, False):
         with pytest.raises(StoreError, match="switch off the variables"):
@@ -836,7 +837,7 @@ def test_a_member_whose_directory_is_not_made_is_no_reason_to_refuse(standin, st
 
 def test_a_run_that_fails_after_it_moved_a_key_says_so(store, fallback, run, monkeypatch):
     (result,) = run(EMAILS[:1]).results
-    fallback.seal(as_new_member(store.read(EMAILS[0])))
+    fallback.seal(store.read(EMAILS[0]))
     os.unlink(result.path)
     monkeypatch.setattr(location_module.Controller, "room", lambda self, path: (0, None))
     with pytest.raises(StoreError, match="no room") as refused:
@@ -862,9 +863,9 @@ def test_of_two_keys_in_one_answer_the_members_own_is_sealed_and_the_other_kept(
     (result,) = run(EMAILS[:1]).results
     keys = keys_of(standin)
     assert result.outcome is Outcome.CREATED
-    assert store.key(EMAILS[0]) == keys.pop(EMAILS[0])
+    assert secret_of(store, EMAILS[0]) == keys.pop(EMAILS[0])
     kept = aside(store, secrets)
-    assert {variables["b2_application_key"] for variables in kept.values()} == {key for _key_id, key in keys.values()}
+    assert {variables.key for variables in kept.values()} == {key for _key_id, key in keys.values()}
     assert all(path in result.message for path in kept)
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "unchanged"}
 
@@ -885,7 +886,7 @@ def test_a_doubtful_key_that_opens_the_members_account_is_its_key(standin, store
     (result,) = run(EMAILS[:1]).results
     assert (result.outcome, result.path) == (Outcome.CREATED, store.file(EMAILS[0]))
     assert "odd" in result.message
-    assert store.key(EMAILS[0]) == keys_of(standin)[EMAILS[0]]
+    assert secret_of(store, EMAILS[0]) == keys_of(standin)[EMAILS[0]]
     (account_id,) = members_named(standin, EMAILS[0])
     assert store.stored()[EMAILS[0]].account_id == result.member.account_id == account_id
     assert aside(store, secrets) == {}
@@ -910,13 +911,13 @@ def test_a_doubtful_key_that_cannot_be_tried_waits_for_the_next_run(standin, sto
     assert path == result.path
     entry = still_open(store, standin.groups["hosting"])[EMAILS[0]]
     assert (entry.event, entry.account_id, entry.path) == (Event.FALLBACK, "", path)
-    assert variables["b2_application_key"] == keys_of(standin)[EMAILS[0]][1]
+    assert variables.key == keys_of(standin)[EMAILS[0]][1]
     standin.faults([])
     for check_mode in (True, False):
         report = run(EMAILS[:1], check_mode=check_mode)
         assert outcomes(report) == {EMAILS[0]: "unchanged"}
         assert report.notes
-    assert store.key(EMAILS[0]) == keys_of(standin)[EMAILS[0]]
+    assert secret_of(store, EMAILS[0]) == keys_of(standin)[EMAILS[0]]
     assert aside(store, secrets) == {} and still_open(store, GROUP) == {}
 
 
@@ -931,12 +932,12 @@ def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, s
     assert result.outcome is Outcome.KEY_LOST
     ((path, variables),) = fallback.found()
     assert result.path == path
-    assert variables["b2_account_id"] not in ("", members_named(standin, EMAILS[0])[0])
+    assert variables.account_id not in ("", members_named(standin, EMAILS[0])[0])
     # It is tried, and goes to the member that it opens.
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "key_lost"}
     assert list(fallback.found()) == []
     (foreign,) = (entry for entry in standin.ledger() if entry["email"].startswith("foreign"))
-    assert store.key(foreign["email"]) == (foreign["key_id"], foreign["key"])
+    assert secret_of(store, foreign["email"]) == (foreign["key_id"], foreign["key"])
 
 
 @pytest.mark.parametrize("opens", [True, False])
@@ -944,7 +945,7 @@ def test_a_doubtful_key_in_the_fallback_place_is_tried_before_anybody_uses_it(st
     lost = lose(standin, run, EMAILS[0])
     key_id, key = keys_of(standin)[EMAILS[0]]
     path = fallback.seal(
-        NewMember(Member(lost.account_id, EMAILS[0], GROUP), key_id, key if opens else "K004wrong", doubt="It is odd.")
+        StoredKey(EMAILS[0], key_id, key if opens else "K004wrong", lost.account_id, GROUP, unproven=True)
     )
     for check_mode in (True, False):
         (result,) = run(EMAILS[:1], check_mode=check_mode).results
@@ -1017,7 +1018,7 @@ def test_a_part_of_a_key_is_kept_in_its_place(standin, store, secrets, run):
     standin.faults([{"operation": CREATE, "action": {"kind": "truncate", "bytes": 51}}])
     (result,) = run(EMAILS[:1]).results
     assert (result.outcome, result.path) == (Outcome.KEY_LOST, store.file(EMAILS[0]))
-    assert store.key(EMAILS[0]) == ("", standin.ledger()[0]["key"]) and aside(store, secrets) == {}
+    assert secret_of(store, EMAILS[0]) == ("", standin.ledger()[0]["key"]) and aside(store, secrets) == {}
 
 
 def test_an_account_that_is_known_under_another_address_is_never_ejected(standin, make_client, store, fallback):
@@ -1026,8 +1027,8 @@ def test_an_account_that_is_known_under_another_address_is_never_ejected(standin
     step = Step(Wanted(EMAILS[0]), Outcome.CREATED, replaces=Member(account, EMAILS[0], GROUP))
     plan = Plan(GROUP, (step,), (), {}, {account: "other@x.example"})
     store.prove(EMAILS[:1], write=True)
-    with store.directory.locked(GROUP, 0.0, lambda seconds: None) as state:
-        journal = Journal(state, store.directory.state_path(GROUP))
+    with store.locked(GROUP, 0.0, lambda seconds: None) as state:
+        journal = Journal(state, store.state_path(GROUP))
         workers = workers_module.Workers(
             make_client(standin), Job(GROUP, [Wanted(EMAILS[0])], REPLACE), plan, store, fallback, journal, Stop()
         )
@@ -1141,7 +1142,7 @@ def test_a_forged_journal_has_no_account_ejected(standin, store, run):
         "group_id": standin.groups["hosting"],
         "account_id": there["accountId"],
     }
-    with open(os.path.join(store.directory.state_path(GROUP), "journal.jsonl"), "a", encoding="utf-8") as journal:
+    with open(os.path.join(store.state_path(GROUP), "journal.jsonl"), "a", encoding="utf-8") as journal:
         journal.write(json.dumps(forged) + "\n" + json.dumps({**forged, "event": "ejecting"}) + "\n")
     for _run in range(2):
         assert outcomes(run(EMAILS[:1], policy=RECREATE)) == {EMAILS[0]: "key_lost"}
@@ -1200,7 +1201,7 @@ def test_whatever_the_service_does_each_member_has_an_outcome_and_no_key_that_ar
     standin, store, run, rules
 ):
     standin.reset()
-    for where, _directories, names in os.walk(store.directory.path):
+    for where, _directories, names in os.walk(store.path):
         for name in names:
             os.unlink(os.path.join(where, name))
     standin.faults(rules)
@@ -1216,15 +1217,15 @@ def test_whatever_the_service_does_each_member_has_an_outcome_and_no_key_that_ar
         assert [result.email for result in report.results] == EMAILS
         for result in report.results:
             if result.outcome in (Outcome.CREATED, Outcome.UNCHANGED):
-                assert store.read(result.email)["b2_application_key_id"]
+                assert store.read(result.email).key_id
     ledger = standin.ledger()
     # Never two accounts for one address, and each is told of.
     assert len({entry["email"] for entry in ledger}) == len(ledger)
-    stored = {email: (store.read(email) or {}).get("b2_application_key") for email in EMAILS}
+    stored = {email: secret_of(store, email)[1] for email in EMAILS}
     for entry in ledger:
         if entry["delivered"]:
             assert stored[entry["email"]] == entry["key"]
-        elif stored[entry["email"]] is None:
+        elif not stored[entry["email"]]:
             assert outcomes(second)[entry["email"]] in ("key_lost", "key_missing")
     # Where nothing stood in the way any more, every member that was not there is now.
     assert {account["email"] for account in standin.state()["accounts"]} == set(EMAILS)
@@ -1262,8 +1263,8 @@ def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missi
     run(EMAILS[:1])
     store = open_store("host_vars", vault_dir, sealer, group_id)
     account_id = store.stored()[EMAILS[0]].account_id
-    with store.directory.locked(group_id, 0.0, lambda seconds: None) as state:
-        journal = Journal(state, store.directory.state_path(group_id))
+    with store.locked(group_id, 0.0, lambda seconds: None) as state:
+        journal = Journal(state, store.state_path(group_id))
         journal.lost(group_id, EMAILS[0], account_id)
         journal.finish()
     locked = VaultDir.locked
@@ -1339,7 +1340,7 @@ def test_a_key_that_is_gone_and_cannot_be_put_back_is_in_the_fallback_directory(
     report = run(store=place_of(meddle=remove_keys, closed=("write",)))
     assert outcomes(report) == dict.fromkeys(EMAILS, "created")
     there = dict(fallback.found())
-    assert {one.email: there[one.path]["b2_application_key"] for one in report.results} == {
+    assert {one.email: there[one.path].key for one in report.results} == {
         one["email"]: one["key"] for one in standin.ledger()
     }
     for one in report.results:
@@ -1351,7 +1352,9 @@ def test_a_key_that_is_gone_and_cannot_be_put_back_is_in_the_fallback_directory(
     store = place_of()
     report = run(store=store)
     assert outcomes(report) == dict.fromkeys(EMAILS, "unchanged") and not list(fallback.found())
-    assert {email: store.key(email)[1] for email in EMAILS} == {one["email"]: one["key"] for one in standin.ledger()}
+    assert {email: secret_of(store, email)[1] for email in EMAILS} == {
+        one["email"]: one["key"] for one in standin.ledger()
+    }
 
 
 @pytest.mark.parametrize("rekeyed", [False, True])
@@ -1371,16 +1374,17 @@ def test_a_key_that_was_replaced_is_in_the_fallback_directory(standin, run, plac
 
 
 def test_a_key_in_a_file_that_its_owner_has_changed_is_not_gone(standin, run, place_of, fallback, secrets):
-    def add_variable(there):
-        replace_keys(there, Sealer(secrets), lambda sealed: Sealer(secrets).open(sealed, "") + b"plan: gold\n")
+    def edit(there):
+        # Only blank lines: a file of a Group is this collection's alone.
+        replace_keys(there, Sealer(secrets), lambda sealed: Sealer(secrets).open(sealed, "") + b"\n\n")
 
-    store = place_of(meddle=add_variable)
+    store = place_of(meddle=edit)
     report = run(store=store)
     assert outcomes(report) == dict.fromkeys(EMAILS, "created") and not report.notes and not list(fallback.found())
     assert {one.message for one in report.results} == {""}
     assert {one.path for one in report.results} == {store.file(email) for email in EMAILS}
-    for path in store.directory.location.there.glob("*/b2_vault.yml"):
-        assert b"plan: gold" in Sealer(secrets).open(path.read_bytes(), "")
+    for path in store.location.there.glob("*/b2_vault.yml"):
+        assert Sealer(secrets).open(path.read_bytes(), "").endswith(b"\n\n")
     assert outcomes(run(store=place_of())) == dict.fromkeys(EMAILS, "unchanged")
 
 
@@ -1389,7 +1393,7 @@ def test_only_the_key_that_is_not_in_a_changed_file_is_gone(standin, run, tmp_pa
 
     def take_out(there):
         theirs = GroupVarsStore(str(there), Sealer(secrets), GROUP)
-        assert theirs.remove({EMAILS[1]: theirs.variables()[EMAILS[1]]}) == {EMAILS[1]}
+        assert theirs.remove({EMAILS[1]: theirs.keys()[EMAILS[1]]}) == {EMAILS[1]}
 
     location = There(str(tmp_path / "copy"), tmp_path / "there", take_out)
     store = GroupVarsStore(location.copy, Sealer(secrets), GROUP, location)
@@ -1398,7 +1402,7 @@ def test_only_the_key_that_is_not_in_a_changed_file_is_gone(standin, run, tmp_pa
     ((path, variables),) = fallback.found()
     paths = {one.email: one.path for one in report.results}
     assert paths == {**dict.fromkeys(EMAILS, store.file(EMAILS[0])), EMAILS[1]: path}
-    assert {one.email for one in report.results if one.message} == {EMAILS[1]} and variables["b2_email"] == EMAILS[1]
+    assert {one.email for one in report.results if one.message} == {EMAILS[1]} and variables.email == EMAILS[1]
 
 
 def test_a_key_that_is_gone_and_goes_nowhere_is_lost(standin, run, place_of, tmp_path, secrets):
@@ -1433,7 +1437,7 @@ def test_a_doubtful_key_that_is_gone_is_in_the_fallback_directory(standin, run, 
     report = run(EMAILS[:1], store=place_of(meddle=remove_keys, closed=("write",)))
     ((path, variables),) = fallback.found()
     assert report.results[0].path == path and "The next run tries it." in report.results[0].message
-    assert variables["b2_unproven"] == "true" and outcomes(report) == {EMAILS[0]: "conflict"}
+    assert variables.unproven and outcomes(report) == {EMAILS[0]: "conflict"}
     standin.faults([])
     assert outcomes(run(EMAILS[:1], store=place_of())) == {EMAILS[0]: "unchanged"} and not list(fallback.found())
 
@@ -1445,7 +1449,7 @@ def test_a_key_that_was_moved_home_and_is_gone_goes_back(standin, run, place_of,
         assert outcomes(run(EMAILS[:1], store=store)) == {EMAILS[0]: "created"}
     report = run(EMAILS[:1], store=place_of(meddle=remove_keys, closed=("write",)))
     ((path, variables),) = fallback.found()
-    assert report.results[0].path == path and variables["b2_application_key"] == standin.ledger()[0]["key"]
+    assert report.results[0].path == path and variables.key == standin.ledger()[0]["key"]
     assert outcomes(run(EMAILS[:1], store=place_of())) == {EMAILS[0]: "unchanged"}
 
 
@@ -1459,7 +1463,7 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(
     """
     ids = [standin.groups["hosting"], standin.add_group("other")["id"]]
     store = place_of()
-    location, confirmed = store.directory.location, []
+    location, confirmed = store.location, []
     stores = [
         store,
         store if isinstance(store, HostVarsStore) else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location),
@@ -1478,9 +1482,7 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(
     results = [one for _plan, report in done for one in report.results]
     there = dict(fallback.found())
     assert {one.outcome.value for one in results} == {"created"} and len(there) == 4
-    assert {one.email: there[one.path]["b2_application_key"] for one in results} == {
-        one["email"]: one["key"] for one in standin.ledger()
-    }
+    assert {one.email: there[one.path].key for one in results} == {one["email"]: one["key"] for one in standin.ledger()}
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -1488,7 +1490,7 @@ def test_keys_of_earlier_runs_that_were_removed_are_named(standin, make_client, 
     """They are not written again. If this run stores no key of its own, it does not look at the place for that."""
     run(EMAILS, store=place_of())
     store = place_of(meddle=remove_keys)
-    location = store.directory.location
+    location = store.location
     stores, ids = [store], [standin.groups["hosting"]]
     if new:
         ids.append(standin.add_group("other")["id"])
@@ -1521,7 +1523,7 @@ def test_a_key_that_is_lost_after_the_last_group_is_in_the_journal(
     (tmp_path / "file").write_text("")
     nowhere = FallbackStore(str(tmp_path / "file" / "fallback"), Sealer(secrets))
     store, confirmed = place_of(), []
-    location = store.directory.location
+    location = store.location
     other = (
         store if isinstance(store, HostVarsStore) else GroupVarsStore(location.copy, Sealer(secrets), ids[1], location)
     )
@@ -1558,7 +1560,7 @@ def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(
         store = place_of()
         if isinstance(store, HostVarsStore):
             return [store, store]
-        location = store.directory.location
+        location = store.location
         return [store, GroupVarsStore(location.copy, Sealer(secrets), ids[1], location)]
 
     ours, theirs, confirmed, added = stores(), stores(), [], []
@@ -1569,15 +1571,15 @@ def test_a_file_that_another_run_has_changed_meanwhile_holds_its_keys(
             job = Job(ids[0], [Wanted("c@x.example")], vault_lock_timeout=0.0)
             added.append(provision(client, job, theirs[0], fallback, Stop())[1])
 
-    ours[0].directory.location.meddle = meddle
+    ours[0].location.meddle = meddle
     client = make_client(standin)
     done = provision_all(client, ids, ours, fallback)
     results = [one for _plan, report in done for one in report.results]
     assert outcomes(added[0]) == {"c@x.example": "created"} and not list(fallback.found())
     assert {(one.outcome.value, one.message) for one in results} == {("created", "")}
     local = stores()
-    local[0].directory.location.fetch()
-    sealed = {"c@x.example": local[0].key("c@x.example")[1]}
+    local[0].location.fetch()
+    sealed = {"c@x.example": secret_of(local[0], "c@x.example")[1]}
     for store, (_plan, report) in zip(local, done, strict=True):
-        sealed.update((one.email, store.key(one.email)[1]) for one in report.results)
+        sealed.update((one.email, secret_of(store, one.email)[1]) for one in report.results)
     assert sealed == {one["email"]: one["key"] for one in standin.ledger()}

@@ -26,8 +26,8 @@ def a_run(tmp_path):
 
     def go(*new, secrets=(FIRST,), vault_id=None):
         store = HostVarsStore(str(tmp_path / "host_vars"), Sealer(list(secrets), vault_id))
-        store.prove([one.member.email for one in new], write=True)
-        with store.directory.locked("100001", 0.0, lambda seconds: None):
+        store.prove([one.email for one in new], write=True)
+        with store.locked("100001", 0.0, lambda seconds: None):
             found = store.stored()
             for one in new:
                 store.seal(one)

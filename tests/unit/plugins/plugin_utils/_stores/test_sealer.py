@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, read_key_text
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import key_text, read_key
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
 try:
@@ -95,8 +95,8 @@ def test_what_the_service_sent_is_read_by_ansible_as_the_same_text_and_is_no_tem
 @example("{{ 7*7 }}")
 def test_our_own_reading_gives_the_same_text(new_member, text):
     new = new_member(region=text, key=text or "K")
-    variables = read_key_text(key_text(new), "path")
-    assert (variables["b2_region"], variables["b2_application_key"]) == (text, text or "K")
+    key = read_key(key_text(new), "path")
+    assert (key.region, key.key) == (text, text or "K")
 
 
 def test_two_seals_of_the_same_key_differ_whatever_is_configured(secrets, monkeypatch):
@@ -154,4 +154,4 @@ def test_what_is_no_vault_text_or_of_another_password_is_named(secrets):
 )
 def test_a_text_without_a_key_is_told_as_such(text):
     with pytest.raises(StoreError, match="path decrypts, but does not hold"):
-        read_key_text(text, "path")
+        read_key(text, "path")
