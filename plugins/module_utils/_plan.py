@@ -466,7 +466,7 @@ def audit(
     opened: t.Mapping[str, Proof],
     other_run: t.Mapping[str, str],
     fallback: t.Mapping[str, str],
-) -> dict[str, list[dict[str, str]]]:
+) -> dict[str, list[dict[str, t.Optional[str]]]]:
     """Compare the members of Groups with the stored keys; return what is not in order, by outcome.
 
     members: all members of the Groups. stored: the stored keys of these Groups. opened: the account that each key
@@ -475,7 +475,7 @@ def audit(
     """
     there = by_email(members)
     refused = all_refused(opened)
-    found: dict[str, list[dict[str, str]]] = {outcome.value: [] for outcome in _AUDITED}
+    found: dict[str, list[dict[str, t.Optional[str]]]] = {outcome.value: [] for outcome in _AUDITED}
     for email, member in there.items():
         tried = opened.get(email, Proof())
         keys = KeyState(

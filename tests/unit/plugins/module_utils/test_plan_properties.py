@@ -110,7 +110,7 @@ def model(wanted: Wanted, member: Member, keys: KeyState) -> tuple[Outcome, set[
             return Outcome.NOT_ATTEMPTED, {GIVEN_UNTRIED}
         if keys.given_opens != OURS:
             return opened(keys.given_opens or "", set(), Outcome.KEY_MISSING)
-        return Outcome.UNCHANGED, set()
+        return Outcome.ADOPTED, set()
     if keys.fallback and not keys.unproven:
         return Outcome.KEY_MISSING, {FALLBACK}
     if keys.lost and keys.proven and keys.recreate and not stored:
@@ -129,10 +129,8 @@ def test_a_member_of_the_group(wanted, member, keys):
     assert (step.outcome, facts(step.message)) == (outcome, named)
     assert step.wanted is wanted
     assert (step.member, step.replaces) == ((None, member) if outcome is Outcome.CREATED else (member, None))
-    adopts = outcome is Outcome.UNCHANGED and not (keys.stored and keys.stored.key_id)
-    assert step.adopts is adopts
-    # A good outcome needs no message, but check mode has to say what an adoption would do.
-    assert bool(step.message) is (outcome is not Outcome.UNCHANGED or bool(named) or adopts)
+    # A good outcome needs no message.
+    assert bool(step.message) is (outcome not in (Outcome.UNCHANGED, Outcome.ADOPTED) or bool(named))
 
 
 @given(wanteds, there, key_states)
@@ -145,7 +143,7 @@ def test_where_no_keys_are_stored_only_the_region_counts(wanted, member, keys):
 @given(wanteds, st.none() | key_states)
 def test_an_address_that_is_not_in_the_group(wanted, keys):
     step = decide_present(wanted, None, keys)
-    assert (step.wanted, step.member, step.replaces, step.adopts) == (wanted, None, None, False)
+    assert (step.wanted, step.member, step.replaces) == (wanted, None, None)
     if keys and keys.stored:
         assert step.outcome is Outcome.CONFLICT
         assert facts(step.message) == {STORED} | ({keys.stored.account_id} - {""})
@@ -252,7 +250,7 @@ def test_an_audit_says_of_each_member_what_a_run_would_say(data):
     busy = {email: "A run is under way." for email in ADDRESSES if data.draw(st.booleans())}
     fallback = {f"id-{email}": f"fallback/{email}" for email in ADDRESSES if data.draw(st.booleans())}
     found = audit(members, stored, tried, busy, fallback)
-    expected = {kind: [] for kind in ("key_missing", "key_without_member", "conflict", "key_dead", "not_attempted")}
+    expected = {kind: [] for kind in ("key_missing", "absent", "conflict", "key_dead", "not_attempted")}
     for member in members:
         email, proof = member.email.lower(), tried.get(member.email.lower(), Proof())
         keys = KeyState(
@@ -271,9 +269,9 @@ def test_an_audit_says_of_each_member_what_a_run_would_say(data):
         expected[kind].append({"email": email, "account_id": member.account_id, "message": step.message})
     for email, key in stored.items():
         if email not in [member.email.lower() for member in members]:
-            (entry,) = [one for one in found["key_without_member"] if one["email"] == email]
+            (entry,) = [one for one in found["absent"] if one["email"] == email]
             assert key.path in entry["message"]
-            expected["key_without_member"].append({**entry, "account_id": key.account_id})
+            expected["absent"].append({**entry, "account_id": key.account_id})
     assert found == expected
 
 

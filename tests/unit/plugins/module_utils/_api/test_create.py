@@ -129,7 +129,7 @@ def told(world: World, max_retries: int) -> tuple[str, t.Any]:
     repeater = Repeater(max_retries, lambda seconds: None)
     caller = Caller(Wire(world), repeater, realm="http://127.0.0.1:1", key_id="admin", key="secret")
     try:
-        new = partner.Client(caller).create_member(GROUP, ALICE, ignoring=LEFT if world.left_is_listed else "")
+        new = partner.Partner(caller).create_member(GROUP, ALICE, ignoring=LEFT if world.left_is_listed else "")
     except KeyLostError as exc:
         assert exc.facts["changed"] is bool(exc.account_id)
         return "lost", exc.account_id

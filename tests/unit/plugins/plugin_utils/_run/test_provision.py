@@ -671,7 +671,7 @@ def test_an_adopted_key_closes_the_address_whose_key_was_lost(standin, store, ru
     key = keys_of(standin)[EMAILS[0]]
     (result,) = run(EMAILS[:1], key=key).results
     assert result.changed and result.member.account_id == lost.account_id
-    assert (store.key(EMAILS[0]), result.path) == (key, store.file(EMAILS[0]))
+    assert (secret_of(store, EMAILS[0]), result.path) == (key, store.file(EMAILS[0]))
     assert still_open(store, standin.groups["hosting"]) == {}
 
 
