@@ -666,6 +666,13 @@ def test_a_member_that_left_is_waited_for_elsewhere_only_where_its_key_is_new(st
     assert lists() - before == whole + 1, "what was stored long ago is not"
 
 
+def test_an_account_is_replaced_only_once_in_a_run(standin, run):
+    standin.faults([{"operation": CREATE, "email": EMAILS[0], "times": 2, "action": {"kind": "cut_after"}}])
+    (result,) = run(EMAILS[:1], policy=RECREATE).results
+    assert result.outcome is Outcome.KEY_LOST and result.ejected and result.ejected != result.member.account_id
+    assert standin.state()["calls"]["b2_eject_group_member"] == 1
+
+
 def test_an_adopted_key_closes_the_address_whose_key_was_lost(standin, store, run):
     lost = lose(standin, run, EMAILS[0])
     key = keys_of(standin)[EMAILS[0]]
