@@ -162,7 +162,7 @@ def provision(
             seal_from_fallback(fallback, members, moves)
             unproven = try_unproven(client, fallback, entries, members, moves)
             stored.update(moves.found)
-            plan = _plan(client, job, store, members, stored, entries, unproven, other, stop)
+            plan = _make_plan(client, job, store, members, stored, entries, unproven, other, stop)
             _prove_for(plan, store, write=write)
         except B2Error as exc:
             # Nothing was created, but files were written.
@@ -255,7 +255,7 @@ def _contradicted(one: Result, outcome: Outcome, message: str, member: t.Optiona
     return dataclasses.replace(one, outcome=outcome, message=f"{message} {one.message}".strip(), member=member)
 
 
-def _plan(
+def _make_plan(
     client: Partner,
     job: Job,
     store: Store,
