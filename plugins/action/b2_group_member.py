@@ -11,6 +11,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._action import (
@@ -27,7 +28,7 @@ _MODULE = "community.backblaze.b2_group_member"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """Run the task. With vault_dir nothing but encrypted keys reaches the task's host, if the vault directory is there."""
+    """Run the task. With vault_dir the task's host receives encrypted keys only, if the vault directory is there."""
 
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""
@@ -43,6 +44,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
     def _seal(self, task_vars: t.Any) -> dict[str, t.Any]:
         options = options_of(self, MEMBER_SPEC, **MEMBER_RULES)
         entry = {"email": options["email"], "region": options["region"]}
+        for name in ("application_key_id", "application_key"):
+            entry[name] = options[f"member_{name}"]
+            # An empty text is a template that gave nothing: without a key the member could be created.
+            if entry[name] is not None and not entry[name].strip():
+                raise OptionError(f"member_{name} is empty.", remedy="Give the key to adopt, or leave the option out.")
         result, (one,) = seal_members(self, options, task_vars, wanted_members([entry]), concurrency=1)
         # The task has one member, so the result of that member is at the top.
         del result["counts"]

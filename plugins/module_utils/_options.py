@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The options that every plugin shares, as values, and the one way from options to a client."""
+"""Define the options of all plugins, and make a client from the connection options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ try:
 except ImportError:
     # Before ansible-core 2.22.
     def _register(value: str, /) -> str:
-        """Nobody to tell."""
+        """Return the secret: this ansible-core keeps no list of secrets."""
         return value
 
 
@@ -54,7 +54,8 @@ CONNECTION_SPEC: dict[str, t.Any] = {
     "validate_certs": {"type": "bool", "default": True},
 }
 
-#: The environment variables of options, the first one first. These options have no default in CONNECTION_SPEC, so that it shows who gave them.
+#: The environment variables of options, in the order in which they are tried. These options have no default in
+#: CONNECTION_SPEC, so that it is known whether the task gives them.
 ENVIRONMENT = {
     "application_key_id": ("B2_APPLICATION_KEY_ID", "B2_MASTER_KEY_ID"),
     "application_key": ("B2_APPLICATION_KEY", "B2_MASTER_KEY"),
@@ -62,7 +63,7 @@ ENVIRONMENT = {
     "credentials_file": ("B2_CREDENTIALS_FILE",),
 }
 
-#: What may stand in the credentials file, and the value of what is given nowhere.
+#: The fields of a credentials file, with the value of a field that is not given anywhere.
 CREDENTIALS = {"application_key_id": "", "application_key": "", "realm": "production"}
 
 #: A Group is named by its id or by its name.
@@ -71,13 +72,13 @@ GROUP_SPEC: dict[str, t.Any] = {
     "group_name": {"type": "str"},
 }
 
-#: Its members, in the task or in a file.
+#: The members, in the task or in a file.
 _LIST_SPEC: dict[str, t.Any] = {
     "members": {"type": "list", "elements": "raw"},
     "members_file": {"type": "path"},
 }
 
-#: Where the directory of the keys is.
+#: The location of the vault directory.
 LOCATION_SPEC: dict[str, t.Any] = {
     "vault_location": {"type": "str", "default": "controller", "choices": ["controller", "target", "git"]},
     "vault_git_repo": {"type": "str"},
@@ -86,7 +87,7 @@ LOCATION_SPEC: dict[str, t.Any] = {
     "vault_git_lock_branch": {"type": "str"},
 }
 
-#: Where keys are stored, for what seals them (documented in the pages of the two modules that take these).
+#: How keys are stored, for the two modules that seal keys.
 VAULT_SPEC: dict[str, t.Any] = {
     "vault_dir": {"type": "path"},
     **LOCATION_SPEC,
@@ -94,7 +95,7 @@ VAULT_SPEC: dict[str, t.Any] = {
     "vault_layout": {"type": "str", "default": "host_vars", "choices": ["host_vars", "group_vars"]},
     "vault_fallback_dir": {"type": "path"},
     "vault_dir_is_durable": {"type": "bool", "default": False},
-    # As it was written: a number is not what anybody means.
+    # Unchanged, to refuse a number: YAML reads 0640 as 416.
     "vault_mode": {"type": "raw"},
     "vault_lock_timeout": {"type": "float", "default": 60.0},
     "on_key_missing": {"type": "str", "default": "fail", "choices": ["fail", "warn"]},
@@ -114,6 +115,8 @@ MEMBER_SPEC: dict[str, t.Any] = {
     "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
     "confirm_eject": {"type": "bool", "default": False},
     "new_email": {"type": "str"},
+    "member_application_key_id": {"type": "str"},
+    "member_application_key": {"type": "str", "no_log": True},
 }
 
 #: Many members; shared by the action b2_group_members and its documentation.
@@ -163,10 +166,11 @@ _LOCATION_RULES: dict[str, t.Any] = {"required_if": [("vault_location", "git", (
 #: At most one way to name the Group.
 MEMBER_INFO_RULES: dict[str, t.Any] = {"mutually_exclusive": [("group_id", "group_name")], **_LOCATION_RULES}
 
-#: Exactly one way to name the Group, and one to name the member.
+#: Exactly one way to name the Group, and one to name the member; a key to adopt is whole.
 MEMBER_RULES: dict[str, t.Any] = {
     "mutually_exclusive": [("group_id", "group_name"), ("email", "account_id")],
     "required_one_of": [("group_id", "group_name"), ("email", "account_id")],
+    "required_together": [("member_application_key_id", "member_application_key")],
     **_LOCATION_RULES,
 }
 
@@ -184,8 +188,8 @@ _MOST_RETRIES = 20
 def refuse_text_for_lists(options: t.Mapping[str, t.Any], spec: t.Mapping[str, t.Any], inside: str = "") -> None:
     """Refuse a text where a list is expected, before Ansible splits it at its commas.
 
-    A list that came as text, such as by ``-e 'name=["a", "b"]'``, would become members with brackets and quotes in their addresses, which
-    cannot be deleted.
+    A list that came as text, such as by ``-e 'name=["a", "b"]'``, would become members with brackets and quotes in
+    their addresses, and accounts cannot be deleted.
     """
     for name, rule in spec.items():
         value = options.get(name)
@@ -214,9 +218,9 @@ def connect(
 
     connections: how many threads will use the client at once.
     wait: see Repeater.
-    hide: is told the key, wherever it comes from.
+    hide: called with the key, so that its caller can mask it.
 
-    Raises OptionError for a value that cannot work.
+    Raises OptionError for an invalid value.
     """
     if REQUESTS_IMPORT_ERROR:
         raise OptionError(
@@ -248,24 +252,25 @@ def connect(
 
 
 def credentials(options: t.Mapping[str, t.Any], environment: t.Mapping[str, str]) -> dict[str, str]:
-    """Return the credentials, each from the nearest place: the options, the file that they name, the environment, the file that it names.
+    """Return the credentials, each from the first source that has it.
 
-    What is empty in the environment or in a file is not given: AWX injects a field that nobody filled in as an empty text.
+    The sources are the options, the file that they name, the environment, and the file that it names. An empty value in
+    the environment or in a file counts as missing: AWX injects an empty text for a field that nobody filled in.
 
-    Raises OptionError for a file that cannot be.
+    Raises OptionError for an invalid file.
     """
     around = {
         name: next(filter(None, map(environment.get, variables)), None) for name, variables in ENVIRONMENT.items()
     }
-    places: list[dict[str, str]] = []
-    for location in (options, around):
-        given = {name: str(location[name]) for name in ENVIRONMENT if location.get(name) is not None}
-        places.append(given)
-        # The environment may name a file that somebody else was to read, beside all that is needed.
-        needed = location is options or not {"application_key_id", "application_key"} <= set().union(*places)
+    sources: list[dict[str, str]] = []
+    for source in (options, around):
+        given = {name: str(source[name]) for name in ENVIRONMENT if source.get(name) is not None}
+        sources.append(given)
+        # The environment may name a file for another program, although the id and the key are known already.
+        needed = source is options or not {"application_key_id", "application_key"} <= set().union(*sources)
         if "credentials_file" in given and needed:
-            places.append(read_credentials(os.path.expanduser(given["credentials_file"]), CREDENTIALS))
-    return dict(collections.ChainMap(*places, CREDENTIALS))
+            sources.append(read_credentials(os.path.expanduser(given["credentials_file"]), CREDENTIALS))
+    return dict(collections.ChainMap(*sources, CREDENTIALS))
 
 
 def realm_url(realm: str) -> str:
@@ -285,10 +290,10 @@ def _checked(found: t.Mapping[str, str], name: str) -> str:
             f"{name} is missing.",
             remedy=f"Set it on the task, in the environment or in a credentials file ({variables}).",
         )
-    # Colons end a user name in HTTP Basic; blanks and controls are what a careless copy adds.
+    # A colon ends the user name of HTTP Basic. Blanks and control characters come from careless copies.
     if not text.isascii() or not text.isprintable() or " " in text or (name == "application_key_id" and ":" in text):
         raise OptionError(
-            f"{name} holds characters that no Backblaze key has.",
-            remedy="Look for blanks or line ends that were copied along.",
+            f"{name} contains characters that no Backblaze key has.",
+            remedy="Remove blanks and line ends that were copied along.",
         )
     return text

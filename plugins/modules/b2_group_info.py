@@ -12,8 +12,8 @@ module: b2_group_info
 short_description: List the Groups of a Backblaze B2 Group admin
 version_added: 0.1.0
 description:
-  - Lists the Groups that an account is the admin of, all or those of one name.
-  - The Partner API cannot create, rename or delete a Group; that is done on Backblaze's web site.
+  - Lists the Groups of which the account is the admin, all Groups or the Groups of one name.
+  - The Partner API cannot create, rename or delete a Group. Do that on the web site of Backblaze.
 author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:
@@ -25,7 +25,7 @@ extends_documentation_fragment:
 options:
   group_name:
     description:
-      - Only the Groups of exactly this name. Names are not unique, so there can be several.
+      - List only the Groups with exactly this name. Names are not unique, so there can be several.
     type: str
 seealso:
   - module: community.backblaze.b2_group_member_info
@@ -49,7 +49,7 @@ groups:
   elements: dict
   contains:
     group_id:
-      description: Id of the Group, an opaque string.
+      description: Id of the Group.
       type: str
       sample: "4a48fe8875c6214145260818"
     group_name:
@@ -57,24 +57,24 @@ groups:
       type: str
       sample: hosting
     products:
-      description: What the Group is for, such as V(STORAGE) or V(BACKUP).
+      description: Products of the Group, such as V(STORAGE) or V(BACKUP).
       type: list
       elements: str
       sample: [STORAGE]
     member_count:
-      description: How many members Backblaze counted at RV(groups[].stats_timestamp).
+      description: Number of members at RV(groups[].stats_timestamp).
       type: int
       sample: 12
     created_timestamp:
-      description: When the Group was made, ISO 8601 in UTC; null where the API does not say.
+      description: Time when the Group was created, ISO 8601 in UTC; null if Backblaze does not tell it.
       type: str
       sample: "2026-01-31T09:00:00Z"
     stats_timestamp:
-      description: When the members were counted, ISO 8601 in UTC; null where the API does not say.
+      description: Time when the members were counted, ISO 8601 in UTC; null if Backblaze does not tell it.
       type: str
       sample: "2026-02-01T00:00:00Z"
     state:
-      description: Standing of the account, as the API names it; null where it does not say.
+      description: Standing of the account, in the words of Backblaze; null if Backblaze does not tell it.
       type: str
       sample: GOOD
 """

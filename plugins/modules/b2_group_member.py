@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One member of a Group: made, or ejected."""
+"""Create or eject one member of a Group."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ module: b2_group_member
 short_description: Create or eject one member of a Backblaze B2 Group
 version_added: 0.1.0
 description:
-  - "B(Which way keeps the key safe:) with O(vault_dir) the new member's key is encrypted into an Ansible Vault file and on disk
-    before this task does anything else, and it is not returned. Without O(vault_dir) the key is returned to the task, once; if the
-    play does not keep it, or dies before it does, that key is lost for good, because Backblaze shows it nowhere else."
-  - Creates a member of a Group, which is a whole Backblaze B2 account of its own, or ejects one.
-  - An account cannot be deleted, and an ejected member cannot come back through the API.
-  - For many members use M(community.backblaze.b2_group_members), which makes them in one task.
+  - "B(The option vault_dir keeps the key safe.) With it the task encrypts the new member's key into an Ansible Vault file
+    and syncs it to disk before it does anything else, and does not return the key. Without O(vault_dir) the task
+    returns the key, once. If the play does not store the key, or ends before it does, the key is lost, because
+    Backblaze does not show it again."
+  - Creates a member of a Group, adopts the key of an existing member, or ejects a member. Each member is a Backblaze
+    B2 account of its own.
+  - An account cannot be deleted, and an ejected member cannot return through the API.
+  - For many members use M(community.backblaze.b2_group_members), which creates them in one task.
 author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:
@@ -32,25 +34,30 @@ extends_documentation_fragment:
 options:
   email:
     description:
-      - Address of the member. It need not be real, must look like an address, and must not belong to any Backblaze account yet.
-      - It is compared and sent in lower case. An account cannot be deleted, so what could be a typing mistake is refused. That is anything but
-        ASCII, a blank, a bracket, a quote, one of C(,;:\*?), a domain without a dot, and C(#), C(!), C(&), C(-) or C(~) at the beginning.
+      - Address of the member. It must look like an address, but no mailbox has to exist. No Backblaze account may
+        have it yet.
+      - It is compared and sent in lower case. An account cannot be deleted, so an address that may be a typing
+        mistake is refused. Such an address contains a character that is not ASCII, a blank, a bracket, a quote or one
+        of C(,;:\*?), has a domain without a dot, or begins with C(#), C(!), C(&), C(-) or C(~).
       - Exactly one of O(email) and O(account_id) is required.
     type: str
   account_id:
     description:
-      - Account id of the member, with O(state=absent) only. It names a member whose address O(email) does not take.
+      - Account id of the member. It can be used with O(state=absent) only, for a member whose address O(email) refuses.
     type: str
   region:
     description:
-      - Region of the new account, such as V(us-west), V(us-east), V(eu-central) or V(ca-east); Backblaze chooses if it is not given.
-      - A region is fixed when the account is made. If the member is in another region, the task fails and changes nothing.
+      - Region of the new account, such as V(us-west), V(us-east), V(eu-central) or V(ca-east). Backblaze chooses a
+        region if none is given.
+      - The region of an account cannot be changed. If the member is in another region, the task fails and changes
+        nothing.
     type: str
   state:
     description:
-      - Whether the member is to be in the Group.
-      - V(absent) ejects it. The account lives on outside the Group, with its data and its keys, and is billed on its own;
-        its owner has to reset the password and accept the terms. Nothing brings it back, and its address stays taken.
+      - V(present) creates the member if it is not in the Group.
+      - V(absent) ejects the member. The account lives on outside the Group, with its data and its keys, and is billed
+        on its own. Its owner has to reset the password and accept the terms. The account cannot return to the Group,
+        and keeps its address.
     type: str
     default: present
     choices:
@@ -58,19 +65,31 @@ options:
       - absent
   confirm_eject:
     description:
-      - Has to be V(true) for O(state=absent), because ejecting cannot be undone.
+      - O(state=absent) requires V(true), because ejecting cannot be undone.
     type: bool
     default: false
   new_email:
     description:
-      - With O(state=absent), the address that the leaving account gets instead of its own.
+      - With O(state=absent), the address that the ejected account gets.
+    type: str
+  member_application_key_id:
+    description:
+      - With O(vault_dir), the id of an application key of the existing member, to adopt that key.
+      - The key is tried. If it opens the account of the member, it is sealed, and RV(outcome) is V(adopted).
+        Otherwise nothing is stored.
+      - If the member is not in the Group, the task fails and creates nothing.
+    type: str
+  member_application_key:
+    description:
+      - The application key of O(member_application_key_id).
     type: str
   vault_dir:
     description:
-      - Directory on the controller in which the key of a new member is stored, as C(<vault_dir>/<email>/b2_vault.yml), encrypted
-        with the vault secret of this run. A C(host_vars) directory is a good choice. See also O(vault_layout) and O(vault_location).
-      - With it O(state=present) runs on the controller, whatever host the task addresses. A relative path starts at the playbook's directory; with
-        a playbook that is run by its fully qualified name, at the working directory.
+      - Directory on the controller for the keys. The key of the member is stored as
+        C(<vault_dir>/<email>/b2_vault.yml), encrypted with the vault secret of this run. A C(host_vars) directory is
+        a good choice. See also O(vault_layout) and O(vault_location).
+      - With it O(state=present) runs on the controller, whatever host the task addresses. A relative path starts at
+        the directory of the playbook, or at the working directory if the playbook is run by its fully qualified name.
     type: path
 seealso:
   - module: community.backblaze.b2_group_members
@@ -84,6 +103,14 @@ EXAMPLES = r"""
     email: alice@customers.example.com
     region: eu-central
     vault_dir: host_vars
+
+- name: Adopt the key of an existing member
+  community.backblaze.b2_group_member:
+    group_name: hosting
+    email: cleo@customers.example.com
+    vault_dir: host_vars
+    member_application_key_id: "{{ cleo_key_id }}"
+    member_application_key: "{{ cleo_key }}"
 
 - name: Create a member and keep its key by other means
   community.backblaze.b2_group_member:
@@ -110,20 +137,59 @@ EXAMPLES = r"""
 RETURN = r"""
 outcome:
   description:
-    - What became of the member.
-    - One of V(created), V(unchanged), V(ejected), V(absent); with O(vault_dir) also V(key_missing).
-    - In a failed result also V(conflict), V(refused), V(key_lost), V(key_dead), V(not_attempted) or V(key_missing).
-  returned: always, except for errors found before the member was looked at
+    - Outcome of the member.
+    - V(created), V(unchanged), V(ejected) or V(absent). With O(vault_dir) also V(adopted) or V(key_missing).
+    - A failed task has V(conflict), V(refused), V(key_lost), V(key_dead), V(key_missing) or V(not_attempted).
+  returned: always, except for errors before the member was looked up
   type: str
   sample: created
 member:
-  description: The member, as in M(community.backblaze.b2_group_member_info); null where there is none (yet).
-  returned: success
+  description:
+    - The member, with the same keys as in M(community.backblaze.b2_group_member_info). A field without a value is null.
+    - It is null if there is no member, such as before it is created in check mode.
+  returned: always, except for errors before the member was looked up
   type: dict
-  sample:
-    account_id: 5f2a1c0b3d4e
-    email: alice@customers.example.com
-    region: eu-central
+  contains:
+    account_id:
+      description: Id of the member's account.
+      type: str
+      sample: 5f2a1c0b3d4e
+    email:
+      description: Address of the member.
+      type: str
+      sample: alice@customers.example.com
+    group_id:
+      description: Id of the Group.
+      type: str
+      sample: "4a48fe8875c6214145260818"
+    group_name:
+      description: Name of the Group.
+      type: str
+      sample: hosting
+    region:
+      description: Region of the account.
+      type: str
+      sample: eu-central
+    s3_endpoint:
+      description: Host name of the S3 endpoint of the account.
+      type: str
+      sample: s3.eu-central-003.backblazeb2.com
+    bytes_stored:
+      description: Number of bytes stored. Backblaze counts once a day, and the count is V(0) before that.
+      type: int
+      sample: 1073741824
+    files_stored:
+      description: Number of files stored.
+      type: int
+      sample: 100
+    bucket_count:
+      description: Number of buckets.
+      type: int
+      sample: 2
+    stats_timestamp:
+      description: Time of these counts, ISO 8601 in UTC; null before the first count.
+      type: str
+      sample: "2026-02-01T00:00:00Z"
 application_key_id:
   description: Id of the new member's key.
   returned: when the member was created without O(vault_dir)
@@ -131,49 +197,81 @@ application_key_id:
   sample: 0045f2a1c0b3d4e0000000001
 application_key:
   description:
-    - The new member's key. It is returned by the run that created the member and never again.
-    - It is in a failed result too, if the answer held a key that is not certainly the member's. Then RV(outcome) is V(key_lost), V(key_dead) or
-      V(conflict), and the message says whose key it is, as far as that could be found out.
+    - The new member's key. Only the run that created the member returns it.
+    - A failed task returns it as well if the answer held a key that is not proven to be the member's. Then
+      RV(outcome) is V(key_lost), V(key_dead) or V(conflict), and the message says whose key it is, as far as that is
+      known.
   returned: when the member was created without O(vault_dir)
   type: str
 path:
-  description: The vault file that holds the key.
-  returned: with O(vault_dir), when the key is stored
+  description: Path of the vault file that holds the key; null if no key is stored, and without O(vault_dir).
+  returned: always, except for errors before the member was looked up
   type: str
   sample: /srv/hosting/host_vars/alice@customers.example.com/b2_vault.yml
-settled:
-  description: What became of addresses that an earlier run had left open, as in M(community.backblaze.b2_group_members).
-  returned: with O(vault_dir)
-  type: list
-  elements: dict
-  sample: []
-vault_dir:
-  description: >-
-    The vault directory, as an absolute path. With O(vault_location=target) it is C(host:path), and with V(git) it is C(repository:path).
-  returned: with O(vault_dir)
-  type: str
-  sample: /srv/hosting/host_vars
-calls:
-  description: How many requests were sent, by operation of the API.
-  returned: with O(vault_dir)
-  type: dict
-  sample:
-    b2_authorize_account: 1
 ejected_account_id:
-  description: An account whose key was lost and that was ejected before the member was created anew.
-  returned: with O(on_key_lost=recreate), where that happened
+  description:
+    - Id of an account whose key was lost, and that was ejected before the member was created again; null if there is
+      none.
+  returned: always, except for errors before the member was looked up
   type: str
   sample: 5f2a1c0b3d4e
 code:
-  description: Backblaze's own code of a refusal.
-  returned: when Backblaze refused
+  description: Error code of Backblaze; null if Backblaze did not refuse.
+  returned: always, except for errors before the member was looked up
   type: str
   sample: invalid_email
 status:
-  description: HTTP status of a refusal.
-  returned: when Backblaze refused
+  description: HTTP status of the refusal; null if Backblaze did not refuse.
+  returned: always, except for errors before the member was looked up
   type: int
   sample: 401
+settled:
+  description:
+    - Outcomes of the addresses that an earlier run left open.
+    - The list is empty without O(vault_dir).
+    - V(created), the key is sealed. V(key_lost), the key never arrived. V(key_missing), the key is stored, but not in
+      its vault file. V(absent), the address is not in the Group. V(ejected), the account was ejected, and the member
+      is created again.
+  returned: always, except for errors before the member was looked up
+  type: list
+  elements: dict
+  contains:
+    email:
+      description: Address of the member.
+      type: str
+      sample: alice@customers.example.com
+    outcome:
+      description: The outcome.
+      type: str
+      sample: created
+    account_id:
+      description: Id of the member's account.
+      type: str
+      sample: 5f2a1c0b3d4e
+    group_id:
+      description: Id of the Group.
+      type: str
+      sample: "4a48fe8875c6214145260818"
+    group_name:
+      description: Name of the Group.
+      type: str
+      sample: hosting
+vault_dir:
+  description:
+    - Absolute path of the vault directory. With O(vault_location=target) it is C(host:path), with
+      O(vault_location=git) it is C(repository:path).
+    - It is null without O(vault_dir), and with O(state=absent).
+  returned: always, except for errors before the member was looked up
+  type: str
+  sample: /srv/hosting/host_vars
+calls:
+  description: Number of requests that were sent, by operation of the API.
+  returned: always, except for errors before the member was looked up
+  type: dict
+  sample:
+    b2_authorize_account: 1
+    b2_create_group_member: 8
+    b2_list_group_members: 2
 """
 
 import dataclasses
@@ -210,27 +308,33 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
 from ansible_collections.community.backblaze.plugins.module_utils._run import run_module
 
 EJECTING = (
-    "Ejecting cannot be undone: the account lives on outside the Group, with its data and keys and billed on its own, and cannot come back. "
-    "Its owner has to reset the password and accept the terms."
+    "Ejecting cannot be undone: the account lives on outside the Group, with its data and its keys, is billed on its "
+    "own, and cannot return. Its owner has to reset the password and accept the terms."
 )
 
 
 def check(params: dict[str, t.Any]) -> None:
-    """Refuse what can be refused before anything is sent."""
+    """Refuse invalid options before anything is sent."""
     if params["email"] is not None:
         check_address(params["email"], params["state"])
     elif params["state"] == "present":
-        raise OptionError("account_id goes with state: absent only.", remedy="Name the member to be created by email.")
+        raise OptionError("account_id can be used with state: absent only.", remedy="Name the new member by email.")
     check_region(params["region"] or "")
+    if params["member_application_key_id"] is not None and (params["state"] == "absent" or not params["vault_dir"]):
+        raise OptionError(
+            "member_application_key_id and member_application_key can be used with state: present and vault_dir only.",
+            remedy="Give vault_dir, the directory that the key is sealed in, or leave both out.",
+        )
     if params["vault_dir"] is not None and params["state"] == "present":
-        # The action of the same name takes vault_dir for itself: keys are sealed where the vault secrets are.
+        # The action of this name seals keys, because only the controller has the vault secrets.
         raise OptionError("vault_dir works on the controller only, but this ran as a plain module.")
     vault_only = [
         name for name, rule in VAULT_SPEC.items() if params[name] != rule.get("default") and name != "vault_dir"
     ]
     if vault_only and not params["vault_dir"]:
         raise OptionError(
-            f"{', '.join(vault_only)} go with vault_dir only.", remedy="Give vault_dir, so that the key is sealed."
+            f"{', '.join(vault_only)} can be used with vault_dir only.",
+            remedy="Give vault_dir, so that the key is sealed.",
         )
     if params["state"] == "absent" and not params["confirm_eject"]:
         raise OptionError(
@@ -241,7 +345,7 @@ def check(params: dict[str, t.Any]) -> None:
         check_email(params["new_email"])
         if params["state"] != "absent":
             raise OptionError(
-                "new_email goes with state: absent only.",
+                "new_email can be used with state: absent only.",
                 remedy="The address of a member cannot be changed through the API.",
             )
 
@@ -252,7 +356,7 @@ def check_address(email: str, state: str) -> None:
     except OptionError as exc:
         if state == "absent":
             exc.remedy = (
-                "If there is a member with such an address, name it by account_id: b2_group_member_info lists it."
+                "To eject a member with such an address, name it by account_id, which b2_group_member_info lists."
             )
         raise
 

@@ -12,8 +12,9 @@ module: b2_group_member_info
 short_description: List the members of Backblaze B2 Groups
 version_added: 0.1.0
 description:
-  - Lists the members of one Group, or of all Groups of the admin. Each member is a whole Backblaze B2 account.
-  - Keys are never listed; the API shows a member's key once, when the account is made.
+  - Lists the members of one Group, or of all Groups of the admin. Each member is a Backblaze B2 account of its own.
+  - With O(vault_dir) it also compares the Groups with the stored keys; see RV(audit).
+  - Keys are never listed. Backblaze shows the key of a member only once, when the account is created.
 author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:
@@ -30,32 +31,33 @@ options:
     type: str
   group_name:
     description:
-      - Name of the Group. Names are not unique; a name that fits several Groups is an error that lists their ids.
+      - Name of the Group. Names are not unique. A name that fits several Groups is an error that lists their ids.
     type: str
   email:
     description:
-      - Only the member with this address, whatever its case.
+      - List only the member with this address, in upper or lower case.
     type: str
   email_pattern:
     description:
-      - Only members whose address fits this shell pattern, whatever its case, such as V(*@example.com).
+      - List only members whose address matches this shell pattern, in upper or lower case, such as V(*@example.com).
     type: str
   region:
     description:
-      - Only members in this region.
+      - List only members in this region.
     type: str
   account_id:
     description:
-      - Only the member with this account id.
+      - List only the member with this account id.
     type: str
   vault_dir:
     description:
-      - Directory on the controller, or where O(vault_location) says, with stored keys, to be compared with the Groups; see RV(audit).
+      - Directory with the stored keys, on the controller or in the location that O(vault_location) names. The keys
+        are compared with the Groups; see RV(audit).
       - With it the task runs on the controller, whatever host it addresses, and needs the vault secrets of the keys.
     type: path
   vault_layout:
     description:
-      - How keys are kept in O(vault_dir), see M(community.backblaze.b2_group_members).
+      - How the keys are arranged in O(vault_dir), see M(community.backblaze.b2_group_members).
     type: str
     default: host_vars
     choices:
@@ -63,8 +65,9 @@ options:
       - group_vars
   vault_fallback_dir:
     description:
-      - With O(vault_dir), the fallback directory of the runs that stored the keys, see M(community.backblaze.b2_group_members). A key in there is
-        named with its path, and counts as missing until the next run moves it.
+      - With O(vault_dir), the fallback directory of the runs that stored the keys, see
+        M(community.backblaze.b2_group_members). A key in it is V(key_missing) until the next run moves it, and the
+        message has its path.
       - The default is C(community.backblaze) in the user's state directory, C($XDG_STATE_HOME) or C(~/.local/state).
     type: path
   verify_keys:
@@ -90,21 +93,21 @@ EXAMPLES = r"""
     group_name: hosting
     email: alice@customers.example.com
 
-- name: Find members without a key, keys without a member, and keys that no longer work
+- name: Find members without a stored key, keys of ejected members, and invalid keys
   community.backblaze.b2_group_member_info:
     group_name: hosting
     vault_dir: host_vars
     verify_keys: true
   register: result
 
-- name: Nothing is amiss
+- name: Check that the Group and the vault directory agree
   ansible.builtin.assert:
     that: result.audit.values() | flatten | length == 0
 """
 
 RETURN = r"""
 members:
-  description: The members that fit, by Group and then in the order in which Backblaze lists them.
+  description: The members, by Group, in the order in which Backblaze lists them. A field without a value is null.
   returned: success
   type: list
   elements: dict
@@ -114,7 +117,7 @@ members:
       type: str
       sample: 5f2a1c0b3d4e
     email:
-      description: Address of the member, as Backblaze has it.
+      description: Address of the member.
       type: str
       sample: alice@customers.example.com
     group_id:
@@ -128,36 +131,40 @@ members:
     region:
       description: Region of the account.
       type: str
-      sample: us-west
+      sample: eu-central
     s3_endpoint:
       description: Host name of the S3 endpoint of the account.
       type: str
-      sample: s3.us-west-004.backblazeb2.com
+      sample: s3.eu-central-003.backblazeb2.com
     bytes_stored:
-      description: Bytes stored. Backblaze counts once a day; the counts are V(0) until it has.
+      description: Number of bytes stored. Backblaze counts once a day, and the count is V(0) before that.
       type: int
       sample: 1073741824
     files_stored:
-      description: Files stored.
+      description: Number of files stored.
       type: int
       sample: 100
     bucket_count:
-      description: Buckets.
+      description: Number of buckets.
       type: int
       sample: 2
     stats_timestamp:
-      description: When the counts were made, ISO 8601 in UTC; null where they were not made yet.
+      description: Time of these counts, ISO 8601 in UTC; null before the first count.
       type: str
       sample: "2026-02-01T00:00:00Z"
 vault_dir:
-  description: >-
-    The vault directory, as an absolute path. With O(vault_location=target) it is C(host:path), and with V(git) it is C(repository:path).
+  description:
+    - Absolute path of the vault directory. With O(vault_location=target) it is C(host:path), with
+      O(vault_location=git) it is C(repository:path).
   returned: with O(vault_dir)
   type: str
   sample: /srv/hosting/host_vars
 audit:
-  description: >-
-    What is amiss between the Groups and the vault directory, whatever filters are given. Each entry has C(email), C(account_id) and C(message).
+  description:
+    - Every difference between the Groups and the vault directory, by outcome. The options that select members have no
+      effect on it.
+    - The outcomes are those of M(community.backblaze.b2_group_members). Each list is empty if there is no such
+      difference.
   returned: with O(vault_dir)
   type: dict
   contains:
@@ -165,24 +172,85 @@ audit:
       description: Members whose key is not stored.
       type: list
       elements: dict
+      contains:
+        email:
+          description: Address of the member.
+          type: str
+          sample: alice@customers.example.com
+        account_id:
+          description: Id of the member's account.
+          type: str
+          sample: 5f2a1c0b3d4e
+        message:
+          description: More about the problem, and what to do.
+          type: str
     key_dead:
       description: Members whose stored key Backblaze refuses. With O(verify_keys=false) the list is empty.
       type: list
       elements: dict
+      contains:
+        email:
+          description: Address of the member.
+          type: str
+          sample: alice@customers.example.com
+        account_id:
+          description: Id of the member's account.
+          type: str
+          sample: 5f2a1c0b3d4e
+        message:
+          description: More about the problem, and what to do.
+          type: str
     conflict:
       description: Members whose stored key is the key of another account.
       type: list
       elements: dict
+      contains:
+        email:
+          description: Address of the member.
+          type: str
+          sample: alice@customers.example.com
+        account_id:
+          description: Id of the member's account.
+          type: str
+          sample: 5f2a1c0b3d4e
+        message:
+          description: More about the problem, and what to do.
+          type: str
     absent:
       description: Stored keys of accounts that are not in these Groups, such as keys of ejected members.
       type: list
       elements: dict
+      contains:
+        email:
+          description: Address of the member.
+          type: str
+          sample: alice@customers.example.com
+        account_id:
+          description: Id of the member's account.
+          type: str
+          sample: 5f2a1c0b3d4e
+        message:
+          description: More about the problem, and what to do.
+          type: str
     not_attempted:
       description:
-        - Members whose stored key could not be tried, such as because the member's account is at a cap or suspended. Nothing is known of such a key.
+        - Members whose stored key could not be tried, such as because the account is at a cap or suspended. Whether
+          the key is valid is not known.
         - Members that another run is creating. The message names that run, and the task does not wait for its end.
       type: list
       elements: dict
+      contains:
+        email:
+          description: Address of the member.
+          type: str
+          sample: alice@customers.example.com
+        account_id:
+          description: Id of the member's account.
+          type: str
+          sample: 5f2a1c0b3d4e
+        message:
+          description: More about the problem, and what to do.
+          type: str
 """
 
 import typing as t
@@ -198,7 +266,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._run import ru
 
 def check(params: dict[str, t.Any]) -> None:
     if params["vault_dir"] is not None:
-        # The action of the same name takes vault_dir for itself: keys are read where the vault secrets are.
+        # The action of this name reads keys, because only the controller has the vault secrets.
         raise OptionError("vault_dir works on the controller only, but this ran as a plain module.")
 
 

@@ -12,19 +12,23 @@ module: b2_group_members
 short_description: Create many members of a Backblaze B2 Group and seal their keys in Ansible Vault
 version_added: 0.1.0
 description:
-  - Creates the members of a list that are not in the Group yet, many at a time, in one task. Each new member's key is encrypted into
-    an Ansible Vault file and on disk before anything else can go wrong; it is never returned.
-  - Nothing is created before the place for its key is proven. A vault secret has to be at hand, the directory writable with room for
-    every key, every key file there has to decrypt, and no other run may hold the lock of the Group in that directory.
-  - Every member of the list ends in exactly one outcome, and each one that is not as wanted is named. If some are refused the others are
-    done all the same, and the task fails at the end.
-  - If a run was interrupted, the next one settles what was open and says what became of it; see RV(settled).
-  - Members that are in the Group but not in the list are left alone.
-  - C(Ctrl-C) creates no more members, seals the keys of those that are being created, and ends the task. So do SIGTERM, SIGHUP, and the end of
-    C(ansible-playbook) itself. The task then returns no result. It writes its counts, and each member that needs attention, to the stderr of
-    C(ansible-playbook), and the next run goes on from there. Leave it as long as one call takes before the machine or container goes down, and half
-    a minute more if the keys are not on the controller.
-  - The keyword C(timeout) of the task ends it in the same way, but with its whole result.
+  - Creates the members of a list that are not in the Group yet, many at a time, in one task. Existing members are not
+    changed.
+  - Each new member's key is sealed before anything else can go wrong. That means it is encrypted into an Ansible
+    Vault file and synced to disk. The key is never returned.
+  - Before the first member is created, the task proves that the keys can be stored. It needs a vault secret, a
+    writable directory with room for every key, and the lock of the Group in that directory. Every existing vault file
+    there must decrypt.
+  - Every member of the list has exactly one outcome, and every member that is not as wanted is named. If Backblaze
+    refuses some members, the others are created, and the task fails at the end.
+  - If a run was interrupted, the next run finds out the outcome of each open address; see RV(settled).
+  - Members of the Group that are not in the list are not changed.
+  - C(Ctrl-C) ends the task. No more members are created, and the keys of members that are being created are sealed.
+    SIGTERM, SIGHUP and the end of C(ansible-playbook) do the same. The task then returns no result. It writes the
+    counts, and each member that needs attention, to the stderr of C(ansible-playbook). Before the machine or
+    container goes down, give the task the time of one call, and half a minute more if the keys are not on the
+    controller.
+  - The keyword C(timeout) of the task ends it in the same way, but the task returns its result.
 author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:
@@ -39,27 +43,32 @@ extends_documentation_fragment:
 options:
   members:
     description:
-      - The members, each a dictionary with C(email) and, if wanted, C(region); or just an address. A text that only looks like a list is refused.
-      - "A member that was made elsewhere is adopted with C(application_key_id) and C(application_key): the key is tried, has to open that member's
-        account, and is then sealed. Without this proof nothing is written."
-      - Addresses are compared and sent in lower case; each may be there once. An account cannot be deleted, so what could be a typing mistake is
-        refused, see M(community.backblaze.b2_group_member). So is another name of a region, such as V(us-west-004) for V(us-west); a region that is
-        not known is sent, with a warning.
+      - The members. Each entry is a dictionary with C(email) and, if wanted, C(region), or only an address. A text
+        instead of a list is refused.
+      - "To adopt the key of an existing member, add C(application_key_id) and C(application_key) to its entry. The
+        key is tried, and sealed if it opens the account of the member. Otherwise nothing is stored."
+      - Addresses are compared and sent in lower case, and must not repeat. An account cannot be deleted, so an
+        address that may be a typing mistake is refused, see O(community.backblaze.b2_group_member#module:email).
+        Another name of a region, such as V(us-west-004) for V(us-west), is refused as well. An unknown region is sent
+        to Backblaze, with a warning.
       - Exactly one of O(members), O(members_file) and O(groups) is required.
     type: list
     elements: raw
   members_file:
     description:
-      - A file on the controller with the members. A file whose name ends in C(.csv) has a first line with the columns C(email) and, if
-        wanted, C(region), C(application_key_id) and C(application_key), and its lines that begin with C(#) are skipped; any other holds a list in
-        YAML. It may be a vault file, and should be one if it has keys in it.
+      - A file on the controller with the members. It may be a vault file, and should be one if it contains keys.
+      - The first line of a file whose name ends in C(.csv) has the names of its columns, which are C(email) and, if
+        wanted, C(region), C(application_key_id) and C(application_key). Lines that begin with C(#) are skipped.
+      - Any other file contains a list in YAML.
     type: path
   groups:
     description:
-      - Several Groups in one task, each with its members, instead of O(group_id) or O(group_name) and O(members) or O(members_file).
-      - One after the other, with one authorize. What keeps one Group from being begun, such as a name that no Group has, does not stop the
-        others; its members are V(not_attempted) and the task fails at the end.
-      - An address may be wanted in one Group only.
+      - Several Groups in one task, each with its members, instead of O(group_id) or O(group_name) and O(members) or
+        O(members_file).
+      - The Groups are handled one after the other, with one authorize. A Group that cannot be started, such as a name
+        that does not exist, does not stop the others. Its members are V(not_attempted), and the task fails at the
+        end.
+      - An address can be in one Group only.
     type: list
     elements: dict
     suboptions:
@@ -78,17 +87,19 @@ options:
         type: path
   vault_dir:
     description:
-      - Directory on the controller for the keys, one file a member, C(<vault_dir>/<email>/b2_vault.yml). A C(host_vars) directory is a
-        good choice, since Ansible then loads each key for the inventory host of that name. O(vault_layout=group_vars) keeps them in one file a Group.
-      - A relative path starts at the playbook's directory; with a playbook that is run by its fully qualified name, at the working directory. If the
-        directory is not there yet, a warning names the one that is made. RV(vault_dir) has its absolute path.
+      - Directory on the controller for the keys, with one file for each member, C(<vault_dir>/<email>/b2_vault.yml).
+        A C(host_vars) directory is a good choice, since Ansible loads each key for the inventory host of that name.
+        O(vault_layout=group_vars) stores them in one file for each Group.
+      - A relative path starts at the directory of the playbook, or at the working directory if the playbook is run by
+        its fully qualified name. If the directory does not exist, it is created, and a warning names it.
+        RV(vault_dir) has its absolute path.
       - It must not be a symlink.
-      - With O(vault_location) it can be elsewhere.
+      - With O(vault_location) it can be in another location.
     type: path
     required: true
   concurrency:
     description:
-      - How many members are created at the same time, 1 to 32.
+      - Number of members that are created at the same time, 1 to 32.
     type: int
     default: 8
 seealso:
@@ -109,7 +120,7 @@ EXAMPLES = r"""
       - email: bob@customers.example.com
     vault_dir: host_vars
 
-- name: The same from a file, faster
+- name: Create the members of a file, more at a time
   community.backblaze.b2_group_members:
     group_name: hosting
     members_file: customers.csv
@@ -127,7 +138,7 @@ EXAMPLES = r"""
     vault_dir: host_vars
     concurrency: 16
 
-- name: Adopt a member that was made elsewhere
+- name: Adopt the key of a member that was created elsewhere
   community.backblaze.b2_group_members:
     group_name: hosting
     members:
@@ -145,7 +156,7 @@ EXAMPLES = r"""
     vault_location: target
   delegate_to: "{{ key_host }}"
 
-- name: Keep the keys in a Git repository, and push them before their members count as made
+- name: Keep the keys in a Git repository
   community.backblaze.b2_group_members:
     group_name: hosting
     members:
@@ -158,104 +169,144 @@ EXAMPLES = r"""
 RETURN = r"""
 members:
   description:
-    - One entry a wanted member, in the order of the list. In check mode, what would become of them.
-    - With O(groups) each has the C(group_id) or C(group_name) of its Group as well, and so has each in RV(settled).
+    - One entry for each wanted member, in the order of the list. A field without a value is null.
+    - In check mode, the outcomes that a run would have.
   returned: unless the task failed before the first change
   type: list
   elements: dict
   contains:
     email:
-      description: Address of the member, in lower case.
+      description: Address of the member.
       type: str
       sample: alice@customers.example.com
     outcome:
       description:
-        - V(unchanged), it is in the Group and its key is stored. V(created), it was created and its key is sealed.
+        - V(created), the member was created and its key is sealed.
         - V(adopted), the given key opens the account of the member and is sealed.
-        - V(key_missing), it is in the Group, but no key is stored. V(key_dead), its stored key was tried and Backblaze refuses it.
-        - V(key_lost), it was created by this collection, but the answer with the key never arrived.
-        - V(conflict), it is in the Group but not as asked; or the stored key is of another account, such as of one that was ejected; or a key to
-          adopt is given where none can be; or the key that came is not certainly its own, and was stored beside its place.
-        - V(refused), Backblaze said no. V(not_attempted), the run ended before.
+        - V(unchanged), the member is in the Group and its key is stored.
+        - V(key_missing), the member is in the Group, but its key is not stored.
+        - V(key_lost), this collection created the account, but the answer with the key never arrived.
+        - V(key_dead), the stored key was tried, and Backblaze refuses it.
+        - V(conflict), the member is not as wanted; or a stored, given or new key is the key of another account, or
+          may be.
+        - V(refused), Backblaze refused to create the member.
+        - V(not_attempted), the run ended before this member.
+        - The guide to errors says what to do about each of them.
       type: str
       sample: created
     message:
-      description: More about the outcome, and what to do. Left out where there is nothing to say.
+      description: More about the outcome, and what to do.
       type: str
     account_id:
-      description: Id of the member's account. Left out where there is none.
+      description: Id of the member's account.
       type: str
       sample: 5f2a1c0b3d4e
+    group_id:
+      description: Id of the Group.
+      type: str
+      sample: "4a48fe8875c6214145260818"
+    group_name:
+      description: Name of the Group.
+      type: str
+      sample: hosting
     region:
       description: Region of the account.
       type: str
       sample: eu-central
+    s3_endpoint:
+      description: Host name of the S3 endpoint of the account.
+      type: str
+      sample: s3.eu-central-003.backblazeb2.com
     path:
-      description: The vault file that holds the key.
+      description: Path of the vault file that holds the key.
       type: str
       sample: /srv/hosting/host_vars/alice@customers.example.com/b2_vault.yml
     ejected_account_id:
-      description: An account whose key was lost and that was ejected. Left out where there is none.
+      description: Id of an account whose key was lost, and that was ejected.
       type: str
     code:
-      description: Backblaze's own code of a refusal.
+      description: Error code of Backblaze, if Backblaze refused.
       type: str
       sample: invalid_email
     status:
-      description: HTTP status of a refusal.
+      description: HTTP status of the refusal.
       type: int
       sample: 401
 counts:
-  description: How many members ended in each outcome.
+  description: Number of members by outcome. An outcome that no member has is left out.
   returned: unless the task failed before the first change
   type: dict
   sample:
     created: 8
     unchanged: 2
 groups:
-  description: One entry a Group, in the order of the list.
+  description: One entry for each Group, in the order of the list.
   returned: with O(groups), unless the task failed before the first change
   type: list
   elements: dict
   contains:
     group_id:
-      description: Id of the Group, if it was named by that.
+      description: Id of the Group; null if its name could not be resolved.
       type: str
+      sample: "4a48fe8875c6214145260818"
     group_name:
-      description: Name of the Group, if it was named by that.
+      description: Name of the Group; null if it is not known.
       type: str
       sample: hosting
     changed:
       description: Whether anything was changed in this Group.
       type: bool
     failed:
-      description: Whether anything is not as wanted in this Group.
+      description: Whether any member of this Group is not as wanted.
       type: bool
     counts:
-      description: How many of its members ended in each outcome.
+      description: Number of members by outcome.
       type: dict
       sample:
         created: 8
     msg:
-      description: What came of this Group.
+      description: Summary of this Group.
       type: str
       sample: 8 created
 settled:
   description:
-    - What became of addresses that an earlier run had left open. V(created), its key was found sealed; V(key_lost); V(absent), nothing was made
-      or it has left since; V(ejected), to be created anew.
+    - Outcomes of the addresses that an earlier run left open.
+    - V(created), the key is sealed. V(key_lost), the key never arrived. V(key_missing), the key is stored, but not in
+      its vault file. V(absent), the address is not in the Group. V(ejected), the account was ejected, and the member
+      is created again.
   returned: unless the task failed before the first change
   type: list
   elements: dict
-  sample: []
+  contains:
+    email:
+      description: Address of the member.
+      type: str
+      sample: alice@customers.example.com
+    outcome:
+      description: The outcome.
+      type: str
+      sample: created
+    account_id:
+      description: Id of the member's account.
+      type: str
+      sample: 5f2a1c0b3d4e
+    group_id:
+      description: Id of the Group.
+      type: str
+      sample: "4a48fe8875c6214145260818"
+    group_name:
+      description: Name of the Group.
+      type: str
+      sample: hosting
 vault_dir:
-  description: >-
-    The vault directory, as an absolute path. With O(vault_location=target) it is C(host:path), and with V(git) it is C(repository:path).
+  description:
+    - Absolute path of the vault directory. With O(vault_location=target) it is C(host:path), with
+      O(vault_location=git) it is C(repository:path).
   returned: unless the task failed before the first change
   type: str
   sample: /srv/hosting/host_vars
 calls:
-  description: How many requests were sent, by operation of the API.
+  description: Number of requests that were sent, by operation of the API.
   returned: unless the task failed before the first change
   type: dict
   sample:
@@ -276,7 +327,8 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
 def main() -> None:
     module = AnsibleModule(argument_spec={**CONNECTION_SPEC, **MEMBERS_SPEC}, supports_check_mode=True, **MEMBERS_RULES)
     module.fail_json(
-        msg="This ran as a plain module, but its work is done by the action of the same name on the controller. Nothing was changed."
+        msg="This ran as a plain module, but the action of the same name does the work on the controller. Nothing was "
+        "changed."
     )
 
 

@@ -1,0 +1,46 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Test that the pages of modules document one account in one way. Integration targets compare pages with results."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member
+from ansible_collections.community.backblaze.plugins.module_utils._options import (
+    MEMBER_INFO_SPEC,
+    MEMBER_SPEC,
+    MEMBERS_SPEC,
+)
+from ansible_collections.community.backblaze.plugins.modules import (
+    b2_group_member,
+    b2_group_member_info,
+    b2_group_members,
+)
+
+ACCOUNT = yaml.safe_load(b2_group_member_info.RETURN)["members"]["contains"]
+
+
+def test_every_field_of_an_account_is_documented():
+    assert sorted(ACCOUNT) == sorted(Member("", "").as_dict())
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        yaml.safe_load(b2_group_member.RETURN)["member"]["contains"],
+        yaml.safe_load(b2_group_members.RETURN)["members"]["contains"],
+        yaml.safe_load(b2_group_members.RETURN)["settled"]["contains"],
+    ],
+)
+def test_a_field_of_an_account_means_the_same_on_every_page(shown):
+    shared = ACCOUNT.keys() & shown.keys()
+    assert shared >= {"account_id", "email", "group_id", "group_name"}
+    assert {name: shown[name] for name in shared} == {name: ACCOUNT[name] for name in shared}
+
+
+def test_verify_keys_has_one_default():
+    assert {spec["verify_keys"]["default"] for spec in (MEMBER_SPEC, MEMBERS_SPEC, MEMBER_INFO_SPEC)} == {False}
