@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A list of members: compared with the vault on the controller where vault_dir is given, else the plain module on the task's host."""
+"""List members: with vault_dir compare them with the stored keys on the controller, else run the plain module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import 
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The action; with vault_dir it transfers nothing to the task's host but a question for what is encrypted, where the keys live there."""
+    """Run the task. With vault_dir the task's host sends encrypted keys only, if the keys are there."""
 
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Many members in one task, keys sealed on the controller. Documented in the module of the same name."""
+"""Create many members in one task and seal their keys. The module of the same name has the documentation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_WORKERS = 32
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The action; only where the keys are to live on the task's host it transfers anything there, which is encrypted."""
+    """Run the task. The task's host receives encrypted keys only, if the vault directory is there."""
 
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
         """Run the task."""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Sealed keys from one layout to the other, on the controller. Documented in the module of the same name."""
+"""Move sealed keys from one layout to the other. The module of the same name has the documentation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import 
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The action; it never transfers anything to the task's host."""
+    """Run the task. Nothing is sent to the task's host."""
 
     _requires_connection = False
 

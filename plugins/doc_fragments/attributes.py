@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the modules support, documented once."""
+"""Document the attributes that several pages share."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """``attributes`` says what each is about; a module adds ``.info`` or ``.change``, where it runs, and its action group."""
+    """Document the attributes; a module adds ``.info`` or ``.change``, where it runs, and its action group."""
 
     DOCUMENTATION = r"""
 attributes:
@@ -17,7 +17,7 @@ attributes:
   diff_mode:
     description: Returns details on what has changed (or would be changed in C(check_mode)) in diff mode.
   idempotent:
-    description: Run again with the same options, it changes nothing, unless something else has changed what it looks at.
+    description: A second run with the same options changes nothing, unless something else has changed meanwhile.
   async:
     description: Can be used with the C(async) keyword.
   delegation:
@@ -27,7 +27,9 @@ attributes:
     ACTIONGROUP_B2 = r"""
 attributes:
   action_group:
-    description: Use C(group/community.backblaze.b2) in C(module_defaults) to set the connection options of all modules that speak to Backblaze.
+    description:
+      - Use C(group/community.backblaze.b2) in C(module_defaults) to set the connection options of all modules that
+        speak to Backblaze.
     support: full
     membership:
       - community.backblaze.b2
@@ -80,7 +82,8 @@ attributes:
   delegation:
     support: partial
     details:
-      - It runs on the controller, where the vault secrets are. The host matters only with O(vault_location=target), which is about its own disk.
+      - It runs on the controller, where the vault secrets are. The host matters only with O(vault_location=target),
+        which is about its own disk.
 """
 
     FILES = r"""
@@ -105,6 +108,6 @@ attributes:
   delegation:
     support: partial
     details:
-      - With O(vault_dir) it runs on the controller, where the vault secrets are, whatever host it addresses. With O(vault_location=target) the keys
-        are on that host.
+      - With O(vault_dir) it runs on the controller, where the vault secrets are, whatever host it addresses. With
+        O(vault_location=target) the keys are on that host.
 """

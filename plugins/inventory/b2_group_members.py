@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Members of Groups as inventory hosts."""
+"""Make inventory hosts of the members of Groups."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ name: b2_group_members
 short_description: Members of Backblaze B2 Groups as inventory hosts
 version_added: 0.1.0
 description:
-  - Makes a host of every member of the Groups, with what Backblaze tells about it as host variables.
-  - The variable C(ansible_host) of each host is V(b2-member.invalid), a name that never resolves. So no task connects to the domain of a member's
-    address by accident. Set the keyword C(connection) of a play over members to V(local). O(compose) can set another C(ansible_host).
-  - Keys are never among them. With C(host_vars) beside the inventory, in which M(community.backblaze.b2_group_members) sealed the keys, Ansible
-    itself loads each member's key for its host.
+  - Makes a host of every member of the Groups. Its host variables are the fields of the account.
+  - The variable C(ansible_host) of each host is V(b2-member.invalid), a name that never resolves. So no task connects
+    to the domain of a member's address by accident. Set the keyword C(connection) of a play over members to V(local).
+    O(compose) can set another C(ansible_host).
+  - Keys are never among them. With C(host_vars) beside the inventory, in which
+    M(community.backblaze.b2_group_members) sealed the keys, Ansible itself loads each member's key for its host.
   - Reads a YAML file whose name ends in C(b2_group_members.yml) or C(b2_group_members.yaml).
   - An address that is not safe as the name of a host is left out with a warning.
-  - An option that the plugin does not have is an error, and nothing is listed.
-  - With O(cache), the members are listed again if the Groups, the realm or the key id change, in the options or in the environment.
+  - An unknown option is an error, and nothing is listed.
+  - With O(cache), the members are listed again if the Groups, the realm or the key id change, in the options or in
+    the environment.
   - Several Groups are listed at the same time. If one of them cannot be listed, none of their members becomes a host.
 author:
   - community.backblaze contributors (@ansible-collections)
@@ -29,7 +31,7 @@ extends_documentation_fragment:
   - ansible.builtin.inventory_cache
 attributes:
   check_mode:
-    description: Is read in C(check_mode) like in any run.
+    description: Check mode makes no difference.
     support: full
     details: It changes nothing at Backblaze.
 options:
@@ -43,7 +45,8 @@ options:
   group_id:
     description:
       - Id of the only Group to list. It cannot be combined with other options that name Groups.
-      - If no Group is named, by none of O(group_id), O(group_name), O(group_ids) and O(group_names), all Groups of the admin are listed.
+      - If no Group is named, by none of O(group_id), O(group_name), O(group_ids) and O(group_names), all Groups of
+        the admin are listed.
     type: str
   group_name:
     description:
@@ -64,7 +67,7 @@ options:
     default: []
   hostnames:
     description:
-      - How hosts are named, as a list of host variables or Jinja2 expressions. The first one that gives a name is used.
+      - The names of hosts, as a list of host variables or Jinja2 expressions. The first one that gives a name is used.
     type: list
     elements: str
     default: [b2_email]
@@ -143,7 +146,8 @@ _GROUP_OPTIONS = ("group_id", "group_name", "group_ids", "group_names")
 #: How many Groups are listed at the same time.
 _GROUPS_AT_ONCE = 8
 
-#: The variable ansible_host of each member: the domain of an address may be anybody's, and no name under "invalid" resolves (RFC 2606).
+#: The variable ansible_host of each member. Anybody may own the domain of an address, and no name under "invalid"
+#: resolves (RFC 2606).
 _UNREACHABLE = "b2-member.invalid"
 
 
@@ -164,23 +168,23 @@ def host_variables(member: Member) -> dict[str, t.Any]:
 
 
 def marked(variables: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Return host variables whose texts Ansible does not take for templates, see _marked."""
+    """Return host variables with marked texts, see _marked."""
     return {name: _marked(value) if isinstance(value, str) else value for name, value in variables.items()}
 
 
-# Most texts are the same for many members, and trust costs some microseconds for each text.
+# Cached: many members share a text, and marking it takes some microseconds.
 @functools.lru_cache(maxsize=1024)
 def _marked(text: str) -> str:
-    """Mark a text as unsafe if it may be a template, and as trusted if it cannot be one.
+    """Mark a text as unsafe if it may be a template, else as trusted.
 
-    ansible-inventory shows an unsafe text as a dictionary, and AWX keeps it like that. Up to ansible-core 2.18 only a marked text is
-    unsafe, later every text that is not trusted.
+    ansible-inventory shows an unsafe text as a dictionary, and AWX keeps that dictionary. Up to ansible-core 2.18 only
+    a marked text is unsafe, later every text that is not trusted.
     """
     return t.cast("str", wrap_var(text) if may_be_template(text) else trust_as_template(text))
 
 
 def _trusted(value: t.Any) -> t.Any:
-    """Return a composed value in which each text that cannot be a template is trusted; other marks of a text stay."""
+    """Return a composed value with each text trusted that cannot be a template. Other marks of a text stay."""
     if isinstance(value, str):
         return value if may_be_template(value) else trust_as_template(value)
     if isinstance(value, dict):
@@ -226,7 +230,7 @@ def prove_named(path: str, config: t.Mapping[str, t.Any]) -> None:
 def prove_known(path: str, given: t.Iterable[t.Any], definitions: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
     """Raise OptionError if an inventory file has an option that the plugin does not have.
 
-    A misspelt name of a Group's option would be taken for "all Groups".
+    With a misspelt option for Groups, all Groups would be listed.
     """
     known = sorted({name for option, definition in definitions.items() for name in (option, *_aliases(definition))})
     unknown = sorted(str(name) for name in given if name not in known)
@@ -245,13 +249,13 @@ def _aliases(definition: t.Mapping[str, t.Any]) -> list[str]:
 
 
 def cache_digest(realm: str, key_id: str, group_ids: t.Iterable[str], group_names: t.Iterable[str]) -> str:
-    """Return a digest of the options that decide which members are listed. The secret key is not among them."""
+    """Return a digest of the options that select members. It does not include the secret key."""
     asked = [realm_url(realm), key_id, sorted(set(group_ids)), sorted(set(group_names))]
     return hashlib.sha256(json.dumps(asked, separators=(",", ":")).encode()).hexdigest()
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The plugin."""
+    """Make an inventory of the members of Groups."""
 
     NAME = "community.backblaze.b2_group_members"
 
@@ -272,13 +276,14 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         self._construct(hosts)
 
     def _members(self, path: str, cache: bool) -> t.Iterable[dict[str, t.Any]]:
-        """Return the members' variables, from the cache where it has them and may be asked, else as they arrive."""
+        """Return the variables of the members, from the cache if possible, else as they arrive."""
         options = {name: self.get_option(name) for name in CONNECTION_SPEC}
         group_ids, group_names = (self._named(name) for name in ("group_id", "group_name"))
         if not self.get_option("cache"):
             return self._arriving(options, group_ids, group_names)
         found = credentials(options, os.environ)
-        cache_key = f"{self.get_cache_key(path)}_{cache_digest(found['realm'], found['application_key_id'], group_ids, group_names)}"
+        digest = cache_digest(found["realm"], found["application_key_id"], group_ids, group_names)
+        cache_key = f"{self.get_cache_key(path)}_{digest}"
         if cache:
             try:
                 return t.cast("list[dict[str, t.Any]]", self._cache[cache_key])
@@ -295,11 +300,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
     def _arriving(
         self, options: dict[str, t.Any], group_ids: list[str], group_names: list[str]
     ) -> t.Iterator[dict[str, t.Any]]:
-        """Yield the members' variables as they arrive."""
+        """Yield the variables of the members as they arrive."""
         return list_members(connect(options, connections=_GROUPS_AT_ONCE), group_ids, group_names)
 
     def _add_hosts(self, members: t.Iterable[dict[str, t.Any]]) -> dict[str, dict[str, t.Any]]:
-        """Add a host for each member, while further ones arrive; return the variables of each host."""
+        """Add a host for each member, while more members arrive. Return the variables of each host."""
         hostnames = self.get_option("hostnames")
         known = set(self.inventory.hosts)
         hosts: dict[str, dict[str, t.Any]] = {}
@@ -310,18 +315,19 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 reason = unsafe_name(name) or ("another member has that name already" if name in hosts else "")
                 if reason:
                     display.warning(
-                        f"The member with account id {member['b2_account_id']!r} is left out: {name!r} cannot be its host name, {reason}."
+                        f"The member with account id {member['b2_account_id']!r} is left out: {name!r} cannot be its "
+                        f"host name, {reason}."
                     )
                     continue
                 self.inventory.add_host(name)
                 hosts[name] = variables
         except B2Error:
-            # Nobody may take some of the members for all.
+            # An incomplete list must not look like all members.
             for name in hosts.keys() - known:
                 self.inventory.remove_host(self.inventory.get_host(name))
             raise
         for name, variables in hosts.items():
-            # All at once: set_variable looks at each value again, which takes longer than all the rest.
+            # In one step, because set_variable checks each value again, which takes longer than all the rest.
             self.inventory.get_host(name).vars.update(variables)
         return hosts
 
@@ -330,7 +336,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         strict, compose, groups, keyed_groups = (
             self.get_option(name) for name in ("strict", "compose", "groups", "keyed_groups")
         )
-        # Templates cost far more than all the rest, so nothing asks for them where there are none.
+        # Skipped if there is nothing to compose: templates take longer than all the rest.
         if not (compose or groups or keyed_groups):
             return
         for name, variables in hosts.items():

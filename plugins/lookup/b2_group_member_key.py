@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The sealed keys of members, by address."""
+"""Look up the sealed keys of members by address."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ name: b2_group_member_key
 short_description: Read sealed keys of members from a vault directory
 version_added: 0.1.0
 description:
-  - Reads the keys of members by address from a vault directory on the controller, in which M(community.backblaze.b2_group_members) sealed them.
-  - It also finds keys that were sealed earlier in the same run. Through C(host_vars) Ansible may not see these, because ansible-core remembers that a
-    directory did not exist.
-  - The run needs the vault secret of the vault files, and no credentials of Backblaze. Nothing is sent, written or locked.
+  - Reads the keys of members by address from a vault directory on the controller, in which
+    M(community.backblaze.b2_group_members) sealed them.
+  - It also finds keys that were sealed earlier in the same run. Through C(host_vars) Ansible may not see these,
+    because ansible-core remembers that a directory did not exist.
+  - The run needs the vault secret of the vault files, and no credentials of Backblaze. Nothing is sent, written or
+    locked.
   - Only the vault files that are needed are decrypted. In the layout V(host_vars) that is one for each address.
 author:
   - community.backblaze contributors (@ansible-collections)
@@ -29,8 +31,8 @@ options:
     required: true
   vault_dir:
     description:
-      - Path of the vault directory. A relative path starts at the directory of the playbook, or at the working directory if the playbook is one of a
-        collection.
+      - Path of the vault directory. A relative path starts at the directory of the playbook, or at the working
+        directory if the playbook is one of a collection.
     type: str
     required: true
   vault_layout:
@@ -43,7 +45,8 @@ options:
       - group_vars
   group_id:
     description:
-      - Id of the Group whose vault file is read in the layout V(group_vars). If it is not given, the vault files of all Groups are read.
+      - Id of the Group whose vault file is read in the layout V(group_vars). If it is not given, the vault files of
+        all Groups are read.
     type: str
 notes:
   - The result is a secret. Set C(no_log) to V(true) on a task that uses it.
@@ -74,7 +77,8 @@ EXAMPLES = r"""
         url_password: "{{ key.application_key }}"
         force_basic_auth: true
       vars:
-        key: "{{ lookup('community.backblaze.b2_group_member_key', 'alice@customers.example.com', vault_dir='host_vars') }}"
+        key: "{{ lookup('community.backblaze.b2_group_member_key', address, vault_dir='host_vars') }}"
+        address: alice@customers.example.com
       no_log: true
 ---
 - name: Use keys that are in one vault file for each Group
@@ -96,7 +100,9 @@ EXAMPLES = r"""
       ansible.builtin.assert:
         that: item.application_key | length > 0
         quiet: true
-      loop: "{{ query('community.backblaze.b2_group_member_key', *addresses, vault_dir='group_vars', vault_layout='group_vars') }}"
+      loop: "{{ query('community.backblaze.b2_group_member_key', *addresses, **where) }}"
+      vars:
+        where: {vault_dir: group_vars, vault_layout: group_vars}
       no_log: true
 """
 
@@ -141,7 +147,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store 
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
-    """The plugin."""
+    """Look up keys."""
 
     def run(self, terms: t.Sequence[t.Any], variables: t.Any = None, **kwargs: t.Any) -> list[dict[str, str]]:
         """Return the key of each address."""
@@ -152,7 +158,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
         try:
             if not vault_dir:
                 raise OptionError("vault_dir is empty.", changed="", remedy="Name the vault directory.")
-            # Not of the type "path", which would let a relative one start at the working directory.
+            # Not of the type "path", with which a relative path would start at the working directory.
             path = path_of(self._loader, os.path.expandvars(vault_dir))
             emails = [_address(term) for term in self._flatten(terms)]
             secrets = secrets_of(self._loader)
@@ -162,7 +168,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
                     changed="",
                     remedy="Give the run the vault password of the vault files.",
                 )
-            # What it would encrypt with does not matter, but has to be one that the run has.
+            # Nothing is encrypted, but a sealer needs a vault id of the run.
             stores = stores_to_read(layout, path, Sealer(secrets, str(secrets[0][0])), group_id)
             return [_shown(_stored_key(email, stores, path, layout)) for email in emails]
         except B2Error as exc:
@@ -170,7 +176,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
 
 
 def _address(term: t.Any) -> str:
-    """Return an address in lower case; raise OptionError for what is no address."""
+    """Return an address in lower case; raise OptionError for an invalid one."""
     email = folded(term) if isinstance(term, str) else ""
     if "@" not in email or unsafe_name(email):
         raise OptionError(f"{term!r} is not an address.", changed="", remedy="Give the address of a member.")
@@ -208,7 +214,8 @@ def _stored_key(email: str, stores: t.Sequence[Store], path: str, layout: str) -
     other = "group_vars" if layout == HOST_VARS else HOST_VARS
     raise StoreError(
         f"There is no key of {email} in {where}.",
-        remedy=f"Check the address, vault_dir and the layout, which may be {other}, or create the member with b2_group_members.",
+        remedy=f"Check the address, vault_dir and the layout, which may be {other}, or create the member with "
+        "b2_group_members.",
     )
 
 

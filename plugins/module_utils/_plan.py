@@ -44,55 +44,66 @@ _ALL_REFUSED = (
     "key out of the vault. "
 )
 _AGAIN = "Run again: the next run tries the key once more."
-#: What each outcome means, and what to do about it: the guide to errors is made from this.
+#: The meaning of each outcome, and what to do about it. The guide to errors is made from this table.
 OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
-    Outcome.UNCHANGED: ("It is in the Group, and its key is stored.", "Nothing."),
-    Outcome.CREATED: ("It was made by this run, and its key is sealed.", "Back up the vault directory, or commit it."),
+    Outcome.UNCHANGED: ("The member is in the Group, and its key is stored.", "Nothing."),
+    Outcome.CREATED: (
+        "This run created the member, and its key is sealed.",
+        "Back up the vault directory, or commit it.",
+    ),
     Outcome.ADOPTED: (
-        "It was in the Group already. The given key opens its account, and this run sealed the key.",
+        "The member was in the Group. The given key opens its account, and this run sealed the key.",
         "Back up the vault directory, or commit it.",
     ),
     Outcome.KEY_MISSING: (
-        "It is in the Group, but no key is stored for it: made elsewhere, or its key is in another directory. Or a key to adopt opens nothing.",
         (
-            "Look for its key file in backups and other directories. If you have the key elsewhere, adopt it: give the member's entry "
-            "application_key_id and application_key. Else sign in as the member, make a new key, and adopt that. With on_key_missing: warn the "
-            "task does not fail meanwhile."
+            "The member is in the Group, but its key is not stored: the member was created elsewhere, or its key is in "
+            "another directory. Or Backblaze refuses a key to adopt."
+        ),
+        (
+            "Look for the vault file in backups and other directories. If you have the key elsewhere, adopt it: give "
+            "application_key_id and application_key in the member's entry, or member_application_key_id and "
+            "member_application_key in a task of b2_group_member. If nobody has the key, sign in as the member, make a "
+            "new key, and adopt that. With on_key_missing: warn the task does not fail meanwhile."
         ),
     ),
     Outcome.KEY_LOST: (
-        "It was made by this collection, or most likely was, but the answer with the key never arrived.",
+        "This collection created the account, or most likely did, but the answer with the key never arrived.",
         (
-            "Sign in as the member, make a new key and adopt it. Or have the account replaced: name its address in recreate_members, with the line "
-            "that the message gives. The account is ejected then, and the member is recreated. on_key_lost: recreate does that by itself, but "
-            "only for a key that is lost in the same run."
+            "Sign in as the member, make a new key, and adopt it. Or recreate the member: name its address in "
+            "recreate_members, with the line that the message contains. The account is then ejected. on_key_lost: "
+            "recreate does this by itself, but only for a key that is lost in the same run."
         ),
     ),
     Outcome.CONFLICT: (
         (
-            "It is not as asked: in another region; the stored key is another, or of another account, or of one that is not in the Group; a key "
-            "to adopt opens another account, or is for nobody in the Group; or the answer to its creation held a key that is not certainly its own."
+            "The member is not as wanted: it is in another region; the stored key is another key, or the key of "
+            "another account; a key to adopt opens another account, or its member is not in the Group; or it is not "
+            "proven whose key a create answer contained."
         ),
-        f"Do as the message says; a region cannot be changed, so mend the list. Where a key is in the way, {_TAKE_OUT}: its account may be alive.",
+        (
+            "Do what the message says. A region cannot be changed, so correct the list. If another key is stored, "
+            f"{_TAKE_OUT}: its account may be in use."
+        ),
     ),
-    Outcome.REFUSED: ("Backblaze said no.", "Look its code up below."),
+    Outcome.REFUSED: ("Backblaze refused the request.", "Look up the code below."),
     Outcome.NOT_ATTEMPTED: (
-        "The run ended before it was this member's turn; or Backblaze gave no answer, and a look-up did not find the member.",
-        "Mend what the task's message names, and run again.",
+        "The run ended before this member. Or Backblaze gave no answer, and a look-up did not find the member.",
+        "Fix the problem that the message of the task names, and run again.",
     ),
     Outcome.KEY_DEAD: (
         (
-            "With verify_keys: its stored key was tried, and Backblaze refuses it: it was deleted or has expired. If every key is refused, the "
-            "service may be at fault: run again later first."
+            "The stored key was tried (verify_keys), and Backblaze refuses it: it was deleted or has expired. If every "
+            "key is refused, the service may be at fault: run again later first."
         ),
         f"Sign in as the member and make a new key; {_TAKE_OUT}; then adopt the new key.",
     ),
     Outcome.EJECTED: (
-        "It left the Group. The account lives on, with its data and its keys.",
-        "Nothing; it cannot be undone.",
+        "The member left the Group. The account lives on, with its data and its keys.",
+        "Nothing. Ejecting cannot be undone.",
     ),
     Outcome.ABSENT: (
-        "It is not in the Group, as wanted. In an audit: its key is stored, but it is not in the Group.",
+        "The member is not in the Group, as wanted. In an audit: a stored key is of an account outside the Group.",
         "Nothing. Keep the key in the vault as long as the account may be in use.",
     ),
 }

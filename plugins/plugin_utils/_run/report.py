@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A run's report as a task's result: who, what became of them, and whether that is a failure."""
+"""Turn the report of a run into the result of a task: members, counts, message, and whether the task fails."""
 
 from __future__ import annotations
 
@@ -77,12 +77,12 @@ def summary_of_move(moved: Moved) -> dict[str, t.Any]:
     if moved.left:
         result["failed"] = True
         lines = [f"{one.email or one.path}: {one.message}" for one in moved.left]
-        result["msg"] = f"Left alone: {len(lines)} (and {len(moved.moved)} keys moved). " + " ".join(lines)
+        result["msg"] = f"{len(moved.moved)} keys moved, {len(lines)} not moved. " + " ".join(lines)
     return result
 
 
 def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: bool = False) -> str:
-    """Return the summary of a task that was stopped, as text for a person: the counts, and each member that is neither as wanted nor waiting."""
+    """Return the summary of a stopped task as text: the counts, and each member that needs attention."""
     lines = [f"community.backblaze: The run ended, because {reason}."]
     if "counts" in result:
         lines[0] += f" {', '.join(f'{name}: {count}' for name, count in result['counts'].items())}."
@@ -93,19 +93,17 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: b
         ]
         if not check_mode:
             lines.append(
-                "  The key of each created or adopted member is sealed. Run again to go on; the next run says what became of members that were under way."
+                "  The key of each created or adopted member is sealed. Run again to go on: the next run finds out the "
+                "outcome of each member that was being created."
             )
     elif "outcome" in result:
-        lines.append(
-            f"  {(result.get('member') or {}).get('email', 'The member')}: {result['outcome']}. {result.get('msg', '')}".rstrip(
-                ". "
-            )
-        )
+        email = (result.get("member") or {}).get("email", "The member")
+        lines.append(f"  {email}: {result['outcome']}. {result.get('msg', '')}".rstrip(". "))
     else:
         lines.append(f"  {result.get('msg', '')}")
     if check_mode:
         lines.append("  This was check mode: nothing was changed.")
-    # It goes to a terminal as it is, and messages quote what the service sends.
+    # A terminal shows this text unchanged, and messages quote Backblaze.
     return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
 
 
@@ -130,7 +128,7 @@ def _summary(group: WantedGroup, report: Report, on_key_missing: str) -> dict[st
         "members": [{**one.as_dict(), **_names(group)} for one in report.results],
         "counts": counts,
         "settled": [{**one.as_dict(), **_names(group)} for one in report.settled],
-        "msg": f"{'Would be: ' if report.check_mode else ''}{', '.join(f'{count} {name}' for name, count in counts.items())}",
+        "msg": ("Would be: " if report.check_mode else "") + ", ".join(f"{n} {name}" for name, n in counts.items()),
     }
     warnings = [
         *report.notes,
