@@ -295,7 +295,7 @@ def test_what_is_missing_is_named_before_anything_is_sent(missing, tmp_path):
     with awx_resources.Server(resources()) as server:
         user = User(tmp_path, server)
         process = user.run("-e", json.dumps(MISSING[missing]), **secrets)
-        assert process.returncode == 2 and f"Missing, or a number that wants quotes: {missing}. Give" in unwrapped(
+        assert process.returncode == 2 and f"Missing, or a number without quotes: {missing}. Give" in unwrapped(
             process
         ), process.stdout
         assert "Nothing was changed." in unwrapped(process) and "K004" not in process.stdout + process.stderr

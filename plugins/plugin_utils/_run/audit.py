@@ -22,7 +22,7 @@ AUDIT_WORKERS = 8
 
 def audit_groups(
     client: Partner, stores: t.Mapping[str, Store], fallback: FallbackStore, stop: Stop, *, verify_keys: bool
-) -> tuple[t.Sequence[Member], dict[str, list[dict[str, str]]], list[str]]:
+) -> tuple[t.Sequence[Member], dict[str, list[dict[str, t.Optional[str]]]], list[str]]:
     """Compare Groups with their stores; return the members of these Groups, the audit, and warnings.
 
     stores: the store of each Group by its id; all Groups may share one. verify_keys: try each stored key at Backblaze.

@@ -55,8 +55,9 @@ def summary_of_groups(groups: t.Sequence[tuple[WantedGroup, Done]], on_key_missi
 def _not_started(group: WantedGroup, error: B2Error) -> dict[str, t.Any]:
     """Return the summary of a Group that could not be started."""
     results = tuple(Result(one.email, Outcome.NOT_ATTEMPTED, error.happened) for one in group.members)
-    known: dict[str, t.Any] = {name: error.facts[name] for name in ("changed", "warnings") if name in error.facts}
-    return {**_summary(group, Report(results, ()), "fail"), **known, "msg": error.explain(UNCHANGED)}
+    share = _summary(group, Report(results, ()), "fail")
+    share.update((name, error.facts[name]) for name in ("changed", "warnings") if name in error.facts)
+    return {**share, "msg": error.explain(UNCHANGED)}
 
 
 def _names(group: WantedGroup) -> dict[str, t.Optional[str]]:
