@@ -22,6 +22,12 @@ def member_info(story: Story) -> None:
     _provision(story, members=["alice@customers.example.com"])
 
 
+def member(story: Story) -> None:
+    """Cleo was created elsewhere, and her key is known."""
+    cleo = story.server.add_member("hosting", "cleo@customers.example.com")
+    story.variables = {"cleo_key_id": cleo["applicationKeyId"], "cleo_key": cleo["applicationKey"]}
+
+
 def members(story: Story) -> None:
     """Two lists, and Cleo, made elsewhere, with a key that is at hand."""
     story.write("customers.csv", CUSTOMERS)
@@ -53,6 +59,7 @@ def _provision(story: Story, **wanted: t.Any) -> None:
 
 #: By the page's path within the repository.
 PREPARED: dict[str, t.Callable[[Story], None]] = {
+    "plugins/modules/b2_group_member.py": member,
     "plugins/modules/b2_group_member_info.py": member_info,
     "plugins/modules/b2_group_members.py": members,
     "plugins/modules/b2_vault_layout.py": layout,
