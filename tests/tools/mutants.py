@@ -70,7 +70,7 @@ AREAS = {
         (SEQUENCES,),
     ),
     "api": Area(
-        _in("module_utils/_api", "answers", "partner", "calls", "transport", "pace"),
+        _in("module_utils/_api", "answers", "partner", "calls", "retries", "transport", "pace"),
         (f"{UNIT}/module_utils/_api",),
         (SEQUENCES, FAULTS),
     ),
