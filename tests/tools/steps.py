@@ -4,7 +4,9 @@
 
 """Run the named steps, go on after a failure, and close with one verdict.
 
-With --tree-stands first, the caller has made the tree and holds its lock. STEPS_REPORT in the environment is a file for the verdict as JSON.
+Steps of two lanes run side by side, each lane in a tree of its own. The output of a step is shown when the step has
+ended. With --tree-stands first, the caller has made the tree and holds its lock, and all steps run one after the other.
+STEPS_REPORT in the environment is a file for the verdict as JSON.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+import typing as t
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 
 import artifact
@@ -34,6 +39,19 @@ PYTEST_NEVER = r"^=+ (?:.*\D)?\d+ (?:skipped|xfailed|xpassed)\b.* in [\d.]+s"
 E2E = "tests/e2e"
 LEAKS = "tests/campaign/test_leaks.py"
 LOCATIONS = "tests/campaign/test_locations.py"
+
+
+#: Steps that run side by side: those of the first lane compute, most of the others wait. The rest are of the first lane.
+SECOND_LANE = frozenset({"job", "awx", "clients", "vault", "locations", "faults", "examples"})
+
+
+class Row(t.NamedTuple):
+    """The verdict on one step. problem: empty if it passed."""
+
+    step: str
+    problem: str
+    seconds: float
+    tests: int
 
 
 class Failed(Exception):
@@ -78,6 +96,15 @@ def stream_pytest(command: list[str], cwd: Path, env: dict[str, str]) -> int:
 
 def units() -> int:
     return stream_pytest(run_ansible_test.command("units"), tree.COLLECTION, run_ansible_test.prepared_environment())
+
+
+def controller() -> int:
+    """The unit tests of what runs on the controller. The client, the plans and the stand-in do not use ansible-core."""
+    tests = sorted(path.relative_to(tree.COLLECTION) for path in (tree.COLLECTION / "tests/unit/plugins").iterdir())
+    own = [f"{path}/" for path in tests if path.name != "module_utils"]
+    return stream_pytest(
+        [*run_ansible_test.command("units"), *own], tree.COLLECTION, run_ansible_test.prepared_environment()
+    )
 
 
 def sanity() -> int:
@@ -191,6 +218,7 @@ def ee_step() -> int:
 
 STEPS: dict[str, Callable[[], int]] = {
     "units": units,
+    "controller": controller,
     "sanity": sanity,
     "integration": integration,
     "lint": lint,
@@ -209,36 +237,73 @@ STEPS: dict[str, Callable[[], int]] = {
 }
 
 
+def run(name: str) -> Row:
+    """Run one step."""
+    print(f"\n===== {name} =====", flush=True)
+    start, tests, problem = time.monotonic(), 0, ""
+    try:
+        tests = STEPS[name]()
+        problem = "" if tests else "ran no test"
+    except (Failed, SystemExit, subprocess.CalledProcessError, OSError) as error:
+        problem = str(error)
+    if problem:
+        print(f"{name}: {problem}", flush=True)
+    return Row(name, problem, time.monotonic() - start, tests)
+
+
+def lane(number: int, names: list[str]) -> list[Row]:
+    """Run steps one after the other in a process and a copy of the tree of their own; show each one's output at its end."""
+    work = tree.BUILD / f"lane{number}"
+    shutil.rmtree(work, ignore_errors=True)
+    copy = work / "tree" / tree.COLLECTION.relative_to(tree.TREE)
+    tree.git("clone", "--quiet", str(tree.COLLECTION), str(copy), cwd=tree.ROOT)
+    report = work / "report.json"
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--tree-stands", *names],
+        env={**os.environ, "STEPS_WORK": str(work), "STEPS_REPORT": str(report)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    shown: list[str] = []
+    for line in process.stdout:
+        if line.startswith("===== "):
+            print("".join(shown), end="", flush=True)
+            shown = []
+            print(f"lane {number}: {line.strip('= ').strip()} ...", flush=True)
+        shown.append(line)
+    process.wait()
+    print("".join(shown), end="", flush=True)
+    rows = [Row(**row) for row in json.loads(report.read_text())] if report.exists() else []
+    ran = {row.step for row in rows}
+    return rows + [Row(name, "its lane ended before it", 0.0, 0) for name in names if name not in ran]
+
+
 def main() -> int:
     names = sys.argv[1:]
-    if names[:1] == ["--tree-stands"]:
+    alone = names[:1] == ["--tree-stands"]
+    if alone:
         del names[0]
     else:
         tree.make()
-    rows = []
-    for name in names:
-        print(f"\n===== {name} =====", flush=True)
-        start, tests, problem = time.monotonic(), 0, ""
-        try:
-            tests = STEPS[name]()
-            problem = "" if tests else "ran no test"
-        except (Failed, SystemExit, subprocess.CalledProcessError, OSError) as error:
-            problem = str(error)
-        if problem:
-            print(f"{name}: {problem}", flush=True)
-        rows.append((name, problem, time.monotonic() - start, tests))
+    lanes = [[name for name in names if (name in SECOND_LANE) is second] for second in (False, True)]
+    if alone or not all(lanes):
+        rows = [run(name) for name in names]
+    else:
+        with futures.ThreadPoolExecutor(len(lanes)) as pool:
+            found = {row.step: row for done in pool.map(lane, (1, 2), lanes) for row in done}
+        rows = [found[name] for name in names]
 
     if report := os.environ.get("STEPS_REPORT"):
-        Path(report).write_text(
-            json.dumps([{"step": name, "problem": problem, "tests": tests} for name, problem, _seconds, tests in rows])
-        )
-    failed = sum(bool(problem) for name, problem, seconds, tests in rows)
+        Path(report).write_text(json.dumps([row._asdict() for row in rows]))
+    failed = sum(bool(row.problem) for row in rows)
     print(f"\n{'step':<12} {'result':<7} {'seconds':>7} {'tests':>6}")
     for name, problem, seconds, tests in rows:
-        print(
-            f"{name:<12} {'FAILED' if problem else 'passed':<7} {seconds:>7.1f} {tests or '-':>6}  {problem}".rstrip()
-        )
-    print(f"\n{len(rows) - failed} passed, {failed} failed")
+        verdict = "FAILED" if problem else "passed"
+        print(f"{name:<12} {verdict:<7} {seconds:>7.1f} {tests or '-':>6}  {problem}".rstrip())
+    print(f"\n{len(rows) - failed} passed, {failed} failed", flush=True)
     return 1 if failed else 0
 
 
