@@ -150,8 +150,10 @@ def read_group(plaintext: bytes, path: str) -> dict[str, StoredKey]:
     """Return the keys of a Group by address. Raises StoreError if the file holds anything else than ``group_text`` writes."""
     keys = [_key({**dict(map(_pair, fields.value)), _EMAIL: email}) for email, fields in _entries(_composed(plaintext))]
     # Blanks and line ends do not count: an editor may have changed them.
-    if group_text(keys).split() == plaintext.split() and not any(unsafe_name(key.email) for key in keys):
-        return {key.email: key for key in keys}
+    by_email = {key.email: key for key in keys}
+    # Compared without duplicates: of two keys of one address, neither may be dropped.
+    if group_text(by_email.values()).split() == plaintext.split() and not any(map(unsafe_name, by_email)):
+        return by_email
     raise StoreError(
         f"{path} holds something else than keys that this collection has sealed. The file was not changed.",
         remedy="Move other variables and comments to a file beside it, such as vars.yml, which Ansible loads as well. "

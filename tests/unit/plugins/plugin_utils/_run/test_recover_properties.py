@@ -26,7 +26,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_fi
 GROUP, EMAIL, OTHER, UNSAFE = "100001", "ada@example.com", "bob@example.com", "a/b@example.com"
 OURS, FOREIGN, UNSAFE_ACCOUNT = "ours0", "foreign1", "unsafe2"
 MEMBERS = {
-    EMAIL: Member(OURS, EMAIL.title(), GROUP, "us-west"),
+    EMAIL: Member(OURS, EMAIL.title(), GROUP, region="us-west"),
     UNSAFE: Member(UNSAFE_ACCOUNT, UNSAFE, GROUP),
 }
 ASIDE = "aside/key"

@@ -673,3 +673,16 @@ def test_keys_are_taken_out_only_as_they_are(store, make_store, new_member):
     assert os.listdir(store.path) == []
     store.seal(new_member())
     assert set(make_store().stored()) == {ALICE}
+
+
+def test_two_keys_of_one_address_are_refused_untouched(store, make_store, new_member, secrets, vault):
+    """Each of two lines for one address may hold the working key, as after a merge in Git. Neither may be dropped."""
+    prove(store)
+    path = store.seal(new_member())
+    other = group_text([new_member(key="K004other")]).splitlines(keepends=True)[-1]
+    write(path, Sealer(secrets).seal(vault.decrypt(read(path)) + other))
+    before = read(path)
+    for work in (make_store().stored, lambda: make_store().seal(new_member(BOB)), lambda: prove(make_store())):
+        with pytest.raises(StoreError, match="The file was not changed"):
+            work()
+    assert read(path) == before
