@@ -29,6 +29,12 @@ def changelog_check(session: nox.Session) -> None:
     session.run("antsibull-changelog", "lint-changelog-yaml", "--strict", "changelogs/changelog.yaml")
 
 
+@nox.session(name="wording-check")
+def wording_check(session: nox.Session) -> None:
+    """Refuse the wording that tests/tools/wording.py lists, and name its replacement"""
+    session.run("python", "tests/tools/wording.py")
+
+
 @nox.session(name="workflows-check")
 def workflows_check(session: nox.Session) -> None:
     """Run 'zizmor' and 'check-jsonschema' on what GitHub reads"""
