@@ -32,7 +32,7 @@ def opened(directory: t.Optional[int], name: str, flags: int) -> t.Iterator[int]
 
 
 def make_in(directory: t.Optional[int], name: str, modes: Modes = PRIVATE) -> None:
-    """Make a directory in an open one, which the caller syncs; FileExistsError where it is there already, and keeps its mode."""
+    """Make a directory in an open one, which the caller syncs; FileExistsError where it exists already, and keeps its mode."""
     with _named(directory, name):
         os.mkdir(name, modes.directory, dir_fd=directory)
     if modes.given:
@@ -146,7 +146,7 @@ def prove_place(path: str, name: str) -> None:
                 f"{location} is not {what}{' but a symlink' if stat.S_ISLNK(found) else ''}.", remedy="Move it away."
             )
         if stat.S_ISDIR(found) and not os.access(location, os.R_OK | os.W_OK | os.X_OK):
-            raise StoreError(f"{location} cannot be written by this user.", remedy="Mend its permissions.")
+            raise StoreError(f"{location} cannot be written by this user.", remedy="Fix its permissions.")
 
 
 def replace(

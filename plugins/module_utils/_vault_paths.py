@@ -31,7 +31,7 @@ def is_temporary(candidate: str, name: str) -> bool:
 
 
 def aside_name(name: str) -> str:
-    """Return a name beside a file for a key of which it is not certain that it belongs into that file."""
+    """Return the name beside a file for an unproven key, which may not belong into that file."""
     return f".{name}.{secrets.token_hex(6)}{_ASIDE_SUFFIX}"
 
 

@@ -5,7 +5,7 @@
 """Read one HTTP response, so that its end is certain, and the request that it answers.
 
 ``http.client`` has three weaknesses. An interim response (102, 103) counts as the final one, so that the next request
-on the connection reads the final one. Bytes behind a response are thrown away unseen. The time limit begins anew with
+on the connection reads the final one. Bytes behind a response are thrown away unseen. The time limit begins again with
 each byte.
 """
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys of which it is not certain whose they are: beside the place that they came for, where Ansible does not load them."""
+"""Keep unproven keys, whose account is not certain, in files that Ansible does not load."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class VaultDir:
     def __init__(self, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
         # Without a last slash, behind which O_NOFOLLOW would follow.
         self.path = os.path.normpath(path)
-        #: Bytes of a file that holds all keys and is written anew with each of them; None where each key has a file of its own.
+        #: Bytes of a file that holds all keys and is written again with each of them; None where each key has a file of its own.
         self.rewritten: t.Optional[int] = None
         #: Where it is in truth, if what is at this path is a copy.
         self.location = location
@@ -83,7 +83,7 @@ class VaultDir:
     def switched_off(self, names: t.Collection[str]) -> dict[str, str]:
         """Return by name the file of variables that Ansible would stop loading if a directory of that name were made beside it.
 
-        A directory that is there already is left out. The vault directory is listed once.
+        A directory that exists already is left out. The vault directory is listed once.
         """
         with explained("cannot be read", self.path):
             try:
@@ -221,7 +221,7 @@ class VaultDir:
 
 
 def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
-    """Return the error that a directory cannot be made without switching off a file of variables. more: how many others there are."""
+    """Return the error that a directory cannot be created without switching off a file of variables. more: how many others there are."""
     others = f", and {more} more such files" if more else ""
     directory, moved = shlex.quote(name), shlex.quote(f"{name}/vars{os.path.splitext(file)[1]}")
     # Ansible loads a directory of that name as well.
