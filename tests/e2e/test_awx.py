@@ -188,7 +188,7 @@ def test_facts_that_awx_may_store_hold_the_key_only_if_it_is_in_the_environment(
 def test_a_key_that_cannot_be_one_is_refused_before_anything_is_sent(way, key, tmp_path):
     with serving(tmp_path, "hosting") as server:
         job = Job(tmp_path, server.url, way, application_key=key)
-        said = "application_key holds characters that no Backblaze key has"
+        said = "application_key contains characters that no Backblaze key has"
         played, failed = job.play(FEW)
         assert sum(said in message for message in failed) == len(FEW), failed
         listed, hosts = job.inventory()

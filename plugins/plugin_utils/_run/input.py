@@ -114,7 +114,7 @@ def _wanted_member(entry: t.Any) -> Wanted:
             raise OptionError(f"{name} is {type(value).__name__}, but has to be a string.")
     region, key_id, key = ((values[name] or "").strip() for name in ("region", "application_key_id", "application_key"))
     if not (key_id + key).isascii() or not (key_id + key).isprintable() or " " in key_id + key:
-        raise OptionError("The key to adopt holds characters that no Backblaze key has.")
+        raise OptionError("The key to adopt contains characters that no Backblaze key has.")
     if bool(key_id) != bool(key):
         raise OptionError("To adopt a key, both application_key_id and application_key are needed.")
     return Wanted(check_email(entry.get("email")), check_region(region) or None, key_id, key)
