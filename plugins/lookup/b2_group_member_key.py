@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
-
 DOCUMENTATION = r"""
 name: b2_group_member_key
 short_description: Read sealed keys of members from a vault directory
@@ -141,6 +139,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._members import folded, may_be_template, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._options import register_secret
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import path_of, secrets_of
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import HOST_VARS, stores_to_read
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
