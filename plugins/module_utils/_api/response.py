@@ -82,6 +82,14 @@ class Response(http.client.HTTPResponse):
         self._reader = _Reader(_Socket(sock))
         self.fp = self._reader
 
+    def begin(self) -> None:
+        """Read the head. An invalid length is removed: urllib3 would refuse the answer, and a key in it would be lost."""
+        super().begin()
+        lengths = {length.strip() for length in self.headers.get_all("Content-Length") or []}
+        if len(lengths) > 1 or not all(map(str.isdecimal, lengths)):
+            del self.headers["Content-Length"]
+            self.length = None
+
     def _read_status(self) -> tuple[str, int, str]:
         while True:
             version, status, reason = super()._read_status()  # type: ignore[misc]  # not in the type stubs
