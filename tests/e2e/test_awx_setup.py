@@ -305,7 +305,7 @@ def test_what_is_missing_is_named_before_anything_is_sent(missing, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["-e", "b2_awx_vault_dir=host_vars"], {}, "have to be absolute paths"),
+        (["-e", "b2_awx_vault_dir=host_vars"], {}, "must be absolute paths"),
         ([], {"collections": os.environ["ANSIBLE_COLLECTIONS_PATH"]}, "ansible-galaxy collection install awx.awx"),
         ([], {"CONTROLLER_HOST": "https://no-such-host.invalid"}, "name your AWX in CONTROLLER_HOST"),
     ],

@@ -38,7 +38,7 @@ PYTEST_FAILED = r"^(?:FAILED|ERROR) (.+)"
 PYTEST_NEVER = r"^=+ (?:.*\D)?\d+ (?:skipped|xfailed|xpassed)\b.* in [\d.]+s"
 E2E = "tests/e2e"
 LEAKS = "tests/campaign/test_leaks.py"
-LOCATIONS = "tests/campaign/test_locations.py"
+LOCATIONS = "tests/campaign/test_location_kills.py"
 
 
 #: Steps that run side by side: those of the first lane compute, most of the others wait. The rest are of the first lane.
