@@ -16,7 +16,8 @@ import pathlib
 import antsibull_nox
 import nox
 
-# What else is installed on a machine is not to change what is found, and listing it wants an ansible-galaxy outside the sessions.
+# What else is installed on a machine is not to change what is found, and listing it wants an ansible-galaxy outside the
+# sessions.
 os.environ["ANTSIBULL_NOX_IGNORE_INSTALLED_COLLECTIONS"] = "true"
 antsibull_nox.load_antsibull_nox_toml()
 

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Files and directories by their name in an open directory, on the controller and on a host. An error about permissions names the path."""
+"""Read and write files by their name in an open directory, on the controller and on a target host.
+
+A file is written whole or not at all: under a temporary name, synced, renamed, and its directory synced. No symlink is
+followed. An error about permissions names the path.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ def opened(directory: t.Optional[int], name: str, flags: int) -> t.Iterator[int]
 
 
 def make_in(directory: t.Optional[int], name: str, modes: Modes = PRIVATE) -> None:
-    """Make a directory in an open one, which the caller syncs; FileExistsError where it exists already, and keeps its mode."""
+    """Create a directory in an open one, which the caller syncs. Raises FileExistsError if the directory exists."""
     with _named(directory, name):
         os.mkdir(name, modes.directory, dir_fd=directory)
     if modes.given:
@@ -69,7 +73,7 @@ def explained(what: str, path: str) -> t.Iterator[None]:
 
 
 def reason_of(exc: OSError, path: str) -> str:
-    """Return the reason of an error at a path; it names the path that permissions are missing for, if that is another one."""
+    """Return the reason of an error at a path, with the other path if permissions are missing for another one."""
     if exc.errno in (errno.ELOOP, errno.ENOTDIR):
         return "a symlink or a plain file is in the way"
     reason = exc.strerror or type(exc).__name__
@@ -92,7 +96,7 @@ def room_in(path: str) -> tuple[int, t.Optional[int]]:
 
 @contextlib.contextmanager
 def opened_below(directory: int, names: t.Iterable[str], make: t.Optional[Modes] = None) -> t.Iterator[int]:
-    """Open a directory some levels below an open one. make: modes of missing directories, which are created and synced."""
+    """Open a directory some levels below an open one. make: modes of missing directories, to create them."""
     with contextlib.ExitStack() as stack:
         for name in names:
             if make is not None:
@@ -159,7 +163,7 @@ def replace(
 ) -> os.stat_result:
     """Put a file in its place whole or not at all, and return what it is then; syncing the directory is the caller's.
 
-    like, modes: see put. last_look: called when all is written but its name, and raises StoreError where the file must not be replaced after all.
+    like, modes: see put. last_look: called before the rename; raises StoreError if the file must not be replaced.
     """
     temporary = temporary_name(name)
     try:

@@ -77,7 +77,7 @@ def is_group_directory(name: str) -> bool:
 
 
 def is_member_directory(name: str) -> bool:
-    """Tell whether a directory of that name may be a member's: it is an address. All else, such as lost+found, is nobody's key."""
+    """Tell whether a name is that of a member's directory: an address. Other names, such as lost+found, are not."""
     return "@" in name and not unsafe_name(name)
 
 
@@ -87,7 +87,7 @@ def group_of(name: str) -> str:
 
 
 def name_of(group_id: str) -> str:
-    """Return a name for what is kept about a Group. Its id is opaque, so what is not plain enough is named by its digest."""
+    """Return the name for the files of a Group: its id, or a digest if the opaque id is no plain name."""
     return group_id if _PLAIN_ID.fullmatch(group_id) else hashlib.sha256(group_id.encode()).hexdigest()[:32]
 
 

@@ -12,8 +12,8 @@ module: b2_group_member
 short_description: Create or eject one member of a Backblaze B2 Group
 version_added: 0.1.0
 description:
-  - "B(The option vault_dir keeps the key safe.) With it the task encrypts the new member's key into an Ansible Vault file
-    and syncs it to disk before it does anything else, and does not return the key. Without O(vault_dir) the task
+  - "B(The option vault_dir keeps the key safe.) With it the task encrypts the new member's key into an Ansible Vault
+    file and syncs it to disk before it does anything else, and does not return the key. Without O(vault_dir) the task
     returns the key, once. If the play does not store the key, or ends before it does, the key is lost, because
     Backblaze does not show it again."
   - Creates a member of a Group, adopts the key of an existing member, or ejects a member. Each member is a Backblaze

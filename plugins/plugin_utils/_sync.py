@@ -14,9 +14,10 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 
 
 class Shared:
-    """Work that many threads ask for, such as to sync what they have written: one round is under way at a time, for all who came before it began.
+    """Share one round of work, such as a sync, among all threads that asked before the round began.
 
-    A round that fails has failed for all of these, and no later one makes up for it: what was not written then may never be.
+    A failed round has failed for all of these threads, and no later round repairs that: the kernel reports a failed
+    sync only once.
     """
 
     def __init__(self) -> None:

@@ -18,7 +18,8 @@ import typing as t
 from functools import partial
 
 HERE = pathlib.Path(__file__).resolve().parent
-# None of these is a package: the copy of the checkout, the project of the end-to-end tests, the stand-in and its ledger.
+# None of these is a package: the copy of the checkout, the project of the end-to-end tests, the stand-in and its
+# ledger.
 sys.path[1:1] = [str(HERE.parent / name) for name in ("tools", "e2e", "utils")]
 
 import inventories  # noqa: E402  # found on the path above
@@ -186,7 +187,8 @@ def main() -> int:
     figures.dump(WORK / "pyperf.json")
     shutil.rmtree(WORK / "work")
     print(
-        f"\n{clock.seconds / 60:.0f} minutes; figures: {WORK / 'bench.json'}, for python -m pyperf: {WORK / 'pyperf.json'}"
+        f"\n{clock.seconds / 60:.0f} minutes; figures: {WORK / 'bench.json'}, for python -m pyperf: "
+        f"{WORK / 'pyperf.json'}"
     )
     return 0
 

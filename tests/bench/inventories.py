@@ -32,12 +32,14 @@ class Hosts:
     expected: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def prepare(self) -> None:
-        """Put the hosts and their variables, as our plugin has them, where the bare plugin finds them, and fill the cache."""
+        """Put the hosts and their variables, as our plugin has them, where the bare plugin finds them, and fill the
+        cache."""
         self.site.probe("hosts", str(self._ours("plain")), str(self.site.directory / "hosts.marshal"))
         self._load(self._ours("cached"), "plain")
 
     def ours(self, variant: str) -> Measured:
-        """Load the inventory with our plugin: from Backblaze, or where it is the variant ``cached`` from a warm cache."""
+        """Load the inventory with our plugin: from Backblaze, or where it is the variant ``cached`` from a warm
+        cache."""
         measured = self._load(self._ours(variant), "plain" if variant == "cached" else variant)
         listings = measured.calls.get("b2_list_group_members", 0)
         if bool(listings) is (variant == "cached"):
@@ -74,8 +76,8 @@ class Hosts:
         return path
 
     def _load(self, path: pathlib.Path, variant: str) -> Measured:
-        # --graph shows every host, so that they can be counted, and costs no more than --host of one. --list costs three times
-        # as much as loading does: it looks for files of variables, and formats them, host by host.
+        # --graph shows every host, so that they can be counted, and costs no more than --host of one. --list costs
+        # three times as much as loading does: it looks for files of variables, and formats them, host by host.
         measured = self.site.measure(
             "ansible-inventory", "-i", str(path), "--graph", ANSIBLE_INVENTORY_PLUGINS=str(HERE / "inventory_plugins")
         )
@@ -83,6 +85,7 @@ class Hosts:
         hosts = set(_HOST.findall(measured.output))
         if len(hosts) != self.count or shown != self.expected.setdefault(variant, shown):
             raise Failed(
-                f"{path.name}: {self.count} hosts were to be shown, the same with every plugin, but there are {len(hosts)}"
+                f"{path.name}: {self.count} hosts were to be shown, the same with every plugin, but there are "
+                f"{len(hosts)}"
             )
         return measured

@@ -44,7 +44,8 @@ class Failed(Exception):
 class Measured:
     """One run. Zero is: not measured.
 
-    cpu_seconds: of the run and all below it. server_seconds: of the stand-in meanwhile. peak_bytes: of the largest process.
+    cpu_seconds: of the run and all below it. server_seconds: of the stand-in meanwhile. peak_bytes: of the largest
+    process.
     peak_tree_bytes: of all processes together, pages that they share counted once.
     """
 
@@ -59,7 +60,8 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What is measured again and again: ``once`` does all of it one time, proves that the work was done, and says what it cost.
+    """What is measured again and again: ``once`` does all of it one time, proves that the work was done, and says what
+    it cost.
 
     named: whether a target is about it, so that it is never repeated less often than was asked for.
     """
@@ -85,7 +87,8 @@ class Figures:
         for field, unit in _UNITS.items():
             value = getattr(measured, field)
             if value:
-                # Otherwise pyperf takes the memory of the bench for that of the run, and bytes for the seconds that it took.
+                # Otherwise pyperf takes the memory of the bench for that of the run, and bytes for the seconds that it
+                # took.
                 known = {"mem_max_rss": measured.peak_bytes or 1, "duration": measured.seconds or 1.0}
                 metadata = {"name": f"{cell}: {field}", "unit": unit, **known}
                 self._runs[cell, field].append(pyperf.Run([value], metadata=metadata))
@@ -102,7 +105,8 @@ class Figures:
         return float(self._benchmark(cell, field).median()) if (cell, field) in self._runs else 0.0
 
     def summary(self, cell: str) -> dict[str, t.Any]:
-        """Return what the machine-readable report says of a cell: every field with its values, their median and spread."""
+        """Return what the machine-readable report says of a cell: every field with its values, their median and
+        spread."""
         fields: dict[str, t.Any] = {}
         for name, field in self._runs:
             if name == cell:
@@ -171,7 +175,8 @@ class Site(project.Project):
         return path
 
     def measure(self, *command: str, mode: str = "process", **environment: str) -> Measured:
-        """Run a command to its end; Failed if that is a bad one. Mode tree samples memory, which takes time, so it takes none."""
+        """Run a command to its end; Failed if that is a bad one. Mode tree samples memory, which takes time, so it
+        takes none."""
         report, output = self.directory / "timed.json", self.directory / "output"
         calls, server_seconds = self._calls(), self._server_seconds()
         # What earlier runs left to be written is not for this one to wait for.

@@ -6,7 +6,8 @@
 
     python probe.py encrypt | write DIRECTORY | call | list GROUP... | hosts INVENTORY FILE
 
-Prints JSON. The last three take realm and credentials from the environment and the collection from ANSIBLE_COLLECTIONS_PATH.
+Prints JSON. The last three take realm and credentials from the environment and the collection from
+ANSIBLE_COLLECTIONS_PATH.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def call() -> dict[str, Any]:
 
 
 def listing(*group_ids: str) -> dict[str, Any]:
-    """Time the list calls alone: what the client needs for all members of the Groups, once it is authorized and connected."""
+    """Time the list calls alone: what the client needs for all members of the Groups, once it is authorized and
+    connected."""
     sys.path[:0] = os.environ["ANSIBLE_COLLECTIONS_PATH"].split(os.pathsep)
     from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
 

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is measured of provisioning: our one task, the loops that it stands in for, and a run that finds nothing to do."""
+"""What is measured of provisioning: our one task, the loops that it stands in for, and a run that finds nothing to
+do."""
 
 from __future__ import annotations
 
@@ -171,7 +172,8 @@ def _encrypted_string(vault: VaultLib, content: bytes) -> str:
 def _check_keys(
     site: Site, count: int, files: t.Mapping[str, pathlib.Path], read: t.Callable[[VaultLib, bytes], str]
 ) -> None:
-    """Hold the stand-in's ledger against what is on disk: every member once, a file for each, and in some of them the very key."""
+    """Hold the stand-in's ledger against what is on disk: every member once, a file for each, and in some of them the
+    very key."""
     given = {entry["email"]: entry["key"] for entry in ledger.handed_out(site.url) if entry["delivered"]}
     created = site.server.state()["calls"].get(ledger.CREATE, 0)
     wanted = set(addresses(count))

@@ -6,7 +6,8 @@
 
     python timed.py REPORT process|tree COMMAND...
 
-A small process between the bench and what it measures: Linux counts the size of whoever starts a command into that command's peak.
+A small process between the bench and what it measures: Linux counts the size of whoever starts a command into that
+command's peak.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import subprocess
 import sys
 import time
 
-# Often enough to see each stage of a run of some seconds; a look costs a few milliseconds, so runs that are sampled are not timed.
+# Often enough to see each stage of a run of some seconds; a look costs a few milliseconds, so runs that are sampled are
+# not timed.
 SAMPLE_SECONDS = 0.005
 
 
 def tree_bytes(pid: int) -> int:
-    """Return what a process and all below it hold: pages that several of them share are counted once (where the system tells)."""
+    """Return what a process and all below it hold: pages that several of them share are counted once (where the system
+    tells)."""
     import psutil
 
     total = 0

@@ -81,7 +81,8 @@ class Count:
 
 
 def _begin(terminal: int) -> None:
-    """Heed signals that whoever runs the tests may ignore, as nohup does. terminal: make it the one of a new session, if it is one."""
+    """Heed signals that whoever runs the tests may ignore, as nohup does. terminal: make it the one of a new session,
+    if it is one."""
     if terminal >= 0:
         os.setsid()
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
@@ -98,7 +99,8 @@ def _copy(terminal: int, output: pathlib.Path) -> None:
 
 
 class Run:
-    """An ansible-playbook that works in the background. Its worker is a session of its own, so every process of it carries a mark."""
+    """An ansible-playbook that works in the background. Its worker is a session of its own, so every process of it
+    carries a mark."""
 
     def __init__(
         self, campaign: Campaign, play: pathlib.Path, *arguments: str, terminal: bool = False, **environment: str
@@ -171,7 +173,8 @@ class Run:
         return 0
 
     def watch(self, condition: t.Callable[[], bool], pause: float = 0.0, patience: float = PATIENCE) -> bool:
-        """Wait until something holds while the run is alive; say whether it came to that. pause: seconds between two looks."""
+        """Wait until something holds while the run is alive; say whether it came to that. pause: seconds between two
+        looks."""
         deadline = time.monotonic() + patience
         known = 0
         while self.alive:
@@ -215,7 +218,8 @@ class Run:
 
 
 def _key_files(directory: pathlib.Path) -> t.Iterator[pathlib.Path]:
-    """Yield what may hold a key: in a vault directory one directory an address or a Group, in the fallback place one file an account."""
+    """Yield what may hold a key: in a vault directory one directory an address or a Group, in the fallback place one
+    file an account."""
     yield from (path for path in directory.glob("*/*") if path.parent.name != ".b2_members")
     yield from (path for path in directory.glob("*b2_vault.yml*") if path.is_file())
 
@@ -287,7 +291,8 @@ class Campaign(project.Project):
         return found
 
     def count(self, result: dict[str, t.Any], *directories: pathlib.Path) -> Count:
-        """Count every key: the stand-in's ledger against what is in these directories and what the result says is lost."""
+        """Count every key: the stand-in's ledger against what is in these directories and what the result says is
+        lost."""
         vault = VaultLib([("default", VaultSecret(self.password.encode()))])
         given = {
             (one["email"].lower(), one["account_id"], one["key_id"], one["key"]) for one in ledger.handed_out(self.url)
@@ -364,7 +369,8 @@ class Campaign(project.Project):
 
 
 def under_way(concurrency: int) -> int:
-    """Return how many keys a run may have between their creates and the disk: while some are sealed, at most eight, the next are created."""
+    """Return how many keys a run may have between their creates and the disk: while some are sealed, at most eight, the
+    next are created."""
     return concurrency + min(concurrency, 8)
 
 
@@ -429,7 +435,8 @@ def campaigns(tmp_path: pathlib.Path) -> t.Iterator[t.Callable[..., Campaign]]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that mounts in a mount namespace of its own, so that no mount outlives it; whoever is not root is root there."""
+    """Run a test that mounts in a mount namespace of its own, so that no mount outlives it; whoever is not root is root
+    there."""
     if not pyfuncitem.get_closest_marker("mounts") or os.environ.get(_IN_NAMESPACE):
         return None
     unshare = shutil.which("unshare")

@@ -4,10 +4,11 @@
 
 """Every fault at every step of the protocol, one at a time: no key is lost unsaid, no account is made twice.
 
-The table is made from the steps and the faults, not written by hand. Each case provisions three members with one fault in the
-way, then twice more without it. ``Lab`` is what the other campaigns use too.
+The table is made from the steps and the faults, not written by hand. Each case provisions three members with one fault
+in the way, then twice more without it. ``Lab`` is what the other campaigns use too.
 
-CAMPAIGN=long runs every case; otherwise each step has all of its errors and cuts and a sample of the rest, chosen by CAMPAIGN_SEED.
+CAMPAIGN=long runs every case; otherwise each step has all of its errors and cuts and a sample of the rest, chosen by
+CAMPAIGN_SEED.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ _FEW_ROUNDS = 10
 
 
 def quicken() -> None:
-    """Make waiting and key derivation quick in this process. The vault format, the files and the syncs stay what they are."""
+    """Make waiting and key derivation quick in this process. The vault format, the files and the syncs stay what they
+    are."""
     workers.STORE_DELAYS = (0.0, 0.0)
     derive = getattr(ansible_vault, "PBKDF2HMAC", None)
     if derive is not None and not hasattr(derive, "slow"):
@@ -253,8 +255,9 @@ def check_invariants(
     """Hold one run against what is never bent.
 
     known: account ids whose keys were handed out before this run. most: how many accounts an address may have had.
-    nameless: whether a lost key may be reported without its account id, because the look-up was disturbed too. removed: keys whose files
-    the user has taken away. counterfeit: addresses whose create answer held another text in place of the key: that it is sealed is all that can be.
+    nameless: whether a lost key may be reported without its account id, because the look-up was disturbed too. removed:
+    keys whose files the user has taken away. counterfeit: addresses whose create answer held another text in place of
+    the key: that it is sealed is all that can be.
     """
     promise(run.seconds < BOUND, f"the run took {run.seconds:.0f} s")
     entries = lab.created()
@@ -366,7 +369,8 @@ partner.FAULTS["rewrite"] = fault_rewrite
 class Fault:
     """One thing that can happen to a request.
 
-    slow: it costs waiting, so the client is given little patience. everybodys: it stops all members that are not done yet, not only the one
+    slow: it costs waiting, so the client is given little patience. everybodys: it stops all members that are not done
+    yet, not only the one
     that it hit: it speaks of the whole account.
     """
 
@@ -525,7 +529,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
 class Step:
     """A request of the protocol that a fault can hit.
 
-    rule: which request it is. before: faults that lead there. recreates: it is reached by replacing an account whose key was lost.
+    rule: which request it is. before: faults that lead there. recreates: it is reached by replacing an account whose
+    key was lost.
     """
 
     name: str
@@ -671,7 +676,8 @@ def _play(lab: Lab, case: Case) -> None:
 def _settle(lab: Lab, policy: Policy, most: int, without_key: t.Collection[Outcome]) -> None:
     """Without faults a second run has to bring everything in order, and a third has nothing to do.
 
-    without_key: what may be said of a member whose key was lost; a listing that lied makes ours look like somebody else's.
+    without_key: what may be said of a member whose key was lost; a listing that lied makes ours look like somebody
+    else's.
     """
     lab.server.faults([])
     known = {entry["account_id"] for entry in lab.created()}
@@ -718,7 +724,8 @@ def test_every_fault_at_every_step_leaves_no_key_unsaid():
     broken = play_all(cases)
     seconds = time.monotonic() - started
     print(
-        f"\nfaults: {len(cases)} of {len(everything)} cases, {len({case.fault.name for case in cases})} faults at {len(STEPS)} steps, "
+        f"\nfaults: {len(cases)} of {len(everything)} cases, {len({case.fault.name for case in cases})} faults at "
+        f"{len(STEPS)} steps, "
         f"three runs each; "
         f"{len(broken)} broken promises; seed {SEED}; {seconds:.0f} s"
     )
@@ -800,7 +807,8 @@ def test_no_line_in_the_journal_has_an_account_ejected(tmp_path, events):
 
 @pytest.mark.parametrize("kind", ["cut_before", "hang_before", "error", "html", "throttle"])
 def test_a_member_made_by_hand_after_a_failed_create_is_not_ejected(tmp_path, kind):
-    """Our create was not executed, its look-up said so; then somebody makes the member by hand. That account is not ours to eject."""
+    """Our create was not executed, its look-up said so; then somebody makes the member by hand. That account is not
+    ours to eject."""
     action = {"kind": kind, **({"status": 500} if kind == "error" else {})}
     with Lab(tmp_path) as lab:
         lab.server.faults([{"operation": CREATE, "email": VICTIM, "times": None, "action": action}])

@@ -4,8 +4,8 @@
 
 """A server that means harm: it gets no credential it should not have, writes nowhere, runs nothing, and hides no key.
 
-Every value of every true answer is replaced by each of a list of others. CAMPAIGN=long replaces all of them, CAMPAIGN_SEED repeats
-the sample that the short form takes.
+Every value of every true answer is replaced by each of a list of others. CAMPAIGN=long replaces all of them,
+CAMPAIGN_SEED repeats the sample that the short form takes.
 """
 
 from __future__ import annotations
@@ -237,11 +237,13 @@ def test_every_value_of_every_answer_may_be_anything(tmp_path, hosts_asked):
                 ends[end] = ends.get(end, 0) + 1
             except Exception as exc:  # noqa: BLE001 - a broken promise, or a traceback for the user
                 broken.append(
-                    f"{operation} {'.'.join(map(str, place)) or 'all of it'} = {value}: {type(exc).__name__}: {str(exc)[:400]}"
+                    f"{operation} {'.'.join(map(str, place)) or 'all of it'} = {value}: {type(exc).__name__}: "
+                    f"{str(exc)[:400]}"
                 )
     assert set(hosts_asked) <= {"127.0.0.1"}, set(hosts_asked)
     print(
-        f"\nhostile: {len(chosen)} of {len(cases)} replaced values, {ends}; {len(broken)} broken promises; seed {SEED}; "
+        f"\nhostile: {len(chosen)} of {len(cases)} replaced values, {ends}; {len(broken)} broken promises; seed "
+        f"{SEED}; "
         f"{time.monotonic() - started:.0f} s"
     )
     assert not broken, "\n".join(broken)
@@ -428,7 +430,8 @@ def check_output(project: Project, output: str, which: str) -> None:
         }
     )
     assert not control, (
-        f"{which}: control characters {control} in {[line for line in output.splitlines() if not line.isprintable()][:5]}"
+        f"{which}: control characters {control} in "
+        f"{[line for line in output.splitlines() if not line.isprintable()][:5]}"
     )
     assert not list(project.directory.rglob("*PWNED*")), output[-3000:]
 
@@ -438,7 +441,8 @@ NASTY = (TOUCH, TEMPLATE, ANSI, "../../x", "/etc/x", "{# x #}{% raw %}")
 
 @pytest.mark.parametrize("turn", range(len(NASTY)) if LONG else (0, 2))
 def test_inventory_and_play_are_not_taken_in(tmp_path, turn):
-    """Every text that the service sends is one of the nasty ones, each field another one; in the long form every one in every field."""
+    """Every text that the service sends is one of the nasty ones, each field another one; in the long form every one in
+    every field."""
     nasty = NASTY[turn:] + NASTY[:turn]
     emails = [one.email for one in WANTED]
     with serving(tmp_path, "hosting") as server:
@@ -512,7 +516,8 @@ def test_inventory_and_play_are_not_taken_in(tmp_path, turn):
             check_output(project, output, f"output {number} of {len(outputs)}")
         assert {path.name for path in project.vault_dir.iterdir()} == {".b2_members", VICTIM, *OTHERS}
         print(
-            f"\nhostile, real processes: {len(outputs)} runs with every text nasty (turn {turn}): nothing run, nothing shown, "
+            f"\nhostile, real processes: {len(outputs)} runs with every text nasty (turn {turn}): nothing run, "
+            "nothing shown, "
             f"{len(handed_out)} keys sealed"
         )
 

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Kill -9 at any moment, and again in the rerun: each key that was handed out is sealed, or its member is named key_lost."""
+"""Kill -9 at any moment, and again in the rerun: each key that was handed out is sealed, or its member is named
+key_lost."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
         if kills >= wanted_kills:
             break
     print(
-        f"kills: {kills} kills over {members} members; {handed_out} handed out = {sealed} sealed + {lost} reported lost; "
+        f"kills: {kills} kills over {members} members; {handed_out} handed out = {sealed} sealed + {lost} reported "
+        "lost; "
         f"0 silent, 0 undecryptable, 0 doubled; {recovered} keys brought home from beside their place; seed {seed}"
     )
 
@@ -129,7 +131,8 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
         everybodys = {one["key"]: one["email"] for one in campaign.server.ledger()}
         in_place = campaign.keys_in_place()
         assert all(everybodys.get(key) == email for email, key in in_place.items()), f"seed {seed}: {count!r}"
-        # What stands beside a place is another account's, or the place has it too; or it came with a wrong id, without which it opens nothing.
+        # What stands beside a place is another account's, or the place has it too; or it came with a wrong id, without
+        # which it opens nothing.
         own = {one["key"]: one["email"] for one in campaign.server.ledger() if one["operation"] == CREATE}
         unproven = own.keys() & set(campaign.keys_beside()) - set(in_place.values())
         assert {own[key] for key in unproven} <= set(count.lost), f"seed {seed}: {count!r}"
@@ -137,7 +140,8 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
     assert foreign and not campaign.exposed()
     sealed = len(own.keys() & set(in_place.values()))
     print(
-        f"kills, odd answers: {kills} kills over {len(wanted)} members; {count.handed_out} handed out = {sealed} sealed + {len(count.lost)} "
+        f"kills, odd answers: {kills} kills over {len(wanted)} members; {count.handed_out} handed out = {sealed} "
+        f"sealed + {len(count.lost)} "
         f"reported lost; 0 silent, 0 of another member, {len(foreign)} of other accounts kept; seed {seed}"
     )
 
@@ -148,7 +152,7 @@ def test_a_lost_key_is_told_by_the_first_run_that_comes_to_its_end(campaigns):
     lost, *others, slow = campaign.addresses(6)
     hanging = {"operation": CREATE, "email": slow, "times": None, "action": {"kind": "hang_before", "seconds": 60}}
     campaign.server.faults([{"operation": CREATE, "email": lost, "action": {"kind": "cut_after"}}, hanging])
-    play = campaign.play([lost, *others, slow], on_key_missing="warn", timeout=60)
+    play = campaign.play([lost, *others, slow], on_key_missing="warn", api_timeout=60)
     for goal in (6, 7):
         run = campaign.start(play)
         assert run.watch(lambda goal=goal: campaign.creates() >= goal), run.output
@@ -172,7 +176,8 @@ def test_a_create_that_takes_effect_after_the_next_run_looked_is_lost_by_name(ca
     first = campaign.start(campaign.play([late]))
     assert first.watch(lambda: campaign.creates() == 1), first.output
     assert first.kill()
-    # Half of its time goes by before the create takes effect: meanwhile a run looks, and is ended before it comes to that address.
+    # Half of its time goes by before the create takes effect: meanwhile a run looks, and is ended before it comes to
+    # that address.
     campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": 300})
     second = campaign.start(campaign.play([*others, late], concurrency=1))
     assert second.watch(lambda: campaign.creates() > 1), second.output

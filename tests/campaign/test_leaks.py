@@ -4,9 +4,9 @@
 
 """The leak hunt: keys, the master key and the vault password may stand in clear nowhere but in decrypted vault files.
 
-Real processes, all the output they can be made to give, and every file that they leave are searched for every secret, in all the
-forms in which it may be written. While they run, the list of processes is searched too, and temporary files that are gone before
-the run ends. CAMPAIGN=long has every way to run with
+Real processes, all the output they can be made to give, and every file that they leave are searched for every secret,
+in all the forms in which it may be written. While they run, the list of processes is searched too, and temporary files
+that are gone before the run ends. CAMPAIGN=long has every way to run with
 every way to show.
 """
 
@@ -83,7 +83,8 @@ class Hunt:
             watcher.join()
 
     def _watch_processes(self) -> None:
-        """Keep every command line that there ever was, as anybody on the machine could, and every environment of git."""
+        """Keep every command line that there ever was, as anybody on the machine could, and every environment of
+        git."""
         while self._watching:
             for process in pathlib.Path("/proc").iterdir():
                 if process.name.isdecimal():
@@ -168,7 +169,8 @@ class Hunt:
         return str(path)
 
     def secrets(self) -> set[str]:
-        """Every secret there is: the vault password, the master key, every token and the keys of all members, made by whomever."""
+        """Every secret there is: the vault password, the master key, every token and the keys of all members, made by
+        whomever."""
         keys = {entry["key"] for entry in self.server.ledger()}
         return {MASTER_KEY, self.project.password, *self.extra, *keys, *self.server.tokens_handed_out()}
 
@@ -193,8 +195,8 @@ class Hunt:
 @pytest.fixture
 def hunt(tmp_path_factory):
     """A hunt with a stand-in beside it, not inside what is searched."""
-    # Not a tmp_path, which has the name of the test in it: temporary files are to be below, and the newest ansible-core opens a socket among them,
-    # whose path may be no longer than 107 bytes.
+    # Not a tmp_path, which has the name of the test in it: temporary files are to be below, and the newest ansible-core
+    # opens a socket among them, whose path may be no longer than 107 bytes.
     directory = tmp_path_factory.mktemp("hunt")
     (directory / "server").mkdir()
     (directory / "project").mkdir()
@@ -312,7 +314,8 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
     server.faults([{"operation": CREATE, "action": {"kind": "cut_after"}}])
     playbook("plain module, key lost", one(email="plain-lost@customers.example.com"), SHOW)
 
-    # With host_vars in reach ansible-inventory --list would show what Ansible itself decrypts for its hosts: that is its purpose.
+    # With host_vars in reach ansible-inventory --list would show what Ansible itself decrypts for its hosts: that is
+    # its purpose.
     away = ("--playbook-dir", "inventory")
     source = hunt.project.directory / "inventory" / "all.b2_group_members.yml"
     cache = {
@@ -409,13 +412,16 @@ def test_no_secret_stands_anywhere_in_clear(hunt, turn):
         assert any(path.is_file() for path in hunt.project.directory.glob(pattern)), (
             f"{pattern} was to be searched, and was never made"
         )
-    # Whether a file that is there for a moment falls into a look is chance; that what falls into one is found shows below, with one that was planted.
+    # Whether a file that is there for a moment falls into a look is chance; that what falls into one is found shows
+    # below, with one that was planted.
     assert hunt.looks > 100
     assert any(secret.startswith("4_") for secret in hunt.secrets())
     assert not leaks, "\n".join(leaks)
     print(
-        f"\nleaks: {hunt.processes} processes, {hunt.searched} outputs, files and command lines, {hunt.bytes / 1e6:.1f} MB, "
-        f"{len(hunt.secrets())} secrets in {len(set().union(*map(forms, hunt.secrets())))} forms, the process list {hunt.samples} times: "
+        f"\nleaks: {hunt.processes} processes, {hunt.searched} outputs, files and command lines, "
+        f"{hunt.bytes / 1e6:.1f} MB, "
+        f"{len(hunt.secrets())} secrets in {len(set().union(*map(forms, hunt.secrets())))} forms, the process list "
+        f"{hunt.samples} times: "
         f"{len(leaks)} leaks; {time.monotonic() - started:.0f} s"
     )
 
@@ -474,7 +480,10 @@ def test_the_hunt_finds_what_was_planted(hunt, location):
         subprocess.run(["sh", "-c", "sleep 1; :", secret], check=True)
     elif location.startswith("temporary file"):
         # Where any program puts such a file that was not told where.
-        left = "import os, tempfile, time; f = tempfile.NamedTemporaryFile(); f.write(os.environb[b'PLANTED']); f.flush(); time.sleep(0.5)"
+        left = (
+            "import os, tempfile, time; f = tempfile.NamedTemporaryFile(); f.write(os.environb[b'PLANTED']); "
+            "f.flush(); time.sleep(0.5)"
+        )
         hunt.run(
             "careless",
             sys.executable,

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys that live elsewhere, and what goes wrong: kill -9 and the machine thrown away, a place that takes no more, two runs at once."""
+"""Keys that live elsewhere, and what goes wrong: kill -9 and the machine thrown away, a place that takes no more, two
+runs at once."""
 
 from __future__ import annotations
 
@@ -120,7 +121,7 @@ def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 600_000})
     campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(40)
-    play = trial.play(wanted, timeout=900)
+    play = trial.play(wanted, api_timeout=900)
     run = trial.start(play, "-vvv")
     assert run.watch(lambda: campaign.creates() >= CONCURRENCY, pause=0.05), run.output
 
@@ -140,7 +141,7 @@ def test_check_mode_and_the_audit_name_the_run_that_is_under_way(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 1500})
     campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(24)
-    first = trial.start(trial.play(wanted, "first.yml", concurrency=4, timeout=900))
+    first = trial.start(trial.play(wanted, "first.yml", concurrency=4, api_timeout=900))
     assert first.watch(lambda: campaign.creates() > 4, pause=0.05), first.output
     # Nothing more is created before the test lets it.
     campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": 600_000})
@@ -220,7 +221,8 @@ def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(tr
     count = trial.count(result)
     assert count.holds and count.sealed == len(wanted) and not list(campaign.fallback.iterdir()), repr(count)
     print(
-        f"elsewhere: {location.kind}: nothing taken to the end: {held.handed_out} made, {len(away)} in the fallback place; after the rerun {count}"
+        f"elsewhere: {location.kind}: nothing taken to the end: {held.handed_out} made, {len(away)} in the "
+        f"fallback place; after the rerun {count}"
     )
 
 

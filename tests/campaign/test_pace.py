@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Manners: a service that throttles is driven close to what it allows, seldom throttles once the pace is found, and no key is lost on the way."""
+"""Manners: a service that throttles is driven close to what it allows, seldom throttles once the pace is found, and no
+key is lost on the way."""
 
 from __future__ import annotations
 
@@ -12,15 +13,18 @@ from conftest import CREATE, LONG, PATIENCE
 
 CONCURRENCY = 16
 LATENCY_MS = 50
-#: Creates a second that the stand-in allows. It lets as many through at once as it allows in a second, and asks for a pause of a second.
+#: Creates a second that the stand-in allows. It lets as many through at once as it allows in a second, and asks for a
+#: pause of a second.
 RATES = (20, 40)
-#: So long does a run take that is driven at all that is allowed; the first part of it is for finding out how much that is.
+#: So long does a run take that is driven at all that is allowed; the first part of it is for finding out how much that
+#: is.
 SECONDS = 90 if LONG else 24
 SETTLED_AFTER = 4.0
 
 
 def settled_part(log):
-    """Return (creates made a second, share of them that were throttled, seconds) from the stand-in's log, some seconds after the first."""
+    """Return (creates made a second, share of them that were throttled, seconds) from the stand-in's log, some seconds
+    after the first."""
     creates = [call for call in log if call["operation"] == CREATE]
     start, end = min(call["at"] for call in creates) + SETTLED_AFTER, max(call["at"] for call in creates)
     settled = [call for call in creates if call["at"] > start]
@@ -52,7 +56,8 @@ def test_the_workers_find_the_pace_of_a_service_that_throttles(campaigns):
         made, throttled, seconds = settled_part(log)
         all_throttled = sum(call["status"] == 429 for call in log)
         print(
-            f"pace: {rate} a second allowed: {made:.1f} made ({made / rate:.1%}), {throttled:.1%} throttled over the last {seconds:.0f} s "
+            f"pace: {rate} a second allowed: {made:.1f} made ({made / rate:.1%}), {throttled:.1%} throttled over "
+            f"the last {seconds:.0f} s "
             f"(in all {all_throttled} of {len(log)} calls); {count}"
         )
         assert made >= 0.9 * rate

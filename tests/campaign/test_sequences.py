@@ -2,9 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Any sequence of wishes, deeds of others, lost answers and runs: check mode foretells, and the run after a run changes nothing.
+"""Any sequence of wishes, deeds of others, lost answers and runs: check mode foretells, and the run after a run changes
+nothing.
 
-CAMPAIGN=long plays many more and longer sequences. CAMPAIGN_SEED repeats a campaign; Hypothesis prints the shortest sequence that fails.
+CAMPAIGN=long plays many more and longer sequences. CAMPAIGN_SEED repeats a campaign; Hypothesis prints the shortest
+sequence that fails.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ policies = st.builds(
     throwaway=st.just("lost-{account_id}@{domain}"),
     verify_keys=st.booleans(),
 )
-#: What may happen to a create: lost for good, lost for now, refused, made and cut just before the key or just behind it.
+#: What may happen to a create: lost for good, lost for now, refused, made and cut just before the key or just behind
+#: it.
 accidents = st.sampled_from(
     [
         {"kind": "cut_after"},

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A polite end, and failing siblings: what is under way is finished and sealed, nothing new is begun, and nothing is lost."""
+"""A polite end, and failing siblings: what is under way is finished and sealed, nothing new is begun, and nothing is
+lost."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ MEMBERS = 96
 CONCURRENCY = 4
 #: Long enough for the signal to come while creates are under way.
 LATENCY_MS = 200
-#: So many seconds pass between signals that go on: they hit what is under way, the way out and the delivery of the result.
+#: So many seconds pass between signals that go on: they hit what is under way, the way out and the delivery of the
+#: result.
 PAUSE = 0.002
 #: So long no create of a run ends before the test lets it, whatever else the machine does; the run waits for it.
 HELD_MS = 600_000
@@ -37,7 +39,8 @@ SIGNALS = (
     ("worker", signal.SIGTERM, "until it is gone"),
     ("worker", signal.SIGHUP, "until it is gone"),
 )
-#: Members, layout, arguments, and whether there is a terminal. From 900 members on a result is larger than a pipe's buffer.
+#: Members, layout, arguments, and whether there is a terminal. From 900 members on a result is larger than a pipe's
+#: buffer.
 CASES = [
     (members, layout, arguments, terminal)
     for members in (10, 900, 5000)
@@ -51,7 +54,8 @@ if not LONG:
 
 
 def strike(campaign, pid: int, number: int, times: str) -> int:
-    """Send a signal, once or again and again until the process is gone, and then let creates end; return how many signals reached it."""
+    """Send a signal, once or again and again until the process is gone, and then let creates end; return how many
+    signals reached it."""
     os.kill(pid, number)
     campaign.hurry()
     sent = 1
@@ -106,7 +110,8 @@ def test_a_signal_ends_the_run_after_what_is_under_way_is_sealed(
     final = campaign.count({}, campaign.vault_dir)
     assert final.holds and final.sealed == MEMBERS and not campaign.exposed()
     print(
-        f"signals: {request.node.callspec.id}: {count.handed_out} of {MEMBERS} were made when it ended, {begun} begun after {sent} signals; "
+        f"signals: {request.node.callspec.id}: {count.handed_out} of {MEMBERS} were made when it ended, {begun} "
+        f"begun after {sent} signals; "
         f"after the rerun {final}; seed {seed}"
     )
 
@@ -262,7 +267,8 @@ def test_a_signal_in_another_kind_of_item_tells_what_became_of_that_one(campaign
 
 
 def test_the_timeout_of_the_task_ends_the_run_with_its_report(campaigns):
-    """Ansible raises an error in the task's main thread then, with which the names of all that was made would be gone."""
+    """Ansible raises an error in the task's main thread then, with which the names of all that was made would be
+    gone."""
     campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
     wanted = campaign.addresses(MEMBERS)
     play = campaign.play(wanted, concurrency=1)

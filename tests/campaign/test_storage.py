@@ -2,9 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The place for keys fails while members are created: full, read-only or gone. Keys that were handed out are kept all the same.
+"""The place for keys fails while members are created: full, read-only or gone. Keys that were handed out are kept all
+the same.
 
-Each test runs in a mount namespace of its own (see conftest.py), so what it mounts is seen by nobody else and outlives nothing.
+Each test runs in a mount namespace of its own (see conftest.py), so what it mounts is seen by nobody else and outlives
+nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def _begin(campaign, play):
 
 
 def _on_a_small_disk(campaigns):
-    """Give a campaign whose vault directory is on a disk of its own, the disk, and what is wanted there with its play."""
+    """Give a campaign whose vault directory is on a disk of its own, the disk, and what is wanted there with its
+    play."""
     campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
     disk = campaign.directory / "disk"
     mount(disk, "size=4m")
@@ -44,7 +47,8 @@ def _on_a_small_disk(campaigns):
 
 
 def _quiet(campaign, run):
-    """Make sure that from a moment after the trouble began to the end of the run no create is begun; return the result."""
+    """Make sure that from a moment after the trouble began to the end of the run no create is begun; return the
+    result."""
     time.sleep(3 * LATENCY_MS / 1000)
     during = campaign.creates()
     result = run.end()
@@ -53,7 +57,8 @@ def _quiet(campaign, run):
 
 
 def _check_fallback(campaign, run, result, wanted, fallback, store):
-    """Make sure that keys went to the fallback place, the rest was not attempted, and that the result says all of that."""
+    """Make sure that keys went to the fallback place, the rest was not attempted, and that the result says all of
+    that."""
     found = campaign.outcomes(result, wanted)
     assert set(found) == {"created", "not_attempted"}, result["msg"]
     away = {one["email"]: one for one in result["members"] if (one["path"] or "").startswith(str(fallback))}
@@ -94,7 +99,8 @@ def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
     assert not list(campaign.fallback.iterdir())
     unmount(disk)
     print(
-        f"storage: full disk: {held.handed_out} made, {len(away)} of their keys in the fallback place; after the rerun {count}"
+        f"storage: full disk: {held.handed_out} made, {len(away)} of their keys in the fallback place; after the "
+        f"rerun {count}"
     )
 
 
@@ -114,7 +120,8 @@ def test_a_full_disk_that_gets_room_again_is_only_a_pause_for_its_keys(campaigns
     count = _check_again(campaign, play, wanted)
     unmount(disk)
     print(
-        f"storage: full disk for a moment: {held.sealed} of {MEMBERS} made and sealed in that run; after the rerun {count}"
+        f"storage: full disk for a moment: {held.sealed} of {MEMBERS} made and sealed in that run; after the rerun "
+        f"{count}"
     )
 
 
@@ -189,7 +196,8 @@ def test_a_directory_that_stays_read_only_sends_keys_to_the_fallback_place(campa
     assert held.holds and not held.lost, repr(held)
     count = _check_home(campaign, play, wanted, away, campaign.vault_dir, fallback)
     print(
-        f"storage: read-only to the end: {held.handed_out} made, {len(away)} of them in the fallback place; after the rerun {count}"
+        f"storage: read-only to the end: {held.handed_out} made, {len(away)} of them in the fallback place; after "
+        f"the rerun {count}"
     )
 
 
@@ -218,7 +226,8 @@ def test_a_directory_that_is_moved_away_costs_no_key(campaigns):
     count = _check_again(campaign, play, wanted)
     assert not campaign.exposed()
     print(
-        f"storage: moved away: {held.handed_out} made, {len(newer)} of them in a new directory of that name; after the rerun {count}"
+        f"storage: moved away: {held.handed_out} made, {len(newer)} of them in a new directory of that name; after "
+        f"the rerun {count}"
     )
 
 
@@ -234,7 +243,8 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
         shutil.rmtree(campaign.vault_dir, ignore_errors=True)
     result = _quiet(campaign, run)
 
-    # What was stored before is gone, and nobody but who removed it could know; every key that came later is kept elsewhere, or named.
+    # What was stored before is gone, and nobody but who removed it could know; every key that came later is kept
+    # elsewhere, or named.
     found = campaign.outcomes(result, wanted)
     assert set(found) <= {"created", "not_attempted", "key_lost"} and found["not_attempted"], result["msg"]
     kept = campaign.count(result, campaign.fallback)
@@ -253,7 +263,8 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
     assert 1 <= len(away) + len(kept.lost) <= under_way(CONCURRENCY)
     assert result["failed"] and all(email in result["msg"] for email in found["not_attempted"])
 
-    # The next run finds the directory missing, makes it, brings home what was kept, and says of the others that their keys are not there.
+    # The next run finds the directory missing, makes it, brings home what was kept, and says of the others that their
+    # keys are not there.
     campaign.hurry()
     again = campaign.finish(play)
     then = campaign.outcomes(again, wanted)
@@ -267,7 +278,8 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
     )
     assert campaign.creates() == MEMBERS and not campaign.exposed()
     print(
-        f"storage: removed: {kept.handed_out} made, {len(gone)} of their keys removed with it, {len(away)} kept elsewhere; after the rerun {final}"
+        f"storage: removed: {kept.handed_out} made, {len(gone)} of their keys removed with it, {len(away)} kept "
+        f"elsewhere; after the rerun {final}"
     )
 
 

@@ -134,7 +134,8 @@ def test_two_runs_with_two_directories_make_each_member_once(campaigns, chance, 
         count = campaign.count({}, campaign.directory / "a", campaign.directory / "b")
         assert count.holds and count.sealed == MEMBERS and not campaign.exposed(), f"seed {seed}: {count!r}"
         print(
-            f"two runs: two directories: {len(made['a'])} made by one, {len(made['b'])} by the other: {count}; seed {seed}"
+            f"two runs: two directories: {len(made['a'])} made by one, {len(made['b'])} by the other: {count}; "
+            f"seed {seed}"
         )
 
 

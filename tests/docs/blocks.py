@@ -4,7 +4,8 @@
 
 """Find the examples of a page, with real parsers, and leave none out.
 
-Pages are reStructuredText, Markdown, or plugins with ``EXAMPLES``. What a block means is said in README.md beside this file.
+Pages are reStructuredText, Markdown, or plugins with ``EXAMPLES``. What a block means is said in README.md beside this
+file.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class PageError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One example. line: its first line in the page. name: of the file that it is, if it is one. marks: the comments right before it."""
+    """One example. line: its first line in the page. name: of the file that it is, if it is one. marks: the comments
+    right before it."""
 
     page: pathlib.Path
     line: int
@@ -87,7 +89,8 @@ class Block:
 def find(page: pathlib.Path) -> list[Block]:
     """Return the blocks of a page from top to bottom.
 
-    Raises PageError for a block that is no example by the rules, for a mark that stands before none, and for what cannot be parsed.
+    Raises PageError for a block that is no example by the rules, for a mark that stands before none, and for what
+    cannot be parsed.
     """
     return {".rst": _restructured, ".md": _markdown, ".py": _plugin}[page.suffix](page)
 
@@ -97,7 +100,8 @@ Met = t.Union[tuple[int, str], Block, None]
 
 
 def _with_marks(page: pathlib.Path, way: t.Iterable[Met]) -> list[Block]:
-    """Return the blocks, each with the marks right before it. Raises PageError for a mark that has no block behind it."""
+    """Return the blocks, each with the marks right before it. Raises PageError for a mark that has no block behind
+    it."""
     blocks: list[Block] = []
     marks: list[tuple[int, str]] = []
     for met in itertools.chain(way, [None]):

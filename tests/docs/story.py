@@ -64,7 +64,8 @@ class Story:
             **{name: value for name, value in os.environ.items() if not name.startswith(dropped)},
             "ANSIBLE_COLLECTIONS_PATH": os.environ["ANSIBLE_COLLECTIONS_PATH"],
             "ANSIBLE_VAULT_PASSWORD_FILE": str(self.home / ".vault-password"),
-            # For hosts whose part this machine takes: what a search finds may be a version manager's stand-in for a Python that is not active.
+            # For hosts whose part this machine takes: what a search finds may be a version manager's stand-in for a
+            # Python that is not active.
             "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
             "B2_ENVIRONMENT": self.server.url,
             "B2_APPLICATION_KEY_ID": KEY_ID,
@@ -120,7 +121,8 @@ class Story:
                 else self._tasks
             )
         raise block.error(
-            f"this {block.language} block has no name and is nothing that can be run: give it a name, or say why it is not run"
+            f"this {block.language} block has no name and is nothing that can be run: give it a name, or say why "
+            "it is not run"
         )
 
     def _console(self, block: Block) -> None:
@@ -164,7 +166,8 @@ class Story:
         )
 
     def _bash(self, block: Block, script: str, line: int = 0, *, fails: bool = False, expected: str = "") -> str:
-        """Run a script with the exports and in the directory of those before it, and compare what it says with what is expected, if anything.
+        """Run a script with the exports and in the directory of those before it, and compare what it says with what is
+        expected, if anything.
 
         Returns what it said, both streams.
         """

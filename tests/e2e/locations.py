@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Places for keys that are not on the controller, each real: a host behind a real sshd on loopback, and a bare repository."""
+"""Places for keys that are not on the controller, each real: a host behind a real sshd on loopback, and a bare
+repository."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ HOST = "srv1"
 
 
 class Host:
-    """A host that plays reach by ssh: a server on a free port of loopback with keys and configuration of its own. Its disk is ours."""
+    """A host that plays reach by ssh: a server on a free port of loopback with keys and configuration of its own. Its
+    disk is ours."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
@@ -48,8 +50,10 @@ class Host:
         shutil.copy(directory / "user_key.pub", directory / "authorized_keys")
         (directory / "known_hosts").write_text(f"[127.0.0.1]:{self._port} {(directory / 'host_key.pub').read_text()}")
         (directory / "sshd_config").write_text(
-            f"ListenAddress 127.0.0.1:{self._port}\nHostKey {directory}/host_key\nAuthorizedKeysFile {directory}/authorized_keys\n"
-            "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
+            f"ListenAddress 127.0.0.1:{self._port}\nHostKey {directory}/host_key\nAuthorizedKeysFile "
+            f"{directory}/authorized_keys\n"
+            "PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            "PermitRootLogin prohibit-password\n"
             "Subsystem sftp internal-sftp\nMaxStartups 100\n"
         )
 
@@ -76,7 +80,8 @@ class Host:
         path, sent = self.directory / "python", self.directory / "sent"
         sent.mkdir(exist_ok=True)
         path.write_text(
-            f'#!/bin/sh\ncase "$1" in */AnsiballZ_*) cp "$1" {sent}/$(date +%s%N).py;; esac\nexec {sys.executable} "$@"\n'
+            f'#!/bin/sh\ncase "$1" in */AnsiballZ_*) cp "$1" {sent}/$(date +%s%N).py;; esac\n'
+            f'exec {sys.executable} "$@"\n'
         )
         path.chmod(0o755)
         return path
@@ -143,7 +148,8 @@ class HostPlace:
         self.host.keys.with_name("away").rename(self.host.keys)
 
     def apart(self, mark: str) -> dict[str, str]:
-        """Return the environment of a run in which what works at the far end is without a variable that would have it killed with the run."""
+        """Return the environment of a run in which what works at the far end is without a variable that would have it
+        killed with the run."""
         return {}
 
     def from_elsewhere(self, age: float) -> None:
@@ -158,7 +164,8 @@ class HostPlace:
         return [self.host.directory]
 
     def opened(self) -> dict[str, bytes]:
-        """Return what a run has sent in a form that has to be opened first: modules, and in their arguments the bundles of files."""
+        """Return what a run has sent in a form that has to be opened first: modules, and in their arguments the bundles
+        of files."""
         found = {}
         for path in (self.host.directory / "sent").iterdir():
             packed = re.findall(rb"(?:ZIPDATA = |zip_data=)[\"']+([A-Za-z0-9+/=]+)", path.read_bytes())
@@ -243,13 +250,17 @@ class GitPlace:
         (self.repository / "hooks" / "pre-receive").unlink()
 
     def lose(self, keys: int, how: str, *, closed: bool = False) -> None:
-        """Let the branch be deleted or rewritten as soon as it has so many key files; closed: and then take no push any more."""
+        """Let the branch be deleted or rewritten as soon as it has so many key files; closed: and then take no push any
+        more."""
         rewritten = "$(git commit-tree -m Rewritten $(git rev-list --max-parents=0 trunk)^{tree})"
         command = {"deleted": "-d refs/heads/trunk", "rewritten": f"refs/heads/trunk {rewritten}"}[how]
         who = "export GIT_AUTHOR_NAME=x GIT_AUTHOR_EMAIL=x GIT_COMMITTER_NAME=x GIT_COMMITTER_EMAIL=x"
         count = "git ls-tree -r --name-only trunk | grep -c /b2_vault.yml"
         hooks = {
-            "post-receive": f"test -e lost && exit\ntest $({count}) -ge {keys} || exit 0\n{who}\ngit update-ref {command}\n: > lost\n"
+            "post-receive": (
+                f"test -e lost && exit\ntest $({count}) -ge {keys} || exit 0\n{who}\ngit update-ref "
+                f"{command}\n: > lost\n"
+            )
         }
         if closed:
             hooks["pre-receive"] = "test ! -e lost || { echo Closed for today.; exit 1; }\n"
@@ -259,9 +270,11 @@ class GitPlace:
             hook.chmod(0o755)
 
     def apart(self, mark: str) -> dict[str, str]:
-        """Return the environment of a run in which what works at the far end is without a variable that would have it killed with the run.
+        """Return the environment of a run in which what works at the far end is without a variable that would have it
+        killed with the run.
 
-        That is a process of a server elsewhere. Killed with -9 it leaves the lock of a branch behind, and no run could push any more.
+        That is a process of a server elsewhere. Killed with -9 it leaves the lock of a branch behind, and no run could
+        push any more.
         """
         command = f"env -u {mark} git receive-pack"
         return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.receivepack", "GIT_CONFIG_VALUE_0": command}
@@ -283,7 +296,8 @@ class GitPlace:
         return [self.repository]
 
     def opened(self) -> dict[str, bytes]:
-        """Return what a run leaves in a form that has to be opened first: every object of the repository, reachable or not."""
+        """Return what a run leaves in a form that has to be opened first: every object of the repository, reachable or
+        not."""
         names = self.git(
             "cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)", cwd=self.repository
         ).splitlines()
@@ -291,7 +305,8 @@ class GitPlace:
 
 
 class WebServer:
-    """Repositories below a directory, over HTTP on a free port of loopback, for one user with a password. Git's own program does the work.
+    """Repositories below a directory, over HTTP on a free port of loopback, for one user with a password. Git's own
+    program does the work.
 
     delay: seconds before each answer.
     """
@@ -389,7 +404,8 @@ def sshd() -> str:
     """Return the path of the server's program, and give it what it needs."""
     found = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
     assert found, (
-        "this test needs a program sshd: install the package openssh-server (make setup does where it is root and has apt-get)"
+        "this test needs a program sshd: install the package openssh-server (make setup does where it is root and "
+        "has apt-get)"
     )
     if os.geteuid() == 0:
         # Compiled in, and made by whatever starts it as a service.
@@ -435,7 +451,8 @@ def play(
 
 
 def push(repository: str, clone: str) -> None:
-    """Push one commit after the other to a repository, each to a file of its own, several a second, until SIGTERM; what was begun then is ended."""
+    """Push one commit after the other to a repository, each to a file of its own, several a second, until SIGTERM; what
+    was begun then is ended."""
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     run = ["git", "-C", clone, "-c", "user.name=Somebody", "-c", "user.email=somebody@else"]

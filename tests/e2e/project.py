@@ -58,7 +58,8 @@ def serving(directory: pathlib.Path, *groups: str, **settings: t.Any) -> t.Itera
 
 
 def forms(secret: str) -> set[bytes]:
-    """Return a secret in the forms in which it may be written; the middle of Base64 depends on where the secret stands."""
+    """Return a secret in the forms in which it may be written; the middle of Base64 depends on where the secret
+    stands."""
     written = {secret, urllib.parse.quote(secret), urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)}
     written |= {
         json.dumps(secret)[1:-1],
@@ -103,7 +104,8 @@ class Project:
         }
 
     def play(self, members: t.Union[str, t.Sequence[t.Any]], name: str = "play.yml", **options: t.Any) -> pathlib.Path:
-        """Write a play with one task that provisions a list or what a template gives, and writes its result beside it as JSON."""
+        """Write a play with one task that provisions a list or what a template gives, and writes its result beside it
+        as JSON."""
         arguments = {
             "group_name": "hosting",
             "members": members if isinstance(members, str) else list(members),

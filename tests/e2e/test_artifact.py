@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The installed artifact: the main job, the inventory and what comes beside, from a directory that knows nothing of the checkout."""
+"""The installed artifact: the main job, the inventory and what comes beside, from a directory that knows nothing of the
+checkout."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What AWX injects for the credential type is all that the modules, the actions, the playbook and the inventory need."""
+"""What AWX injects for the credential type is all that the modules, the actions, the playbook and the inventory
+need."""
 
 from __future__ import annotations
 
@@ -92,7 +93,8 @@ class Job:
         )
 
     def play(self, tasks, **environment):
-        """Run tasks on localhost, whatever becomes of the ones before; return all that was said, and the message of each that failed."""
+        """Run tasks on localhost, whatever becomes of the ones before; return all that was said, and the message of
+        each that failed."""
         result = self.directory / "result.json"
         done = [f"done{number}" for number in range(len(tasks))]
         tasks = [{**task, "register": name, "ignore_errors": True} for task, name in zip(tasks, done, strict=True)]
@@ -119,7 +121,8 @@ class Job:
         return process.stdout + process.stderr
 
     def inventory(self):
-        """An inventory source, which has no vault password and no extra variables; return all that was said, and the names of the hosts."""
+        """An inventory source, which has no vault password and no extra variables; return all that was said, and the
+        names of the hosts."""
         output = self.directory / "output.json"
         output.unlink(missing_ok=True)
         command = (

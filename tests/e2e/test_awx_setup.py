@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The playbook that sets up AWX, with the real modules of awx.awx, against a stand-in for AWX's REST resources; and the jobs that it describes.
+"""The playbook that sets up AWX, with the real modules of awx.awx, against a stand-in for AWX's REST resources; and the
+jobs that it describes.
 
 What no test here can say is what a live AWX makes of it.
 """
@@ -228,7 +229,8 @@ def test_a_second_run_changes_nothing_and_secrets_are_renewed_on_request(made):
 
 
 def test_the_jobs_that_it_describes_do_their_work(made, tmp_path):
-    """A job as AWX puts it together from the resources, but for the container: project, inventory, variables, survey and what credentials inject."""
+    """A job as AWX puts it together from the resources, but for the container: project, inventory, variables, survey
+    and what credentials inject."""
     found = made.server.resources
     with serving(tmp_path, "hosting", admin_key=SECRETS["B2_APPLICATION_KEY"]) as server:
         project = Project(tmp_path, server.url)

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Two clones of a repository with the vault directory in it: their new keys merge, as the guide to keys and vault says."""
+"""Two clones of a repository with the vault directory in it: their new keys merge, as the guide to keys and vault
+says."""
 
 from __future__ import annotations
 

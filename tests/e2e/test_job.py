@@ -49,5 +49,6 @@ def test_every_key_of_two_hundred_members_is_sealed_and_none_is_shown(tmp_path):
 
         calls = ", ".join(f"{count} {operation}" for operation, count in result["calls"].items())
         print(
-            f"\njob: {MEMBERS} members in {seconds:.1f} s at concurrency 16; {calls}; {comparison}; needles found in output: {len(shown)}"
+            f"\njob: {MEMBERS} members in {seconds:.1f} s at concurrency 16; {calls}; {comparison}; needles found "
+            f"in output: {len(shown)}"
         )

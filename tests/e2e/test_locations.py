@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys that live elsewhere than on the controller, as users have them there: on the task's host, behind a real sshd, and in a Git repository."""
+"""Keys that live elsewhere than on the controller, as users have them there: on the task's host, behind a real sshd,
+and in a Git repository."""
 
 from __future__ import annotations
 
@@ -167,7 +168,8 @@ def test_check_mode_and_audit_look_into_the_place_and_write_nothing(scene, layou
 
 
 def test_a_file_of_variables_is_not_switched_off(scene):
-    """Beside a directory of its name Ansible does not load it any more; one that has such a directory already is not loaded anyway."""
+    """Beside a directory of its name Ansible does not load it any more; one that has such a directory already is not
+    loaded anyway."""
     with scene.location.changing() as keys:
         for email in FEW:
             (keys / f"{email}.yml").write_text("greeting: hello\n")
@@ -319,7 +321,8 @@ def test_keys_belong_to_the_user_that_the_task_becomes(on_host):
     """With become, and with a way to become that leaves a trace."""
     become = on_host.project.directory / "become"
     become.write_text(
-        f'#!/bin/sh\necho "$@" >> {on_host.project.directory}/became\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n'
+        f'#!/bin/sh\necho "$@" >> {on_host.project.directory}/became\n'
+        'while [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n'
     )
     become.chmod(0o755)
     keywords = {"become": True, "vars": {"ansible_become_exe": str(become)}}
@@ -591,7 +594,8 @@ def test_every_key_is_pushed_while_somebody_else_pushes(in_git, tmp_path):
     ],
 )
 def test_keys_are_in_a_branch_that_was_deleted_or_rewritten_during_the_run(in_git, how, keys, layout):
-    """Either while members are still created, or after the last one; in both cases there is more in the branch than the run knows."""
+    """Either while members are still created, or after the last one; in both cases there is more in the branch than the
+    run knows."""
     location = in_git.location
     for name in ("readme", "another"):
         with location.changing() as directory:
@@ -617,7 +621,8 @@ def test_keys_that_are_gone_from_a_branch_and_cannot_be_pushed_are_in_the_fallba
             said
         )
         expected = (
-            f"is gone from {location.name}/{one['email']}/b2_vault.yml: the file was removed and cannot be written again: "
+            f"is gone from {location.name}/{one['email']}/b2_vault.yml: the file was removed and cannot be written "
+            "again: "
             f"A push to {location.name} failed"
         )
         assert expected in one["message"] and "Closed for today" in one["message"] and one["path"] in one["message"]

@@ -46,7 +46,8 @@ def addresses(server):
     "text", [f"b2_members_list={LIST}", f"b2_members_list='{LIST} '", "b2_members_list=ada@customers.example.com"]
 )
 def test_a_list_that_comes_as_text_becomes_no_account(tmp_path, text):
-    """Up to ansible-core 2.18 a text that is a list as Python has it becomes one; then its two addresses are members, and nothing else is."""
+    """Up to ansible-core 2.18 a text that is a list as Python has it becomes one; then its two addresses are members,
+    and nothing else is."""
     with serving(tmp_path, "hosting") as server:
         project = Project(tmp_path, server.url)
         for check in (True, False):

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Jobs of the real ansible-runner, laid out as users and as AWX lay them out: without a promise no key is made, and no job event shows one."""
+"""Jobs of the real ansible-runner, laid out as users and as AWX lay them out: without a promise no key is made, and no
+job event shows one."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ import pytest
 
 from project import KEY, PATIENCE, Project, forms, ledger, serving, standin
 
-#: Goes where bubblewrap would go, and hides nothing. Copying the project and removing the copy is ansible-runner's own work.
+#: Goes where bubblewrap would go, and hides nothing. Copying the project and removing the copy is ansible-runner's own
+#: work.
 SANDBOX = """\
 #!/bin/sh
 [ "$1" = --version ] && exit 0
@@ -47,7 +49,8 @@ class Jobs:
             "project/provision.yml",
             [{"name": "Customers", "ansible.builtin.import_playbook": "community.backblaze.provision"}],
         )
-        # ansible-runner writes the environment of a job into its artifacts, so the master key comes out of a vault file.
+        # ansible-runner writes the environment of a job into its artifacts, so the master key comes out of a vault
+        # file.
         master = self.write("project/master.yml", {"b2_members_application_key": KEY})
         command = [
             "ansible-vault",
@@ -153,7 +156,8 @@ class Jobs:
         # What there was to search, or this search is none.
         assert {"command", "rc", "status", "stdout"} <= {path.name for path in files} and self._events()
         heaps = [*self.said, *((str(path), path.read_bytes()) for path in files)]
-        self.searched = f"{len(heaps)} files and outputs, {sum(len(heap) for _name, heap in heaps) / 1e3:.0f} kB, {len(secrets)} secrets"
+        size = sum(len(heap) for _name, heap in heaps)
+        self.searched = f"{len(heaps)} files and outputs, {size / 1e3:.0f} kB, {len(secrets)} secrets"
         return [f"{name}: {needle[:6]!r}…" for name, heap in heaps for needle in needles if needle in heap]
 
 
@@ -227,7 +231,8 @@ def test_a_job_of_awx_keeps_nothing_but_what_is_elsewhere(jobs, tmp_path):
             "INVENTORY_ID": "1",
         },
         "command": f"ansible-runner transmit {job.private} -p provision.yml -vvvv --ident {{0}}"
-        f" | ansible-runner worker --private-data-dir={tmp_path}/node/runner | ansible-runner process {tmp_path}/awx --ident {{0}}",
+        f" | ansible-runner worker --private-data-dir={tmp_path}/node/runner | ansible-runner process "
+        f"{tmp_path}/awx --ident {{0}}",
     }
 
     def numbered(number: int) -> dict[str, t.Any]:

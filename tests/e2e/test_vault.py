@@ -4,8 +4,9 @@
 
 """The same bytes on every ansible-core: what is sealed, and what a play gets of it.
 
-Releases differ in what a vaulted value is: a class of its own, a lazily decrypted string, a str with tags. Here everything that a task can be given
-comes out of a vault, in both ways that Ansible knows, and in the end there are the very bytes that Backblaze sent.
+Releases differ in what a vaulted value is: a class of its own, a lazily decrypted string, a str with tags. Here
+everything that a task can be given comes out of a vault, in both ways that Ansible knows, and in the end there are the
+very bytes that Backblaze sent.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def opened(project: Project, path: pathlib.Path) -> bytes:
 
 
 def provision(project: Project, key_id: str, key: str, **options: str) -> None:
-    """Provision with the master key and an adopted key that are vaulted strings, and a list that lies in a vaulted file."""
+    """Provision with the master key and an adopted key that are vaulted strings, and a list that lies in a vaulted
+    file."""
     secrets = {"master": KEY, "adopted": key}
     strings = [
         tool(project, "ansible-vault", "encrypt_string", "--stdin-name", name, stdin=secret)

@@ -2,9 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Jobs in containers of the execution environment that `make ee` has built: by ansible-runner, as AWX starts them, and by ansible-navigator.
+"""Jobs in containers of the execution environment that `make ee` has built: by ansible-runner, as AWX starts them, and
+by ansible-navigator.
 
-Without a promise that a directory stays no key is made in it. With one, another container finds every key that was handed out.
+Without a promise that a directory stays no key is made in it. With one, another container finds every key that was
+handed out.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Contained(Jobs):
         self.credentials = {**self.environment, "B2_APPLICATION_KEY": KEY}
 
     def options(self) -> list[str]:
-        """Return podman's options for a job. AWX, too, has it run as root, which is the user who started podman where that is not root."""
+        """Return podman's options for a job. AWX, too, has it run as root, which is the user who started podman where
+        that is not root."""
         return ["--pull=never", "--user=root", *self.mounts]
 
     def isolated(self) -> list[str]:
@@ -62,7 +65,8 @@ class Contained(Jobs):
         ]
 
     def found(self, vault_dir: str) -> int:
-        """Hold the ledger against a directory, in a container of its own; return how many keys there are, all of them sealed there."""
+        """Hold the ledger against a directory, in a container of its own; return how many keys there are, all of them
+        sealed there."""
         here = [f"--volume={UTILS}:/utils:ro", f"--volume={self.directory}/vault-password:/vault-password:ro"]
         done = say(
             [
@@ -205,7 +209,8 @@ def test_keys_in_a_repository_are_pushed_by_the_images_own_git(jobs, host, tmp_p
         found = ledger.compare(job.server.url, str(keys), job.project.password.encode())
     assert found.complete and found.sealed == 20 and not job.leaks(), str(found)
     print(
-        f"\nee: in a repository: {found}; {len(location.log())} commits; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s"
+        f"\nee: in a repository: {found}; {len(location.log())} commits; 0 leaks in {job.searched}; "
+        f"{time.monotonic() - started:.1f} s"
     )
 
 
@@ -259,7 +264,8 @@ def test_a_job_of_awx_keeps_nothing_but_what_is_mounted(where, jobs, tmp_path):
 
 
 def navigated(job: Contained, *command: str, passed: t.Mapping[str, str], status: int = 0) -> str:
-    """Run a command of ansible-navigator in the project's directory, and pass it an environment, which goes into its log; return what it says."""
+    """Run a command of ansible-navigator in the project's directory, and pass it an environment, which goes into its
+    log; return what it says."""
     options = [
         "--mode=stdout",
         "--container-engine=podman",
@@ -300,7 +306,8 @@ def test_ansible_navigator_keeps_the_directory_that_it_starts_in(jobs):
     ]
     assert not [needle[:6] for needle in needles for log in logs if needle in log.encode()]
     print(
-        f"\nee: ansible-navigator: {found} keys; 0 leaks in {sum(map(len, logs)) / 1e3:.0f} kB; {time.monotonic() - started:.1f} s"
+        f"\nee: ansible-navigator: {found} keys; 0 leaks in {sum(map(len, logs)) / 1e3:.0f} kB; "
+        f"{time.monotonic() - started:.1f} s"
     )
 
 

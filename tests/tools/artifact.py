@@ -20,7 +20,8 @@ USEFUL = {
     *("MANIFEST.json", "FILES.json", "README.md", "CHANGELOG.rst", "LICENSES", "changelogs", "docs", "meta"),
     *("bindep.txt", "requirements.txt", "plugins", "roles", "playbooks"),
 }
-# What it works with, where bindep.txt and requirements.txt are what meta/execution-environment.yml names; all else is for people to read.
+# What it works with, where bindep.txt and requirements.txt are what meta/execution-environment.yml names; all else is
+# for people to read.
 NEEDED = {"MANIFEST.json", "FILES.json", "meta", "bindep.txt", "requirements.txt", "plugins", "roles", "playbooks"}
 # Directories of plugins/ that have no page of their own; an action's page is the module of the same name.
 UNDOCUMENTED = {"action", "doc_fragments", "module_utils", "plugin_utils"}

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The collection awx.awx, for tests: the last package `ansible` on PyPI that holds it has the rest of that package left behind."""
+"""The collection awx.awx, for tests: the last package `ansible` on PyPI that holds it has the rest of that package left
+behind."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ COLLECTION = "ansible_collections/awx/awx/"
 
 
 def provide() -> Path:
-    """Return a directory of collections with awx.awx, fetched once. Raises CalledProcessError, after output that says why."""
+    """Return a directory of collections with awx.awx, fetched once. Raises CalledProcessError, after output that says
+    why."""
     collections = BUILD / f"awx-from-{PACKAGE}"
     if not collections.exists():
         download = BUILD / "awx-download"

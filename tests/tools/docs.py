@@ -13,17 +13,22 @@ from pathlib import Path
 import tree
 
 SITE = tree.BUILD / "docs"
-#: Other projects' pages are out of reach, so references to them stay text; every reference to a page of ours has to lead somewhere.
+#: Other projects' pages are out of reach, so references to them stay text; every reference to a page of ours has to
+#: lead somewhere.
 CONFIGURATION = """
 intersphinx_mapping = {}
-nitpick_ignore_regex = [("std:ref", r"(?!ansible_collections\\.community\\.backblaze\\.).*"), ("std:envvar", "ANSIBLE_.*")]
+nitpick_ignore_regex = [
+    ("std:ref", r"(?!ansible_collections\\.community\\.backblaze\\.).*"),
+    ("std:envvar", "ANSIBLE_.*"),
+]
 """
 
 
 def build() -> list[Path]:
     """Build from the copy and return the pages.
 
-    Raises CalledProcessError, after output that says what is wrong, a warning being an error; SystemExit where something has no page.
+    Raises CalledProcessError, after output that says what is wrong, a warning being an error; SystemExit where
+    something has no page.
     """
     shutil.rmtree(SITE, ignore_errors=True)
     source, html = SITE / "rst", SITE / "html"

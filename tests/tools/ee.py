@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Build the execution environment of the guide to AWX with podman: the collection from its artifact, on a base image of your own or one made here.
+"""Build the execution environment of the guide to AWX with podman: the collection from its artifact, on a base image of
+your own or one made here.
 
-BASE in the environment names a base image, with a Python of 3.11 or newer and its pip as python3. Without it a minimal Debian is one.
-All that podman keeps is in .build/ee: its configuration, images and locks. Images of the machine are not seen, and none is left to it.
+BASE in the environment names a base image, with a Python of 3.11 or newer and its pip as python3. Without it a minimal
+Debian is one. All that podman keeps is in .build/ee: its configuration, images and locks. Images of the machine are not
+seen, and none is left to it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ import tree
 EE = tree.BUILD / "ee"
 IMAGE = "localhost/b2-ee"
 GUIDE = tree.ROOT / "docs/docsite/rst/guide_awx.rst"
-#: A program, and what it takes of Debian's and Ubuntu's packages. runc starts containers where crun, which is podman's first choice, does not.
+#: A program, and what it takes of Debian's and Ubuntu's packages. runc starts containers where crun, which is podman's
+#: first choice, does not.
 PROGRAMS = {"podman": ["podman", "runc"], "mmdebstrap": ["mmdebstrap", "debian-archive-keyring"]}
 #: The base image: the newest Python that a stable Debian has.
 DEBIAN = "trixie"
@@ -39,18 +42,29 @@ BOOTSTRAP = [
     *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")),
 ]
 CONFIGURATION = {
-    # Containers reach the stand-in on this machine's loopback address, may use what is mounted also where SELinux is, and have as many files and
-    # processes as we have, not podman's own idea of many. Their locks are in files of ours, not in the memory that all containers of a user share.
-    "containers.conf": '[containers]\nnetns = "host"\nlabel = false\ndefault_ulimits = []\n[engine]\nlock_type = "file"\ntmp_dir = "{run}/libpod"\n',
-    "storage.conf": '[storage]\ndriver = "overlay"\ngraphroot = "{storage}"\nrootless_storage_path = "{storage}"\nrunroot = "{run}/storage"\n',
-    # What this machine's pip has fetched is all there is: the mirrors, proxies and certificates that it knows of are not in there. The
-    # packages of the system come from where the base image has its own from.
-    "packages/pip.conf": "[global]\nno-index = true\nfind-links = /output/packages\ndisable-pip-version-check = true\nroot-user-action = ignore\n",
+    # Containers reach the stand-in on this machine's loopback address, may use what is mounted also where SELinux is,
+    # and have as many files and processes as we have, not podman's own idea of many. Their locks are in files of ours,
+    # not in the memory that all containers of a user share.
+    "containers.conf": (
+        '[containers]\nnetns = "host"\nlabel = false\ndefault_ulimits = []\n'
+        '[engine]\nlock_type = "file"\ntmp_dir = "{run}/libpod"\n'
+    ),
+    "storage.conf": (
+        '[storage]\ndriver = "overlay"\ngraphroot = "{storage}"\n'
+        'rootless_storage_path = "{storage}"\nrunroot = "{run}/storage"\n'
+    ),
+    # What this machine's pip has fetched is all there is: the mirrors, proxies and certificates that it knows of are
+    # not in there. The packages of the system come from where the base image has its own from.
+    "packages/pip.conf": (
+        "[global]\nno-index = true\nfind-links = /output/packages\ndisable-pip-version-check = "
+        "true\nroot-user-action = ignore\n"
+    ),
 }
 _ABOUT = """
 import importlib.util, json, platform, shutil, sys
 packages = next(filter(None, map(shutil.which, ("apt-get", "microdnf", "dnf"))), "")
-print(json.dumps([sys.executable, sys.version_info[:2], platform.machine(), platform.libc_ver()[1], bool(importlib.util.find_spec("pip")), packages]))
+has_pip, libc = bool(importlib.util.find_spec("pip")), platform.libc_ver()[1]
+print(json.dumps([sys.executable, sys.version_info[:2], platform.machine(), libc, has_pip, packages]))
 """
 
 
@@ -91,7 +105,8 @@ def told(*command: str) -> str:
 
 @contextlib.contextmanager
 def built() -> t.Iterator[dict[str, str]]:
-    """Build, and hand out the environment for what runs containers; none of these, and nothing that was mounted for them, is left behind."""
+    """Build, and hand out the environment for what runs containers; none of these, and nothing that was mounted for
+    them, is left behind."""
     provide("podman", *([] if os.environ.get("BASE") else ["mmdebstrap"]))
     # As after a start of the machine. What else is here saves work.
     shutil.rmtree(EE / "run", ignore_errors=True)
@@ -117,7 +132,8 @@ def provide(*programs: str) -> None:
     missing = [program for program in programs if not shutil.which(program)]
     if missing and (os.geteuid() or not shutil.which("apt-get")):
         raise SystemExit(
-            f"Not found: {' and '.join(missing)}. Install it, or be root and have apt-get. With BASE=<a base image> podman is enough."
+            f"Not found: {' and '.join(missing)}. Install it, or be root and have apt-get. With BASE=<a base "
+            "image> podman is enough."
         )
     if missing:
         packages = [package for program in missing for package in PROGRAMS[program]]
@@ -157,7 +173,8 @@ def there(image: str) -> bool:
 
 
 def mirror() -> list[str]:
-    """Return the mirror that this machine has Debian from; nothing where it is of another kind, for mmdebstrap knows one."""
+    """Return the mirror that this machine has Debian from; nothing where it is of another kind, for mmdebstrap knows
+    one."""
     if not shutil.which("apt-get"):
         return []
     listed = told(
@@ -178,7 +195,8 @@ def apt_options() -> list[str]:
 
 
 def define(image: str, python: Python) -> None:
-    """Write the definition that the guide shows, but to be built from what is here, and what ansible-builder makes of it."""
+    """Write the definition that the guide shows, but to be built from what is here, and what ansible-builder makes of
+    it."""
     collection = artifact.build()
     definition = guide()
     assert definition["dependencies"]["galaxy"]["collections"] == [{"name": tree.NAME}]

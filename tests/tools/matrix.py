@@ -4,10 +4,12 @@
 
 """Run the steps that ansible-core and Python make a difference to, on the pairs of them that this machine can have.
 
-A pair is written core-python, as in 2.18-3.11. The oldest ansible-core is the one that meta/runtime.yml requires; the newest is what the
-package index has, release candidates included. Every pair has to run as many tests as the others, and to open what all others sealed.
+A pair is written core-python, as in 2.18-3.11. The oldest ansible-core is the one that meta/runtime.yml requires; the
+newest is what the package index has, release candidates included. Every pair has to run as many tests as the others,
+and to open what all others sealed.
 
-As many pairs run at a time as there are cores, each in a copy of its own, and what they print is shown when a pair has come to its end.
+As many pairs run at a time as there are cores, each in a copy of its own, and what they print is shown when a pair has
+come to its end.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ SEALED = MATRIX / "sealed"
 TOOLS = Path(__file__).parent
 # Asked by its own Python: only an installed ansible-core says what it is and which Pythons it runs on.
 _ABOUT = (
-    "import ansible.release, json; from ansible_test._util.target.common.constants import CONTROLLER_PYTHON_VERSIONS as known; \
-print(json.dumps([ansible.release.__version__, list(known)]))"
+    "import ansible.release, json; "
+    "from ansible_test._util.target.common.constants import CONTROLLER_PYTHON_VERSIONS as known; "
+    "print(json.dumps([ansible.release.__version__, list(known)]))"
 )
 
 
@@ -62,7 +65,8 @@ def version(text: str) -> tuple[int, int]:
 
 
 def pythons() -> dict[tuple[int, int], Path]:
-    """Return every Python on this machine that can be a control node; our own is one even where its name says no version."""
+    """Return every Python on this machine that can be a control node; our own is one even where its name says no
+    version."""
     found = {(sys.version_info.major, sys.version_info.minor): Path(sys.executable)}
     for directory in run_ansible_test.clean_path(os.environ["PATH"]).split(os.pathsep):
         for python in run_ansible_test.pythons(Path(directory)):
@@ -103,7 +107,8 @@ def pairs() -> list[Pair]:
 
 
 def prepare(pair: Pair) -> str:
-    """Make the environment of a pair; return its release of ansible-core, or nothing where that does not run on this Python."""
+    """Make the environment of a pair; return its release of ansible-core, or nothing where that does not run on this
+    Python."""
     (major, minor), python = pair.core, pythons()[pair.python]
     wanted = f"ansible-core>={major}.{minor}.0.dev0,<{major}.{minor + 1}.dev0"
     subprocess.run(
@@ -164,7 +169,8 @@ def run(pair: Pair, steps: t.Sequence[str]) -> Passed:
 
 
 def opened(pair: Pair) -> int:
-    """Return how many of all that was sealed a pair opens with ansible-vault; what it opens has to be what it was, byte for byte."""
+    """Return how many of all that was sealed a pair opens with ansible-vault; what it opens has to be what it was, byte
+    for byte."""
     count = 0
     for sealed in SEALED.glob("*/*"):
         command = [
@@ -190,7 +196,8 @@ def matrix(releases: t.Mapping[Pair, str], steps: t.Sequence[str]) -> int:
         for done in futures.as_completed(running):
             pair, passed = running[done], done.result()
             print(
-                f"\n##### ansible-core {releases[pair]}, Python {'.'.join(map(str, pair.python))} #####\n{passed.output}",
+                f"\n##### ansible-core {releases[pair]}, Python {'.'.join(map(str, pair.python))} #####\n"
+                f"{passed.output}",
                 flush=True,
             )
             table[pair] = passed.tests

@@ -91,7 +91,8 @@ AREAS = {
 
 
 def undecorated(source: str) -> str:
-    """Return source with its decorators of functions as calls at its end: mutmut does not change decorated functions."""
+    """Return source with its decorators of functions as calls at its end: mutmut does not change decorated
+    functions."""
     lines, calls = source.split("\n"), []
 
     def visit(nodes: list[ast.stmt], owner: str = "") -> None:

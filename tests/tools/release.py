@@ -7,7 +7,8 @@
     release.py 0.2.0           set the version, write what follows from it and turn the fragments into the changelog
     release.py --check 0.2.0   say whether the checkout is that release
 
-The number's home is galaxy.yml. Modules name it to the service, and only Python files travel to a target, also where the
+The number's home is galaxy.yml. Modules name it to the service, and only Python files travel to a target, also where
+the
 collection was installed from git: so a Python file that is kept in git repeats it, and nobody writes that file by hand.
 """
 
@@ -41,7 +42,8 @@ def number(version: str) -> tuple[int, ...]:
 def why_not(version: str, current: str, released: Collection[str], fragments: Collection[str], changed: str) -> str:
     """Say what stands against releasing a version, in words for the terminal; nothing if nothing does.
 
-    current: what galaxy.yml says. released: the versions in the changelog. changed: what git says of a work tree that is not clean.
+    current: what galaxy.yml says. released: the versions in the changelog. changed: what git says of a work tree that
+    is not clean.
     """
     if changed:
         return f"Commit or stash first, so that the release is all that is new:\n{changed}"
@@ -107,5 +109,6 @@ if __name__ == "__main__":
         main()
     except subprocess.CalledProcessError as error:
         sys.exit(
-            f"{error}\nNothing is committed. This takes back what was written: git restore . && git clean -f CHANGELOG.rst changelogs"
+            f"{error}\nNothing is committed. This takes back what was written: git restore . && git clean -f "
+            "CHANGELOG.rst changelogs"
         )

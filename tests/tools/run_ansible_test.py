@@ -40,10 +40,11 @@ def works(python: Path) -> bool:
 
 
 def clean_path(path: str) -> str:
-    """Leave out directories with a Python that does not start: ansible-test takes every python3.N on PATH for a real one.
+    """Leave out directories with a Python that does not start: ansible-test takes every python3.N on PATH for a real
+    one.
 
-    A version manager's shims for versions that are not active are like that. Real interpreters that lie beside the one we run
-    on come last, so that sanity looks at more Pythons where there are any.
+    A version manager's shims for versions that are not active are like that. Real interpreters that lie beside the one
+    we run on come last, so that sanity looks at more Pythons where there are any.
     """
     directories = [Path(entry) for entry in dict.fromkeys(path.split(os.pathsep)) if entry]
     prefix = Path(sys.base_prefix).resolve()
@@ -106,7 +107,8 @@ def command(name: str) -> list[str]:
     """The command line for units, sanity or integration."""
     args = ["ansible-test", name, "--local", "--color", "no"]
     if name != "sanity":
-        # Only our own Python has pytest and the rest; sanity makes environments of its own for each Python that it finds.
+        # Only our own Python has pytest and the rest; sanity makes environments of its own for each Python that it
+        # finds.
         args += ["--python", f"{sys.version_info.major}.{sys.version_info.minor}"]
     pylint = (HERE / "_data/requirements/sanity.pylint.txt").read_text()
     pinned = re.search(r"@ (https://\S+)", pylint)

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Make a virtual environment of the Python that runs this, from a requirements file: setup.py FILE [DIRECTORY [REQUIREMENT ...]].
+"""Make a virtual environment of the Python that runs this, from a requirements file: setup.py FILE [DIRECTORY
+[REQUIREMENT ...]].
 
 DIRECTORY is .venv where none is named.
 """
@@ -26,17 +27,20 @@ def check_python() -> None:
     """Say what is missing before pip says it less clearly."""
     if sys.version_info < (3, 11):  # noqa: UP036 - runs on whatever Python there is
         sys.exit(
-            f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}.\nName another one: make PYTHON=/path/to/python3.12 ..."
+            f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}.\nName another one: "
+            "make PYTHON=/path/to/python3.12 ..."
         )
     if not importlib.util.find_spec("ensurepip"):  # Debian and Ubuntu ship it apart
         sys.exit(
             f"{sys.executable} cannot make virtual environments: on Debian and Ubuntu install "
-            f"the package python3.{sys.version_info.minor}-venv, or name another Python: make PYTHON=/path/to/python3 ..."
+            f"the package python3.{sys.version_info.minor}-venv, or name another Python: make "
+            "PYTHON=/path/to/python3 ..."
         )
 
 
 def stamps(requirements: str, venv: Path, more: list[str]) -> list[str]:
-    """One line for each level that the requirements file covers; they change with the files, the Python and the place (scripts name it)."""
+    """One line for each level that the requirements file covers; they change with the files, the Python and the place
+    (scripts name it)."""
     lines, content = [], f"{sys.version} {venv} {more}".encode()
     for level in LEVELS[: LEVELS.index(requirements) + 1]:
         content += (ROOT / level).read_bytes()
@@ -45,7 +49,8 @@ def stamps(requirements: str, venv: Path, more: list[str]) -> list[str]:
 
 
 def get_sshd() -> None:
-    """Install the ssh server that tests start for themselves, where that changes nobody's machine but root's own; else those tests ask for it."""
+    """Install the ssh server that tests start for themselves, where that changes nobody's machine but root's own; else
+    those tests ask for it."""
     if (
         shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
         or os.geteuid()

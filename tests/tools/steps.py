@@ -41,7 +41,8 @@ LEAKS = "tests/campaign/test_leaks.py"
 LOCATIONS = "tests/campaign/test_location_kills.py"
 
 
-#: Steps that run side by side: those of the first lane compute, most of the others wait. The rest are of the first lane.
+#: Steps that run side by side: those of the first lane compute, most of the others wait. The rest are of the first
+#: lane.
 SECOND_LANE = frozenset({"job", "awx", "clients", "vault", "locations", "faults", "examples"})
 
 
@@ -61,7 +62,8 @@ class Failed(Exception):
 def stream(command: list[str], cwd: Path, env: dict[str, str], count: str, never: str = r"(?!)") -> int:
     """Run a command, show its output as it comes and return how many tests it ran.
 
-    count is a pattern: with a group its numbers are added up, without one its matches are counted. never: pattern of what fails the step.
+    count is a pattern: with a group its numbers are added up, without one its matches are counted. never: pattern of
+    what fails the step.
     """
     process = subprocess.Popen(
         command,
@@ -129,8 +131,8 @@ def lint() -> int:
     """The sessions of noxfile.py that need no container; each is counted once."""
     # With CI the formatter says what it would change, and changes nothing.
     env = {**tree.environment(), "CI": "true"}
-    # The tree is made anew each time, the environments are not. Galaxy's importer only warns of much that keeps a collection out of Automation Hub,
-    # and antsibull-nox of a check that finds nothing to look at.
+    # The tree is made anew each time, the environments are not. Galaxy's importer only warns of much that keeps a
+    # collection out of Automation Hub, and antsibull-nox of a check that finds nothing to look at.
     return stream(
         ["nox", "--envdir", str(tree.ROOT / ".nox"), "--reuse-existing-virtualenvs", "--nocolor"],
         tree.COLLECTION,
@@ -182,7 +184,8 @@ def clients() -> int:
 
 
 def locations() -> int:
-    """Keys on another host and in a Git repository, and what may go wrong there. Two at a time: most of it is waiting."""
+    """Keys on another host and in a Git repository, and what may go wrong there. Two at a time: most of it is
+    waiting."""
     return campaign("-n", "2", f"{E2E}/test_locations.py", LOCATIONS)
 
 
@@ -252,7 +255,8 @@ def run(name: str) -> Row:
 
 
 def lane(number: int, names: list[str]) -> list[Row]:
-    """Run steps one after the other in a process and a copy of the tree of their own; show each one's output at its end."""
+    """Run steps one after the other in a process and a copy of the tree of their own; show each one's output at its
+    end."""
     work = tree.BUILD / f"lane{number}"
     shutil.rmtree(work, ignore_errors=True)
     copy = work / "tree" / tree.COLLECTION.relative_to(tree.TREE)

@@ -4,7 +4,8 @@
 
 """Where things are, and the copy of the checkout that the steps work on.
 
-ansible-test insists on .../ansible_collections/<namespace>/<name> and looks at every file that git does not ignore there.
+ansible-test insists on .../ansible_collections/<namespace>/<name> and looks at every file that git does not ignore
+there.
 """
 
 from __future__ import annotations

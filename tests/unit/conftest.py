@@ -73,7 +73,8 @@ def make_client():
 
 @pytest.fixture
 def make_certificate(tmp_path):
-    """A factory of certificates that nobody but themselves vouches for, each with its key in one file; it returns the path."""
+    """A factory of certificates that nobody but themselves vouches for, each with its key in one file; it returns the
+    path."""
 
     def make(host):
         key, name = (

@@ -39,7 +39,8 @@ def credential_type(path: pathlib.Path = CREDENTIAL_TYPE) -> dict[str, t.Any]:
 
 
 def problems(kind: dict[str, t.Any]) -> list[str]:
-    """Return why AWX would not take a credential type; of what AWX lets in, as far as this collection makes use of it."""
+    """Return why AWX would not take a credential type; of what AWX lets in, as far as this collection makes use of
+    it."""
     found = [f"unknown: {name}" for name in sorted({*kind} - {"name", "description", "kind", "inputs", "injectors"})]
     found += [] if kind["kind"] in ("cloud", "net") else ["kind"]
     found += _input_problems(kind["inputs"])
@@ -93,7 +94,8 @@ def _renders(template: str, values: dict[str, t.Any]) -> bool:
 
 
 def inject(kind: dict[str, t.Any], inputs: t.Mapping[str, str], directory: str | pathlib.Path) -> dict[str, str]:
-    """Write the files of a credential with these inputs into a directory; return what it adds to the environment of a job."""
+    """Write the files of a credential with these inputs into a directory; return what it adds to the environment of a
+    job."""
     # What was left empty is not there for the templates.
     values: dict[str, t.Any] = {name: value for name, value in inputs.items() if value}
     templates = sandbox.ImmutableSandboxedEnvironment()

@@ -4,8 +4,8 @@
 
 """A stand-in for AWX's REST resources, and not an AWX: it keeps what is posted and finds it again, and runs nothing.
 
-What the modules of awx.awx meet: lists with exact filters, associations, surveys, secrets that are never shown, and refusals of what refers to
-nothing. Written from what these modules send and expect.
+What the modules of awx.awx meet: lists with exact filters, associations, surveys, secrets that are never shown, and
+refusals of what refers to nothing. Written from what these modules send and expect.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Refused(Exception):
 
 
 class Resources:
-    """An AWX's resources in memory. records: by resource and id, with secrets in clear. log: method and path of each call."""
+    """An AWX's resources in memory. records: by resource and id, with secrets in clear. log: method and path of each
+    call."""
 
     def __init__(self, token: str, playbooks: t.Sequence[str]) -> None:
         self.token = token

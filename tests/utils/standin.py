@@ -121,8 +121,10 @@ Fields = Dict[str, Any]
 
 REGIONS = {"us-west": "004", "us-east": "005", "eu-central": "003", "ca-east": "006"}  # region: its cluster
 CAPABILITIES = (
-    "listKeys", "writeKeys", "deleteKeys", "listAllBucketNames", "listBuckets", "readBuckets", "writeBuckets", "deleteBuckets",
-    "readBucketRetentions", "writeBucketRetentions", "readBucketEncryption", "writeBucketEncryption", "readBucketLogging",
+    "listKeys", "writeKeys", "deleteKeys", "listAllBucketNames", "listBuckets", "readBuckets", "writeBuckets",
+    "deleteBuckets",
+    "readBucketRetentions", "writeBucketRetentions", "readBucketEncryption", "writeBucketEncryption",
+    "readBucketLogging",
     "writeBucketLogging", "readBucketNotifications", "writeBucketNotifications", "readBucketReplications",
     "writeBucketReplications", "listFiles", "readFiles", "shareFiles", "writeFiles", "deleteFiles", "bypassGovernance",
     "readFileLegalHolds", "writeFileLegalHolds", "readFileRetentions", "writeFileRetentions",
@@ -331,7 +333,8 @@ class Partner:
         if call.operation == "b2_create_group_member":
             self.creates_in_flight -= 1
         self.log.append({
-            "at": time.time(), "operation": call.operation, "version": call.version, "method": call.method, "status": call.status,
+            "at": time.time(), "operation": call.operation, "version": call.version, "method": call.method,
+            "status": call.status,
             "email": call.email, "user_agent": call.user_agent, "fault": call.fault, "executed": call.executed,
         })  # fmt: skip
 
@@ -624,8 +627,10 @@ class Partner:
             if version == "v4"
             else {"bucketId": key.bucket_ids[0] if key.bucket_ids else None}
         )
-        return {"accountId": key.account_id, "applicationKeyId": key.id, "capabilities": list(key.capabilities), "keyName": key.name,
-                "expirationTimestamp": key.expires_ms, "namePrefix": key.name_prefix, "options": ["s3"], **buckets}  # fmt: skip
+        return {"accountId": key.account_id, "applicationKeyId": key.id, "capabilities": list(key.capabilities),
+        "keyName": key.name,
+                "expirationTimestamp": key.expires_ms, "namePrefix": key.name_prefix, "options": ["s3"],
+                **buckets}  # fmt: skip
 
     # -- what happens on the web site rather than through the API --
 
@@ -830,15 +835,18 @@ READ, WRITE = ("GET", "POST"), ("POST",)
 OPERATIONS: dict[str, Operation] = {
     "b2_authorize_account": Operation(Partner.authorize, READ, "basic", {}),
     "b2_list_groups": Operation(Partner.list_groups, READ, "groups", {
-        "adminAccountId": (str, True), "groupName": (str, False), "startGroupId": (str, False), "maxGroupCount": (int, False)}),
+        "adminAccountId": (str, True), "groupName": (str, False), "startGroupId": (str, False),
+        "maxGroupCount": (int, False)}),
     "b2_list_group_members": Operation(Partner.list_members, READ, "groups", {
-        "adminAccountId": (str, True), "groupId": (str, True), "startEmail": (str, False), "maxMemberCount": (int, False)}),
+        "adminAccountId": (str, True), "groupId": (str, True), "startEmail": (str, False), "maxMemberCount": (int,
+        False)}),
     "b2_create_group_member": Operation(Partner.create_member, WRITE, "groups", {
         "adminAccountId": (str, True), "groupId": (str, True), "memberEmail": (str, True), "region": (str, False)}),
     "b2_eject_group_member": Operation(Partner.eject_member, WRITE, "groups", {
         "adminAccountId": (str, True), "groupId": (str, True), "memberAccountId": (str, True), "email": (str, False)}),
     "b2_create_key": Operation(Partner.create_key, WRITE, "writeKeys", {
-        "accountId": (str, True), "capabilities": (list, True), "keyName": (str, True), "validDurationInSeconds": (int, False),
+        "accountId": (str, True), "capabilities": (list, True), "keyName": (str, True),
+        "validDurationInSeconds": (int, False),
         "bucketId": (str, False), "bucketIds": (list, False), "namePrefix": (str, False)}),
     "b2_list_keys": Operation(Partner.list_keys, READ, "listKeys", {
         "accountId": (str, True), "maxKeyCount": (int, False), "startApplicationKeyId": (str, False)}),
@@ -914,7 +922,8 @@ REASONS = {100: "Continue", 102: "Processing", 103: "Early Hints", 200: "OK", 20
            307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
            405: "Method Not Allowed", 408: "Request Timeout", 411: "Length Required", 413: "Content Too Large",
            420: "Method Failure", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
-           500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout"}  # fmt: skip
+           500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable",
+           504: "Gateway Timeout"}  # fmt: skip
 JSON_TYPE = "application/json;charset=utf-8"
 
 
@@ -1165,7 +1174,8 @@ class Exchange:
             partner.end(call)
 
     async def _wait_half(self) -> None:
-        """Wait for half the latency that there was when the call came; longer if it is raised, and no longer if it is set to nothing."""
+        """Wait for half the latency that there was when the call came; longer if it is raised, and no longer if it is
+        set to nothing."""
         started = time.monotonic()
         while (now := self.partner.latency(self.call.operation)) and (
             left := max(self.latency, now) / 2 - (time.monotonic() - started)
@@ -1291,8 +1301,10 @@ async def fault_delay(exchange: Exchange, *, seconds: float) -> None:
     await exchange.answer(await exchange.execute())
 
 
-async def fault_endless(exchange: Exchange, *, status: int = 200, limit_bytes: int = 256 * 1024 * 1024, rate: float | None = None,
-                        chunked: bool = True, headers: Mapping[str, str] | None = None, execute: bool | None = None) -> None:  # fmt: skip
+async def fault_endless(exchange: Exchange, *, status: int = 200, limit_bytes: int = 256 * 1024 * 1024,
+                        rate: float | None = None,
+                        chunked: bool = True, headers: Mapping[str, str] | None = None,
+                        execute: bool | None = None) -> None:  # fmt: skip
     await exchange.execute_if(execute, status)
     exchange.call.status = status
     connection = exchange.connection
@@ -1396,7 +1408,8 @@ def merged(target: Json, changes: Json) -> Json:
     if not isinstance(changes, dict):
         return None if changes == "@NULL@" else changes
     if isinstance(target, list):
-        return [merged(item, changes[name]) if (name := str(position) if str(position) in changes else "*") in changes else item
+        return [merged(item,
+        changes[name]) if (name := str(position) if str(position) in changes else "*") in changes else item
                 for position, item in enumerate(target)]  # fmt: skip
     result = dict(target) if isinstance(target, dict) else {}
     for name, change in changes.items():
@@ -1596,7 +1609,8 @@ class Control(Verbs):
 
 
 class Server:
-    """The listening socket, on a loopback address and nowhere else: the keys and the control path are for this machine."""
+    """The listening socket, on a loopback address and nowhere else: the keys and the control path are for this
+    machine."""
 
     def __init__(self, partner: Partner, host: str = "127.0.0.1", port: int = 0) -> None:
         if not ipaddress.ip_address(host).is_loopback:
@@ -1622,7 +1636,8 @@ class Server:
     async def stop(self) -> None:
         if self._listener is None:
             return
-        # asyncio trips over a listener that is closed while it accepts: accept no more, let what came in come in, close.
+        # asyncio trips over a listener that is closed while it accepts: accept no more, let what came in come in,
+        # close.
         for listening in self._listener.sockets:
             asyncio.get_running_loop().remove_reader(listening.fileno())
         for _turn in range(3):

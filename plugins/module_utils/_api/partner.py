@@ -145,7 +145,7 @@ class Partner:
         )
 
     def group_name(self, group_id: str) -> str:
-        """Return the name of a Group as far as an answer of Backblaze has named it, else an empty text. Nothing is sent."""
+        """Return the name of a Group if an answer has named the Group, else an empty text. Nothing is sent."""
         return self._group_names.get(group_id, "")
 
     def resolve_group(self, group_id: t.Optional[str], group_name: t.Optional[str]) -> str:

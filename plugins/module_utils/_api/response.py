@@ -83,7 +83,7 @@ class Response(http.client.HTTPResponse):
         self.fp = self._reader
 
     def begin(self) -> None:
-        """Read the head. An invalid length is removed: urllib3 would refuse the answer, and a key in it would be lost."""
+        """Read the head without invalid lengths: urllib3 would refuse the answer, and a key in it would be lost."""
         super().begin()
         lengths = {length.strip() for length in self.headers.get_all("Content-Length") or []}
         if len(lengths) > 1 or not all(map(str.isdecimal, lengths)):

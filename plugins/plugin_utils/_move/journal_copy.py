@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which accounts lost their key goes along when keys move to another directory: it stands nowhere but in the journal."""
+"""Move the record of lost keys along with the keys of a Group. This record is only in the journal."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ State = tuple[str, int]
 def hand_over(
     source: State, target: State, group_ids: t.Collection[str], kept: t.Collection[str], modes: Modes = PRIVATE
 ) -> list[str]:
-    """Take accounts whose key is lost from one journal into another; the caller holds both locks. StoreError where that fails.
+    """Move the entries of accounts whose key is lost to another journal; the caller holds both locks.
 
-    Return the addresses of creates that a killed run was about to send: these stay in the old journal.
+    Return the addresses whose create a killed run was about to send. Their entries stay in the old journal, because
+    only a run in the old directory finds their keys. Raises StoreError if a journal cannot be written.
 
-    kept: addresses that stay as they are. So does a create that a killed run was about to send: its key may be where only a run in the
-    old directory finds it.
+    kept: addresses whose entries stay as well.
     """
     read = Journal(source[1], source[0], writable=False)
     entries = [entry for group_id in group_ids for entry in read.entries(group_id)]
@@ -45,7 +45,7 @@ def hand_over(
             account = known.get((entry.group_id, entry.email))
             if account is None:
                 there.note(entry)
-            # Only now, when it is on disk there. One place has to know it, and not two: each would replace the account once.
+            # After the new entry is on disk. With an entry in both journals, the account could be replaced twice.
             if account in (None, entry.account_id):
                 here.close(entry.group_id, entry.email)
     return unsettled

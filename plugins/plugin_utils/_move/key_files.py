@@ -127,7 +127,7 @@ class KeyFiles(VaultDir):
         }
 
     def leftovers_of(self, group_id: str) -> dict[str, t.Optional[StoredKey]]:
-        """Return the keys that are only in temporary files of killed runs, by address: of a Group or of an unknown one."""
+        """Return keys that are only in temporary files of killed runs: of a Group or of an unknown one."""
         return {
             email: file.key for email, file in self._files.items() if file.leftover and file.group_id in ("", group_id)
         }
@@ -167,7 +167,7 @@ class KeyFilesOf:
         """Do nothing: ``remove`` removes the temporary files of a key as well."""
 
     def leftover(self) -> list[str]:
-        """Return the addresses whose keys are only in temporary files of killed runs, of this Group or of an unknown one."""
+        """Return the addresses of keys that are only in temporary files of killed runs."""
         return list(self._files.leftovers_of(self._group_id))
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:

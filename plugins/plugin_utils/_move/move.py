@@ -4,8 +4,8 @@
 
 """Move keys from one layout to the other.
 
-A key is copied, synced, read back and compared before its old file is removed. So a move can be killed at any moment: the
-next one finds some keys in both layouts, and goes on.
+A key is copied, synced, read back and compared before its old file is removed. So a move can be killed at any moment:
+the next one finds some keys in both layouts, and goes on.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store 
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir, switches_off
 
 _LEFTOVER = (
-    "Its key is only in a temporary file of a killed run, beside this file. The keys of its Group are not moved (of all "
-    "Groups, if that file does not decrypt). Run b2_group_members with vault_layout {0}, then move again. If that does not "
-    "help, give the run the other vault password, or move the temporary file away."
+    "Its key is only in a temporary file of a killed run, beside this file. The keys of its Group are not moved (of "
+    "all Groups, if that file does not decrypt). Run b2_group_members with vault_layout {0}, then move again. If that "
+    "does not help, give the run the other vault password, or move the temporary file away."
 )
 
 
@@ -159,7 +159,7 @@ def _move_group(
     result: Moved,
     unread: t.Callable[[], list[Entry]] = list,
 ) -> None:
-    """Move the keys of one Group, under its lock in both directories. unread: returns files that may hold keys of it."""
+    """Move the keys of one Group under its lock in both directories. unread: returns files that were not read."""
     with contextlib.ExitStack() as stack:
         source = VaultDir(move.source, sealer, modes=move.modes)
         states: list[int] = []
@@ -186,14 +186,14 @@ def _move_group(
             if unsettled:
                 result.notes.append(
                     f"An earlier run in {move.source} was about to create {', '.join(unsettled)} when it ended. Run "
-                    "b2_group_members in that directory, which finds out whether these members exist. Then move once more."
+                    "b2_group_members in that directory to find out whether these members exist. Then move again."
                 )
         if fit:
             _move_fit(move, group_id, origin, target, sealer, result, fit)
 
 
 def _locked(stack: contextlib.ExitStack, move: Move, group_id: str, directories: t.Sequence[VaultDir]) -> list[int]:
-    """Take the lock of a Group in both directories, once if they are one; return the open directories of its journals."""
+    """Take the lock of a Group in both directories; return the open directory of each journal, once if they are one."""
     with explained("cannot be locked", move.source):
         places = {_identity(one.path): one for one in directories}
     # Every move takes locks in the same order, so that two opposite moves do not wait for each other.

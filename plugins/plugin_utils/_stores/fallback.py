@@ -41,7 +41,7 @@ class FallbackStore:
 
     def seal(self, key: StoredKey) -> str:
         """Encrypt a key and put it on disk; return the path of its file."""
-        # The account's id helps whoever looks for it; it comes from the service, so only where it is what such an id is.
+        # The id helps users to find the file. The service sends this text, so only a valid id becomes a name.
         account = key.account_id if key.account_id.isalnum() else "unknown"
         name = f"{account}-{secrets.token_hex(6)}{_FALLBACK_SUFFIX}"
         path = os.path.join(self.path, name)
@@ -53,12 +53,13 @@ class FallbackStore:
         return path
 
     def remove(self, path: str) -> None:
-        """Remove the file of a key that is in its place now; somebody else may have done so, and a file that stays does no harm."""
+        """Remove the file of a key that is in its key file now. If that fails, the file does no harm."""
         with contextlib.suppress(OSError):
             os.unlink(path)
 
     def unfit(self) -> str:
-        """Say why keys could not go here, or not to stay; empty where they could, as far as that can be seen without writing."""
+        """Return the reason why this directory may not take or keep keys; empty if no reason is known without
+        writing."""
         existing = nearest(self.path)
         if (
             os.path.isdir(existing)
@@ -117,15 +118,22 @@ def open_fallback(
 ) -> FallbackStore:
     """Open the fallback directory that the options name, or the default one.
 
-    In a job, a directory that may not outlive the job is used with a warning: a key in that directory is better than a lost key.
+    In a job, a directory that may not outlive the job is used with a warning: a key in that directory is better than a
+    lost key.
     """
     named = options["vault_fallback_dir"]
     path = controller_path(named or _default_path())
     doubt = ""
     if is_job() and not named:
-        doubt = f"vault_fallback_dir is not given, and its default {path} may be lost with this job. Name a directory that outlives the job."
+        doubt = (
+            f"vault_fallback_dir is not given, and its default {path} may be lost with this job. Name a directory that "
+            "outlives the job."
+        )
     elif is_job() and not options.get("vault_dir_is_durable"):
-        doubt = f"vault_fallback_dir {path} may be lost with this job. If this directory outlives the job, set vault_dir_is_durable: true."
+        doubt = (
+            f"vault_fallback_dir {path} may be lost with this job. If this directory outlives the job, set "
+            "vault_dir_is_durable: true."
+        )
     return FallbackStore(path, sealer, doubt)
 
 

@@ -98,7 +98,7 @@ class GroupVarsStore(VaultDir):
         self._writing = False
 
     def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
-        """Raise StoreError unless the directory and the file can take keys, and no wanted key is in the other layout."""
+        """Raise StoreError unless directory and file can take keys, and no wanted key is in the other layout."""
         self.prove_directory(write=write)
         folder = os.path.dirname(self._path)
         with explained("cannot be used", folder):
@@ -208,7 +208,7 @@ class GroupVarsStore(VaultDir):
                 self._turn.notify_all()
 
     def _commit(self, batch: t.Sequence[_Request]) -> None:
-        """Put keys on disk in one write. A key that must not be written gets its error; a StoreError is for all others."""
+        """Put keys on disk in one write. An invalid key gets an error of its own; a StoreError is for all others."""
         with self._lock, explained("cannot be written", self._path), self.root() as root:
             with contextlib.suppress(FileExistsError):
                 make_in(root, self._folder, self.modes)

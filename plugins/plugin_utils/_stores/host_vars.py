@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The layout ``host_vars``: ``<vault_dir>/<email>/b2_vault.yml``, which Ansible loads by itself for the inventory host of that name."""
+"""The layout ``host_vars``: ``<vault_dir>/<email>/b2_vault.yml``. Ansible loads the file for the host of that name."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ class HostVarsStore(VaultDir):
         """Seal a key and return the path of its file. A vault directory that is gone is not created again.
 
         A file with another key is never replaced, only a file with part of a key. again: replace a file with this very
-        key too, because more is known about its account. Otherwise such a file is only synced: an earlier write may have
-        failed at that step.
+        key too, because more is known about its account. Otherwise such a file is only synced: an earlier write may
+        have failed at that step.
         """
         email = key.email
         if unsafe_name(email):

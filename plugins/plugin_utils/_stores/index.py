@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which key files are known: what a file held when it was last opened, by its digest, so that the same bytes need not be opened again.
+"""Remember the account and the key id in each key file by the digest of the file, to decrypt only changed files.
 
-Opening a key file costs some milliseconds by design, five thousand of them half a minute. The index is a vault file itself, in
-``<vault_dir>/.b2_members/.index``: whoever opens it has the secret that each file in it opens with, and nobody else can have written
-it. It holds no key, and a run without it just takes longer.
+To decrypt a key file takes some milliseconds by design, and five thousand files take half a minute. The index is a
+vault file itself, ``<vault_dir>/.b2_members/.index``: only a user with the vault secret of the key files can read or
+write the index. It holds no key, and a run without the index only takes longer.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Write and read keys as text: the one serialiser of keys, and the one place that knows the names of their variables."""
+"""Write and read keys as text: the one serialiser of keys, and the one file with the names of their variables."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def key_text(key: StoredKey) -> bytes:
 
 
 def read_key(plaintext: bytes, path: str, email: t.Optional[str] = None) -> StoredKey:
-    """Return the key of a file. Raises StoreError if the file holds no key, or the key of another address than ``email``."""
+    """Return the key of a file. Raises StoreError if the file holds no key, or the key of another address."""
     root = _composed(plaintext)
     variables = dict(map(_pair, root.value)) if isinstance(root, yaml.MappingNode) else {}
     if _KEY not in variables or _EMAIL not in variables:
@@ -147,7 +147,7 @@ def group_text(keys: t.Iterable[StoredKey]) -> bytes:
 
 
 def read_group(plaintext: bytes, path: str) -> dict[str, StoredKey]:
-    """Return the keys of a Group by address. Raises StoreError if the file holds anything else than ``group_text`` writes."""
+    """Return the keys of a Group by address. Raises StoreError unless ``group_text`` would write the same text."""
     keys = [_key({**dict(map(_pair, fields.value)), _EMAIL: email}) for email, fields in _entries(_composed(plaintext))]
     # Blanks and line ends do not count: an editor may have changed them.
     by_email = {key.email: key for key in keys}

@@ -28,7 +28,7 @@ GROUP_VARS = "group_vars"
 def open_stores(
     layout: str, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE
 ) -> t.Callable[[str], Store]:
-    """Return a function that returns the store of a Group by its id. In the layout host_vars all Groups share one store.
+    """Return a function that returns the store of a Group by its id. In host_vars all Groups share one store.
 
     ``prove`` of a store raises StoreError if a wanted key is stored in this directory in the other layout.
     """

@@ -4,8 +4,8 @@
 
 """Keys as Ansible Vault texts: the one serialiser and the one place that encrypts.
 
-Ansible's own ``VaultLib`` is called on bytes, never the ``vault`` filter and never ``to_yaml``: on current releases those
-have been measured to write a secret, or the vault password itself, in clear.
+Ansible's own ``VaultLib`` is called on bytes, never the ``vault`` filter and never ``to_yaml``: on current releases
+these have been measured to write a secret, or the vault password itself, in clear.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 Secrets = t.Sequence[tuple[str, t.Any]]
 
 _SALT_BYTES = 32
-_NO_VAULT = "Give the run a vault password, with --vault-id or --vault-password-file, ANSIBLE_VAULT_PASSWORD_FILE, or a vault credential in the job template."
+_NO_VAULT = (
+    "Give the run a vault password, with --vault-id or --vault-password-file, ANSIBLE_VAULT_PASSWORD_FILE, or a vault "
+    "credential in the job template."
+)
 
 
 class Sealer:
     """Encrypts with the vault secrets of the run.
 
-    vault_id: the id to encrypt with; by default Ansible's own rule, ``vault_encrypt_identity`` or else the first secret.
-
-    Raises StoreError where there is no secret, or none of that id.
+    vault_id: the id to encrypt with. The default is Ansible's own rule: ``vault_encrypt_identity``, else the first
+    secret. Raises StoreError if the run has no secret, or no secret with that id.
     """
 
     def __init__(self, secrets: Secrets, vault_id: t.Optional[str] = None) -> None:
@@ -50,7 +52,7 @@ class Sealer:
         self._vault_id, self._secret = str(chosen[0]), chosen[1]
         self._told = bool(vault_id)
         self._secrets = list(secrets)
-        # Deriving a key is all computing: more at once than there are cores would only keep those waiting that talk to Backblaze.
+        # Encryption only computes. More threads than cores would delay the threads that call Backblaze.
         self._cores = threading.Semaphore(os.cpu_count() or 1)
 
     def seal(self, plaintext: bytes) -> bytes:
@@ -65,7 +67,8 @@ class Sealer:
         return bytes(sealed)
 
     def open(self, sealed: bytes, path: str, *, alone: bool = False) -> bytes:
-        """Decrypt, or say which file it is that does not; alone: with no other secret than the one that this sealer encrypts with."""
+        """Decrypt a file. Raises StoreError if that fails. alone: only with the secret that this sealer encrypts
+        with."""
         if not VaultLib.is_encrypted(sealed):
             raise StoreError(
                 f"{path} is not an Ansible Vault file.", remedy="Move it away, or encrypt it with ansible-vault."
@@ -79,9 +82,10 @@ class Sealer:
             ) from None
 
     def open_to_rewrite(self, sealed: bytes, path: str) -> tuple[bytes, Sealer]:
-        """Decrypt a file that holds other things as well, and return with it the sealer for writing it again.
+        """Decrypt a file, and return a sealer to write the file again.
 
-        That one keeps the secret that opened the file and the id in its header, as ``ansible-vault edit`` does, unless a vault_id was given.
+        Like ``ansible-vault edit``, that sealer keeps the secret of the file and the id in its header, unless a
+        vault_id was given.
         """
         if not self._told:
             header = sealed.partition(b"\n")[0].decode("utf-8", "replace").strip().split(";")
@@ -94,7 +98,7 @@ class Sealer:
         return self.open(sealed, path), self
 
     def opens_alone(self, sealed: bytes) -> bool:
-        """Tell whether the secret that this sealer encrypts with opens a file of which it is known that some secret does."""
+        """Tell whether the secret that this sealer encrypts with also decrypts a file."""
         if len(self._secrets) == 1:
             return True
         try:

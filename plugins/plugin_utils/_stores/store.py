@@ -33,7 +33,7 @@ class Store(t.Protocol):
     # Checks before the first create
 
     def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
-        """Raise StoreError unless every wanted address can get a key. write: false in check mode: no file is created."""
+        """Raise StoreError unless every wanted address can get a key. write: false in check mode, to write no file."""
 
     def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
         """Raise StoreError if a wanted key is stored in the same directory in another layout; prove does so as well."""
@@ -52,7 +52,7 @@ class Store(t.Protocol):
     def locked(
         self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]
     ) -> contextlib.AbstractContextManager[int]:
-        """Hold the lock of a Group and yield the open directory of its journal. patience: seconds to wait for another run."""
+        """Hold the lock of a Group, and yield the open directory of its journal. patience: seconds to wait."""
 
     def state(self, group_id: str) -> contextlib.AbstractContextManager[int]:
         """Yield the open directory of a Group's journal for reading without the lock, or -1 if there is none."""
@@ -66,7 +66,7 @@ class Store(t.Protocol):
     # Keys
 
     def stored(self, emails: t.Optional[t.Collection[str]] = None) -> dict[str, Stored]:
-        """Return what is known of all stored keys, or at least of those of some addresses, by address. No key is returned."""
+        """Return what is known of all stored keys, or at least of those of some addresses. No key is returned."""
 
     def read(self, email: str) -> t.Optional[StoredKey]:
         """Return the key of an address; None if there is no key."""

@@ -29,8 +29,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_
 class UnprovenKeys:
     """One vault file for each key without proof of its owner. A key is tried before it leaves this file. Thread-safe.
 
-    name: name of the key file beside these files. folder_of: returns the directory of the key file of an address, within
-    the vault directory.
+    name: name of the key file beside these files. folder_of: returns the directory of the key file of an address,
+    within the vault directory.
     """
 
     def __init__(self, directory: VaultDir, sealer: Sealer, name: str, folder_of: t.Callable[[str], str]) -> None:
@@ -56,7 +56,7 @@ class UnprovenKeys:
         return path
 
     def of(self, email: str) -> dict[str, StoredKey]:
-        """Return each key that arrived for an address, by the path of its file. Files that do not decrypt are left out."""
+        """Return each key that arrived for an address, by path. Files that do not decrypt are left out."""
         folder = os.path.join(self._directory.path, self._folder_of(email))
         found: dict[str, StoredKey] = {}
         with explained("cannot be read", folder):

@@ -56,7 +56,7 @@ class VaultDir:
     def __init__(self, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
         # Without a last slash, behind which O_NOFOLLOW would follow.
         self.path = os.path.normpath(path)
-        #: Bytes of a file that holds all keys and is written again with each of them; None where each key has a file of its own.
+        #: Size in bytes of the file that is written again with each key; None if each key has a file of its own.
         self.rewritten: t.Optional[int] = None
         #: Where it is in truth, if what is at this path is a copy.
         self.location = location
@@ -81,7 +81,9 @@ class VaultDir:
             prove_directory(self.path)
 
     def switched_off(self, names: t.Collection[str]) -> dict[str, str]:
-        """Return by name the file of variables that Ansible would stop loading if a directory of that name were made beside it.
+        """Return the file of variables that a new directory of a name would switch off, by name.
+
+        Ansible loads no file beside a directory of the same name.
 
         A directory that exists already is left out. The vault directory is listed once.
         """
@@ -102,7 +104,7 @@ class VaultDir:
         }
 
     def prove_no_file_switched_off(self, names: t.Collection[str]) -> None:
-        """Show that no directory of one of these names, if it is made, switches off a file of variables; else StoreError."""
+        """Raise StoreError if a new directory of one of these names would switch off a file of variables."""
         found = self.switched_off(names)
         for name, file in found.items():
             raise switches_off(self.path, name, file, len(found) - 1)
@@ -138,7 +140,7 @@ class VaultDir:
 
     @contextlib.contextmanager
     def locked(self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[int]:
-        """Hold the lock of a Group in this directory, which is brought up to date then; yield the open directory for its journal.
+        """Hold the lock of a Group in this directory, and yield the open directory of its journal.
 
         patience: seconds to wait for another run. Raises StoreError that names the holder.
         """
@@ -221,7 +223,7 @@ class VaultDir:
 
 
 def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
-    """Return the error that a directory cannot be created without switching off a file of variables. more: how many others there are."""
+    """Return the error that a new directory would switch off a file of variables. more: number of other such files."""
     others = f", and {more} more such files" if more else ""
     directory, moved = shlex.quote(name), shlex.quote(f"{name}/vars{os.path.splitext(file)[1]}")
     # Ansible loads a directory of that name as well.
@@ -231,8 +233,8 @@ def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
         else f"mkdir {directory} && mv {shlex.quote(file)} {moved}"
     )
     return StoreError(
-        f"A new directory {os.path.join(path, name)} would switch off the variables in {file} beside it{others}: where there is a directory, "
-        "Ansible loads nothing but the files in it.",
+        f"A new directory {os.path.join(path, name)} would switch off the variables in {file} beside it{others}: "
+        "Ansible then loads only the files in the directory.",
         remedy=f"Move its variables into the directory. In {path}: {way}",
     )
 

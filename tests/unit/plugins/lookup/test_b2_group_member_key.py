@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which vault files the lookup decrypts, and what it returns. How plays use it is tested by the integration target of its name."""
+"""Which vault files the lookup decrypts, and what it returns. How plays use it is tested by the integration target of
+its name."""
 
 from __future__ import annotations
 

@@ -258,7 +258,8 @@ def test_a_key_that_could_not_be_tried_is_named_and_the_others_are_judged():
 
 @pytest.mark.parametrize("refused, told", [({"alice@x.example", "bob@x.example"}, True), ({"bob@x.example"}, False)])
 def test_when_every_key_is_refused_the_service_is_suspected_first(refused, told):
-    """People would take good keys out of their vault while the service is at fault. What could not be tried says nothing."""
+    """People would take good keys out of their vault while the service is at fault. What could not be tried says
+    nothing."""
     stored = {
         "alice@x.example": OURS,
         "bob@x.example": Stored("bbbbbbbbbbbb", "k", "p"),

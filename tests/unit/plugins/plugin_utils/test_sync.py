@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A key is on disk when a store says so: what is synced, and in which order, so that a power cut at any moment leaves it whole or not there."""
+"""A key is on disk when a store says so: what is synced, and in which order, so that a power cut at any moment leaves
+it whole or not there."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ GROUP = "100001"
 
 @pytest.fixture
 def done(monkeypatch, tmp_path):
-    """What was synced and renamed so far, by paths below the test's own directory; names that are made up are shortened."""
+    """What was synced and renamed so far, by paths below the test's own directory; names that are made up are
+    shortened."""
     steps = []
     fsync, rename = os.fsync, os.rename
 

@@ -186,7 +186,10 @@ def test_a_merge_conflict_is_named_as_what_it_is(directory, marker):
     (directory[0] / "journal.jsonl").write_text(f"{lines[0]}{marker}\n{lines[1]}")
     with pytest.raises(
         StoreError,
-        match=r"Line 2 of the journal .*journal.jsonl is the marker of a merge conflict in Git\. Keep the lines of both sides",
+        match=(
+            r"Line 2 of the journal .*journal.jsonl is the marker of a merge conflict in Git\. Keep the lines of "
+            r"both sides"
+        ),
     ):
         reopened(directory)
     # As the message says.

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The provisioner under a service that misbehaves at random: no key that arrived is lost, no member without an outcome."""
+"""The provisioner under a service that misbehaves at random: no key that arrived is lost, no member without an
+outcome."""
 
 from __future__ import annotations
 
@@ -134,7 +135,8 @@ def leave_open(store, group_id, *emails):
 
 
 def lose(standin, run, email):
-    """Let the answer with the key of a new member be lost, and return the member; the journal proves that we made it."""
+    """Let the answer with the key of a new member be lost, and return the member; the journal proves that we made
+    it."""
     standin.faults([{"operation": CREATE, "email": email, "action": {"kind": "cut_after"}}])
     (result,) = run([email]).results
     assert result.outcome is Outcome.KEY_LOST
@@ -235,7 +237,8 @@ def test_a_long_run_says_how_far_it_is(run, monkeypatch):
     run(check_mode=True)
     assert told == []
     run()
-    # One is there already. The last line is that of the last one, each comes once, and a moment without news changes no count.
+    # One is there already. The last line is that of the last one, each comes once, and a moment without news changes no
+    # count.
     counts = [done for done, _total, _seconds in told]
     assert counts == sorted(counts) and set(counts) - {0} == {1, 2, 3, 4} and counts[-1] == 4
     assert {total for _done, total, _seconds in told} == {4}
@@ -386,7 +389,8 @@ def test_what_may_take_effect_only_now_stays_open_until_it_is_created(standin, s
 
 
 def test_an_account_that_turns_up_after_a_killed_run_is_never_replaced(standin, store, run):
-    """That a create was about to be sent is no proof that we made what is there now: somebody may have made it by hand meanwhile."""
+    """That a create was about to be sent is no proof that we made what is there now: somebody may have made it by hand
+    meanwhile."""
     leave_open(store, standin.groups["hosting"], EMAILS[0])
     there = standin.add_member("hosting", EMAILS[0])
     for known in (False, True, True):
@@ -466,7 +470,8 @@ def test_an_account_of_which_the_journal_proves_that_we_made_it_is_replaced_when
     lost = lose(standin, run, EMAILS[0])
     assert still_open(store, standin.groups["hosting"])[EMAILS[0]].event is Event.LOST
     for check_mode in (True, False):
-        # Others may write to the journal: what it says of earlier runs has no account ejected unless the user names its address.
+        # Others may write to the journal: what it says of earlier runs has no account ejected unless the user names its
+        # address.
         report = run(EMAILS[:1], policy=RECREATE, check_mode=check_mode)
         assert outcomes(report) == {EMAILS[0]: "key_lost"}
         assert f'recreate_members: ["{EMAILS[0]}"]' in report.results[0].message
@@ -547,7 +552,8 @@ def test_an_eject_that_stays_unclear_is_told_as_such_and_settled_by_the_next_run
     ],
 )
 def test_a_key_is_dead_only_where_the_service_says_so(standin, make_client, action, code):
-    """Whatever else it says, it says of the account or of this moment, and a good key must not be taken for a bad one."""
+    """Whatever else it says, it says of the account or of this moment, and a good key must not be taken for a bad
+    one."""
     member = standin.add_member("hosting", EMAILS[0])
     keys = {EMAILS[0]: (member["applicationKeyId"], member["applicationKey"])}
     client = make_client(standin, max_retries=0)
@@ -723,7 +729,8 @@ PARTS = [
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("of", [None, EMAILS[4]])
 def test_another_members_key_is_kept_and_never_called_created(standin, store, secrets, run, parts, of):
-    """It is sealed first of all, where Ansible does not load it for the member, and no account id is written over its own."""
+    """It is sealed first of all, where Ansible does not load it for the member, and no account id is written over its
+    own."""
     run(EMAILS[4:])
     standin.faults([{"operation": CREATE, "action": {"kind": "foreign", "parts": parts, "of": of}}])
     (result,) = run(EMAILS[:1]).results
@@ -752,7 +759,8 @@ def test_another_members_key_is_kept_and_never_called_created(standin, store, se
 
 
 def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(standin, store, secrets, run):
-    """Two answers out of step: each member's key came with the other's answer, and goes to its own when it was tried."""
+    """Two answers out of step: each member's key came with the other's answer, and goes to its own when it was
+    tried."""
     first, second = (lose(standin, run, email) for email in EMAILS[:2])
     keys = keys_of(standin)
     for email, other in ((EMAILS[0], EMAILS[1]), (EMAILS[1], EMAILS[0])):
@@ -998,7 +1006,8 @@ def test_a_key_that_is_known_as_anothers_is_not_believed_where_the_group_says_no
 
 
 def test_an_answer_with_the_account_of_another_member_that_comes_first_is_found_out(standin, run, monkeypatch):
-    """Nothing was created for this address, and when the answer came nobody knew that account; the Group knows it at the end."""
+    """Nothing was created for this address, and when the answer came nobody knew that account; the Group knows it at
+    the end."""
     create = Partner.create_member
 
     def meanwhile(client, group_id, email, *others):
@@ -1048,7 +1057,8 @@ def test_an_account_that_is_known_under_another_address_is_never_ejected(standin
 def test_an_answer_that_is_right_in_itself_and_about_another_account_is_held_against_the_group(
     standin, run, monkeypatch
 ):
-    """The Group says what account an address is; somebody else's account came into the Group after the run had listed it."""
+    """The Group says what account an address is; somebody else's account came into the Group after the run had listed
+    it."""
     create = Partner.create_member
 
     def meanwhile(client, group_id, email, *others):
@@ -1140,7 +1150,8 @@ def test_a_lost_key_stays_news_until_a_run_has_delivered_its_report(standin, sto
 
 
 def test_a_forged_journal_has_no_account_ejected(standin, store, run):
-    """Anybody who can push to the branch, or write on the target host, can write that we lost the key of a live account."""
+    """Anybody who can push to the branch, or write on the target host, can write that we lost the key of a live
+    account."""
     there = standin.add_member("hosting", EMAILS[0])
     run(EMAILS[1:2])
     forged = {
@@ -1293,7 +1304,8 @@ def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missi
 
 
 class There(RemoteCopy):
-    """A place on a host, which is a directory here. meddle: what somebody else does before the keys are confirmed, and ``closed`` after it."""
+    """A place on a host, which is a directory here. meddle: what somebody else does before the keys are confirmed, and
+    ``closed`` after it."""
 
     def __init__(self, copy, there, meddle=lambda there: None, closed=()):
         super().__init__(copy, Target("srv1", str(there), self.execute))
@@ -1353,8 +1365,8 @@ def test_a_key_that_is_gone_and_cannot_be_put_back_is_in_the_fallback_directory(
     for one in report.results:
         assert f"The key of {one.email} is gone from " in one.message
         assert (
-            f"cannot be written again: On srv1: Closed for today. It was stored in {one.path}. The next run moves it to its file."
-            in one.message
+            f"cannot be written again: On srv1: Closed for today. It was stored in {one.path}. The next run moves "
+            "it to its file." in one.message
         )
     store = place_of()
     report = run(store=store)

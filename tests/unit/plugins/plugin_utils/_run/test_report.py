@@ -61,9 +61,8 @@ def test_the_summary_of_a_stopped_task_names_what_needs_attention_and_commands_n
         {"members": members, "counts": {"created": 1, "key_lost": 1, "not_attempted": 1}}, "it was ended by SIGINT"
     )
     lines = said.splitlines()
-    assert (
-        lines[0]
-        == "community.backblaze: The run ended, because it was ended by SIGINT. created: 1, key_lost: 1, not_attempted: 1."
+    assert lines[0] == (
+        "community.backblaze: The run ended, because it was ended by SIGINT. created: 1, key_lost: 1, not_attempted: 1."
     )
     assert lines[1] == "  ben@x.example: key_lost. Account ?[2J1 is?lost." and len(lines) == 3
     assert (
