@@ -10,9 +10,9 @@ import importlib
 
 import yaml
 
-# The keys that Ansible itself documents.
+# What Ansible itself adds to a result, by name and by prefix.
+OWN = ("_", "ansible_")
 COMMON = {
-    "ansible_loop_var",
     "changed",
     "deprecations",
     "diff",
@@ -31,7 +31,7 @@ def undocumented(result, module, without=()):
     without: the documented keys that this result does not have, such as the key of a member that exists.
     """
     page = importlib.import_module(f"ansible_collections.community.backblaze.plugins.modules.{module}")
-    shown = {name: value for name, value in result.items() if name not in COMMON and not name.startswith("_")}
+    shown = {name: value for name, value in result.items() if name not in COMMON and not name.startswith(OWN)}
     documented = yaml.safe_load(page.RETURN)
     return list(_differences(shown, {name: documented[name] for name in documented.keys() - set(without)}, ""))
 
