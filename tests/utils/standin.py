@@ -628,9 +628,8 @@ class Partner:
             else {"bucketId": key.bucket_ids[0] if key.bucket_ids else None}
         )
         return {"accountId": key.account_id, "applicationKeyId": key.id, "capabilities": list(key.capabilities),
-        "keyName": key.name,
-                "expirationTimestamp": key.expires_ms, "namePrefix": key.name_prefix, "options": ["s3"],
-                **buckets}  # fmt: skip
+                "keyName": key.name, "expirationTimestamp": key.expires_ms,
+                "namePrefix": key.name_prefix, "options": ["s3"], **buckets}  # fmt: skip
 
     # -- what happens on the web site rather than through the API --
 
@@ -838,8 +837,8 @@ OPERATIONS: dict[str, Operation] = {
         "adminAccountId": (str, True), "groupName": (str, False), "startGroupId": (str, False),
         "maxGroupCount": (int, False)}),
     "b2_list_group_members": Operation(Partner.list_members, READ, "groups", {
-        "adminAccountId": (str, True), "groupId": (str, True), "startEmail": (str, False), "maxMemberCount": (int,
-        False)}),
+        "adminAccountId": (str, True), "groupId": (str, True), "startEmail": (str, False),
+        "maxMemberCount": (int, False)}),
     "b2_create_group_member": Operation(Partner.create_member, WRITE, "groups", {
         "adminAccountId": (str, True), "groupId": (str, True), "memberEmail": (str, True), "region": (str, False)}),
     "b2_eject_group_member": Operation(Partner.eject_member, WRITE, "groups", {
@@ -1408,9 +1407,8 @@ def merged(target: Json, changes: Json) -> Json:
     if not isinstance(changes, dict):
         return None if changes == "@NULL@" else changes
     if isinstance(target, list):
-        return [merged(item,
-        changes[name]) if (name := str(position) if str(position) in changes else "*") in changes else item
-                for position, item in enumerate(target)]  # fmt: skip
+        names = [str(position) if str(position) in changes else "*" for position in range(len(target))]
+        return [merged(item, changes[name]) if name in changes else item for name, item in zip(names, target)]
     result = dict(target) if isinstance(target, dict) else {}
     for name, change in changes.items():
         if change is None:
