@@ -273,6 +273,14 @@ def _completed(new: NewMember, objects: t.Sequence[dict[str, t.Any]], text: str,
     return dataclasses.replace(new, member=member, key_id=new.key_id or _field_in_text(text, _KEY_ID_FIELD))
 
 
+def _loose_key_id(text: str) -> str:
+    """Return the first text of the form of a key id; empty if none is found. A number without quotes is none."""
+    for match in _KEY_ID.finditer(text):
+        if not match.group().isdigit() or text[match.start() - 1 : match.start()] == '"':
+            return match.group()
+    return ""
+
+
 def _key_by_form(answer: Answer, text: str, found: t.Optional[NewMember], group_id: str) -> t.Optional[NewMember]:
     """Return a key with its key id; one or both are found by the documented form only.
 
@@ -286,8 +294,7 @@ def _key_by_form(answer: Answer, text: str, found: t.Optional[NewMember], group_
     if found is None and key is None:
         return None
     found = found or NewMember(read_member({}, group_id), "", t.cast("re.Match[str]", key).group())
-    key_id = _KEY_ID.search(loose)
-    return dataclasses.replace(found, key_id=found.key_id or (key_id.group() if key_id else ""))
+    return dataclasses.replace(found, key_id=found.key_id or _loose_key_id(loose))
 
 
 def _keys_of(answer: Answer, group_id: str) -> tuple[list[NewMember], bool]:

@@ -251,6 +251,12 @@ def test_a_key_in_its_field_is_found_under_any_wrapping(body):
     same(look(body))
 
 
+def test_a_long_number_is_no_key_id():
+    """It may stand before the key id in an answer that was cut."""
+    body = {"m": -(10**24), "applicationKeyId": KEY_ID, "applicationKey": "K004abc/DEF+ghi_JKL-mno/PQRstuv"}
+    same(look(json.dumps(body).encode()[:-1], complete=False))
+
+
 @given(odd_answers(), st.data())
 def test_a_key_is_found_in_an_answer_cut_anywhere_behind_it(body, data):
     text = json.dumps(body)
