@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import typing as t
 
@@ -71,6 +72,12 @@ class StoredKey:
     def secret(self) -> tuple[str, str]:
         """The key id and the key."""
         return self.key_id, self.key
+
+    @functools.cached_property
+    def line(self) -> str:
+        """The line of this key in the file of a Group. The whole file is written with each new key, so it is kept."""
+        fields = (f"{name}: {_scalar(getattr(self, field))}" for name, field in _FIELDS.items() if name != _EMAIL)
+        return f"  {_quoted(self.email)}: {{{', '.join(fields)}}}\n"
 
     def of(self, member: Member) -> StoredKey:
         """Return this key, proven to be a member's, with what is known about the account."""
@@ -139,11 +146,7 @@ def group_text(keys: t.Iterable[StoredKey]) -> bytes:
     The address is not repeated among the variables: from ansible-core 2.22 on every value of a vault file is masked in
     all output, and inventory hosts have that name.
     """
-    lines = []
-    for key in keys:
-        fields = (f"{name}: {_scalar(getattr(key, field))}" for name, field in _FIELDS.items() if name != _EMAIL)
-        lines.append(f"  {_quoted(key.email)}: {{{', '.join(fields)}}}\n")
-    return "".join([_GROUP_HEADER, f"{GROUP_VARIABLE}:\n", *lines]).encode()
+    return "".join([_GROUP_HEADER, f"{GROUP_VARIABLE}:\n", *(key.line for key in keys)]).encode()
 
 
 def read_group(plaintext: bytes, path: str) -> dict[str, StoredKey]:
