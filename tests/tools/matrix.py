@@ -26,6 +26,7 @@ from pathlib import Path
 
 import yaml
 
+import copies
 import run_ansible_test
 import tree
 
@@ -133,38 +134,13 @@ class Passed(t.NamedTuple):
 def run(pair: Pair, steps: t.Sequence[str]) -> Passed:
     """Run steps on a pair, with its own Python, in a copy of the tree."""
     print(f"{pair} begins.", flush=True)
-    work, report = MATRIX / f"{pair}.work", MATRIX / f"{pair}.json"
-    shutil.rmtree(work, ignore_errors=True)
-    report.unlink(missing_ok=True)
-    tree.git(
-        "clone",
-        "--quiet",
-        str(tree.COLLECTION),
-        str(work / "tree" / tree.COLLECTION.relative_to(tree.TREE)),
-        cwd=tree.ROOT,
-    )
-    environment = {
-        **os.environ,
-        "STEPS_WORK": str(work),
-        "STEPS_REPORT": str(report),
-        "STEPS_SEALED": str(SEALED / str(pair)),
-    }
-    command = [str(pair.venv / "bin/python"), str(TOOLS / "steps.py"), "--tree-stands", *steps]
-    done = subprocess.run(
-        command,
-        env=environment,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-    )
-    rows = json.loads(report.read_text()) if report.exists() else []
+    output: list[str] = []
+    work, sealed = MATRIX / f"{pair}.work", str(SEALED / str(pair))
+    rows = copies.run(pair.venv / "bin/python", work, steps, output.append, STEPS_SEALED=sealed)
     return Passed(
-        {row["step"]: 0 if row["problem"] else row["tests"] for row in rows},
-        [f"{pair}, {row['step']}: {row['problem']}" for row in rows if row["problem"]],
-        done.stdout,
+        {row.step: 0 if row.problem else row.tests for row in rows},
+        [f"{pair}, {row.step}: {row.problem}" for row in rows if row.problem],
+        "".join(output),
     )
 
 

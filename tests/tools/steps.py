@@ -14,22 +14,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-import typing as t
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
 import artifact
 import awx_collection
+import copies
 import docs
 import ee
 import matrix
 import run_ansible_test
 import tree
+from copies import Row
 
 PYTEST_COUNT = r"^=+ .*?(\d+) passed\b.* in [\d.]+s"
 #: How pytest names what failed, and why, at its end.
@@ -44,15 +44,6 @@ LOCATIONS = "tests/campaign/test_location_kills.py"
 #: Steps that run side by side: those of the first lane compute, most of the others wait. The rest are of the first
 #: lane.
 SECOND_LANE = frozenset({"job", "awx", "clients", "vault", "locations", "faults", "examples"})
-
-
-class Row(t.NamedTuple):
-    """The verdict on one step. problem: empty if it passed."""
-
-    step: str
-    problem: str
-    seconds: float
-    tests: int
 
 
 class Failed(Exception):
@@ -255,34 +246,19 @@ def run(name: str) -> Row:
 
 
 def lane(number: int, names: list[str]) -> list[Row]:
-    """Run steps one after the other in a process and a copy of the tree of their own; show each one's output at its
-    end."""
-    work = tree.BUILD / f"lane{number}"
-    shutil.rmtree(work, ignore_errors=True)
-    copy = work / "tree" / tree.COLLECTION.relative_to(tree.TREE)
-    tree.git("clone", "--quiet", str(tree.COLLECTION), str(copy), cwd=tree.ROOT)
-    report = work / "report.json"
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--tree-stands", *names],
-        env={**os.environ, "STEPS_WORK": str(work), "STEPS_REPORT": str(report)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-    )
+    """Run the steps of a lane; show the output of each step at its end."""
     shown: list[str] = []
-    for line in process.stdout:
+
+    def show(line: str) -> None:
         if line.startswith("===== "):
             print("".join(shown), end="", flush=True)
-            shown = []
+            shown.clear()
             print(f"lane {number}: {line.strip('= ').strip()} ...", flush=True)
         shown.append(line)
-    process.wait()
+
+    rows = copies.run(Path(sys.executable), tree.BUILD / f"lane{number}", names, show)
     print("".join(shown), end="", flush=True)
-    rows = [Row(**row) for row in json.loads(report.read_text())] if report.exists() else []
-    ran = {row.step for row in rows}
-    return rows + [Row(name, "its lane ended before it", 0.0, 0) for name in names if name not in ran]
+    return rows
 
 
 def main() -> int:
