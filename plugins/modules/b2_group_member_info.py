@@ -172,7 +172,7 @@ audit:
       description: Members whose key is not stored.
       type: list
       elements: dict
-      contains:
+      contains: &entry
         email:
           description: Address of the member.
           type: str
@@ -188,50 +188,17 @@ audit:
       description: Members whose stored key Backblaze refuses. With O(verify_keys=false) the list is empty.
       type: list
       elements: dict
-      contains:
-        email:
-          description: Address of the member.
-          type: str
-          sample: alice@customers.example.com
-        account_id:
-          description: Id of the member's account.
-          type: str
-          sample: 5f2a1c0b3d4e
-        message:
-          description: More about the problem, and what to do.
-          type: str
+      contains: *entry
     conflict:
       description: Members whose stored key is the key of another account.
       type: list
       elements: dict
-      contains:
-        email:
-          description: Address of the member.
-          type: str
-          sample: alice@customers.example.com
-        account_id:
-          description: Id of the member's account.
-          type: str
-          sample: 5f2a1c0b3d4e
-        message:
-          description: More about the problem, and what to do.
-          type: str
+      contains: *entry
     absent:
       description: Stored keys of accounts that are not in these Groups, such as keys of ejected members.
       type: list
       elements: dict
-      contains:
-        email:
-          description: Address of the member.
-          type: str
-          sample: alice@customers.example.com
-        account_id:
-          description: Id of the member's account.
-          type: str
-          sample: 5f2a1c0b3d4e
-        message:
-          description: More about the problem, and what to do.
-          type: str
+      contains: *entry
     not_attempted:
       description:
         - Members whose stored key could not be tried, such as because the account is at a cap or suspended. Whether
@@ -239,18 +206,7 @@ audit:
         - Members that another run is creating. The message names that run, and the task does not wait for its end.
       type: list
       elements: dict
-      contains:
-        email:
-          description: Address of the member.
-          type: str
-          sample: alice@customers.example.com
-        account_id:
-          description: Id of the member's account.
-          type: str
-          sample: 5f2a1c0b3d4e
-        message:
-          description: More about the problem, and what to do.
-          type: str
+      contains: *entry
 """
 
 import typing as t
