@@ -213,7 +213,7 @@ def prove_named(path: str, config: t.Mapping[str, t.Any]) -> None:
     """
     given = [name for name in _GROUP_OPTIONS if name in config]
     for name in given:
-        if config[name] is None or config[name] == "":
+        if config[name] in (None, ""):
             raise OptionError(
                 f"{path} names no Group in {name}.",
                 changed="",
@@ -293,9 +293,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         return members
 
     def _named(self, option: str) -> list[str]:
-        """Return the Groups that an option for one Group, or its option for a list of Groups, names."""
+        """Return the Groups that ``group_id`` or ``group_name`` names, or the list of that name with an s."""
         one = self.get_option(option)
-        return [str(name) for name in ([] if one is None else [one]) + self.get_option(f"{option}s")]
+        named = self.get_option(f"{option}s") if one is None else [one]
+        return [str(name) for name in named]
 
     def _arriving(
         self, options: dict[str, t.Any], group_ids: list[str], group_names: list[str]
