@@ -402,6 +402,7 @@ class Event(str, enum.Enum):
     LOST = "lost"  # a create had no answer, and the next look-up found the account
     EJECTING = "ejecting"  # a run was about to eject an account whose key is lost
     FALLBACK = "fallback"  # a run stored the key, but not in its file
+    CLOSED = "closed"  # the address is settled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,11 @@ import datetime
 import errno
 import json
 import os
-import stat
 import threading
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._files import explained, get, put
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
@@ -30,7 +30,6 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.loc
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
-_CLOSED = "closed"
 _CONFLICT_MARKERS = (b"<<<<<<<", b"|||||||", b"=======", b">>>>>>>")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -48,6 +47,7 @@ class Journal:
         modes: Modes = PRIVATE,
     ) -> None:
         self._path = os.path.join(path, JOURNAL_NAME)
+        self._title = f"The journal {self._path}"
         self._lock = threading.Lock()
         self._sync = Shared()
         self._location = location
@@ -57,6 +57,8 @@ class Journal:
         self._fd = -1
         if writable:
             self._rewrite()
+            with explained("cannot be written", self._title):
+                self._fd = os.open(JOURNAL_NAME, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, dir_fd=directory_fd)
 
     def entries(self, group_id: str) -> list[Open]:
         """Return the open addresses of a Group."""
@@ -96,7 +98,7 @@ class Journal:
     def close(self, group_id: str, email: str, *, sync: bool = True) -> None:
         """Record that an address is settled. If that fails, the next run settles the address again."""
         with contextlib.suppress(StoreError):
-            self._append(Open(email, group_id), _CLOSED, sync=sync)
+            self.note(Open(email, group_id, Event.CLOSED), sync=sync)
 
     def finish(self) -> None:
         """Leave only open addresses in the file, and close the file.
@@ -108,34 +110,28 @@ class Journal:
         if self._fd < 0:
             return
         with contextlib.suppress(OSError, StoreError):
-            # A file that somebody else has put there meanwhile, such as git, is not replaced.
-            self._prove_in_place()
-            os.close(self._fd)
-            self._fd = -1
+            # A journal that somebody else has written there meanwhile, such as git, is not replaced.
+            self._prove_not_moved()
             self._rewrite()
             self._location.later(self._path)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        os.close(self._fd)
+        self._fd = -1
 
     def _load(self, directory_fd: int) -> dict[tuple[str, str], Open]:
         """Read the open addresses; raise StoreError if the journal is damaged."""
-        try:
-            fd = os.open(JOURNAL_NAME, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory_fd)
-        except FileNotFoundError:
-            return {}
-        except OSError as exc:
-            raise StoreError(f"The journal {self._path} cannot be read ({exc.strerror}).") from exc
-        with os.fdopen(fd, "rb") as file:
-            lines = file.read().split(b"\n")
+        with explained("cannot be read", self._title):
+            try:
+                lines = get(directory_fd, JOURNAL_NAME).split(b"\n")
+            except FileNotFoundError:
+                return {}
         entries: dict[tuple[str, str], Open] = {}
         # A last line without its line end was never on disk before a create was sent.
         for number, line in enumerate(lines[:-1], 1):
             try:
-                event, entry = _read_line(line)
+                entry = _read_line(line)
             except (ValueError, AttributeError):
                 raise self._damaged(number, line) from None
-            _apply(entries, event, entry)
+            _apply(entries, entry)
         return entries
 
     def _damaged(self, number: int, line: bytes) -> StoreError:
@@ -154,70 +150,45 @@ class Journal:
         )
 
     def _rewrite(self) -> None:
-        """Write a journal of the open addresses only, and keep it open to append to it."""
+        """Write a journal of the open addresses only. It keeps its mode, so that a team keeps its access."""
         temporary, directory_fd = f".{JOURNAL_NAME}.tmp", self._directory_fd
-        try:
+        like: t.Optional[os.stat_result] = None
+        with explained("cannot be written", self._title):
             # The file of a killed run may belong to another user.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory_fd)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
-            try:
-                self._allow(fd)
-                for entry in self._entries.values():
-                    _write(fd, _line(entry, entry.event.value))
-                os.fsync(fd)
-                os.rename(temporary, JOURNAL_NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-                os.fsync(directory_fd)
-            finally:
-                os.close(fd)
-            self._fd = os.open(JOURNAL_NAME, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, dir_fd=directory_fd)
-        except OSError as exc:
-            raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
+            with contextlib.suppress(FileNotFoundError):
+                like = os.lstat(JOURNAL_NAME, dir_fd=directory_fd)
+            put(directory_fd, temporary, b"".join(map(_line, self._entries.values())), like, self._modes)
+            os.rename(temporary, JOURNAL_NAME, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+            os.fsync(directory_fd)
 
-    def _allow(self, fd: int) -> None:
-        """Give the journal the mode that the user asks for, or keep its mode, so that a team keeps its access."""
-        with contextlib.suppress(OSError):
-            like = os.lstat(JOURNAL_NAME, dir_fd=self._directory_fd)
-            os.fchown(fd, -1, like.st_gid)
-            os.fchmod(fd, stat.S_IMODE(like.st_mode) & 0o666)
-        self._modes.allow_file(fd)
-
-    def note(self, entry: Open) -> None:
-        """Record the last event of an open address."""
-        self._append(entry, entry.event.value)
-
-    def _append(self, entry: Open, event: str, *, sync: bool = True) -> None:
-        """Append a line to the file, and sync it to disk before this returns."""
+    def note(self, entry: Open, *, sync: bool = True) -> None:
+        """Record the last event of an address. The line is synced to disk before this returns."""
         with self._lock:
-            try:
-                self._prove_in_place()
+            with explained("is gone", self._title):
+                self._prove_not_moved()
                 size = os.fstat(self._fd).st_size
-            except OSError as exc:
-                raise StoreError(f"The journal {self._path} is gone ({exc.strerror}).") from exc
-            try:
-                _write(self._fd, _line(entry, event))
-            except OSError as exc:
-                self._cut(size)
-                raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
-            _apply(self._entries, event, entry)
+            with explained("cannot be written", self._title):
+                try:
+                    _write(self._fd, _line(entry))
+                except OSError:
+                    # A torn line is removed. If that fails, the next run reports the line.
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(self._fd, size)
+                    raise
+            _apply(self._entries, entry)
         if sync:
-            try:
+            # If this fails, the line stays: an address that is open without need costs the next run a look-up.
+            with explained("cannot be written", self._title):
                 self._sync(lambda: os.fsync(self._fd))
-            except OSError as exc:
-                # The line stays: an address that is open without need costs the next run a look-up.
-                raise StoreError(f"The journal {self._path} cannot be written ({exc.strerror}).") from exc
             self._location.publish(self._path)
 
-    def _prove_in_place(self) -> None:
+    def _prove_not_moved(self) -> None:
         """Prove that the next run finds this file: somebody may have moved or removed its directory."""
         there, ours = os.stat(self._path, follow_symlinks=False), os.fstat(self._fd)
         if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
-    def _cut(self, size: int) -> None:
-        """Remove a torn line, so that the next line starts correctly. If that fails, the next run reports the line."""
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, size)
 
 
 @contextlib.contextmanager
@@ -246,32 +217,28 @@ def is_recent(entry: Open) -> bool:
     return datetime.datetime.now(datetime.timezone.utc) - moment < datetime.timedelta(days=1)
 
 
-def _apply(entries: dict[tuple[str, str], Open], event: str, entry: Open) -> None:
+def _apply(entries: dict[tuple[str, str], Open], entry: Open) -> None:
     """Apply a line of the journal to the open addresses."""
-    if event == _CLOSED:
-        entries.pop((entry.group_id, entry.email), None)
-    else:
-        entries[entry.group_id, entry.email] = entry
+    entries[entry.group_id, entry.email] = entry
+    if entry.event is Event.CLOSED:
+        del entries[entry.group_id, entry.email]
 
 
-def _read_line(line: bytes) -> tuple[str, Open]:
-    """Return the event and the address of a line; raise ValueError or AttributeError if the line is damaged."""
+def _read_line(line: bytes) -> Open:
+    """Return the address and the event of a line; raise ValueError or AttributeError if the line is damaged."""
     record = json.loads(line)
-    texts = [record.get(name, "") for name in ("event", "email", "group_id", "account_id", "path", "at")]
-    if not all(isinstance(value, str) for value in texts) or unsafe_name(texts[1]):
+    texts = [record.get(name, "") for name in ("email", "group_id", "event", "account_id", "path", "at")]
+    if not all(isinstance(value, str) for value in texts) or unsafe_name(texts[0]):
         raise ValueError("damaged")
-    event, email, group_id, account_id, path, moment = texts
-    known = Event.PENDING if event == _CLOSED else Event(event)
-    return event, Open(email, group_id, known, account_id, path, moment, record.get("told") is True)
+    email, group_id, event, account_id, path, moment = texts
+    return Open(email, group_id, Event(event), account_id, path, moment, record.get("told") is True)
 
 
-def _line(entry: Open, event: str) -> bytes:
-    record: dict[str, t.Any] = {"event": event, "email": entry.email, "group_id": entry.group_id}
-    record.update((name, value) for name, value in (("account_id", entry.account_id), ("path", entry.path)) if value)
-    if entry.told:
-        record["told"] = True
-    record["at"] = entry.at or datetime.datetime.now(datetime.timezone.utc).strftime(_TIME)
-    return json.dumps(record).encode() + b"\n"
+def _line(entry: Open) -> bytes:
+    """Return the line of an address and its event. A field without a value is left out."""
+    now = datetime.datetime.now(datetime.timezone.utc).strftime(_TIME)
+    record = dataclasses.asdict(dataclasses.replace(entry, at=entry.at or now))
+    return json.dumps({name: value for name, value in record.items() if value}).encode() + b"\n"
 
 
 def _write(fd: int, data: bytes) -> None:
