@@ -84,8 +84,6 @@ class Workers:
     def act(self) -> dict[str, Result]:
         """Do every step of the plan that changes anything; return the result of each by address."""
         steps = self._plan.changes
-        if not steps:
-            return {}
         results: dict[str, Result] = {}
         finished: queue.SimpleQueue[concurrent.futures.Future[Result]] = queue.SimpleQueue()
         started = last = time.monotonic()
@@ -150,7 +148,7 @@ class Workers:
         except B2Error as exc:
             result = self._not_created(email, exc)
         else:
-            return self._seal_new(step, new)
+            return self._seal_new(new)
         # Only an account that this run created, and only once.
         if result.member and self._job.policy.recreate and not replaced:
             return self._recreate(step, result.member)
@@ -256,31 +254,29 @@ class Workers:
 
     # From here on a new key exists in this process only.
 
-    def _seal_new(self, step: Step, new: NewMember) -> Result:
+    def _seal_new(self, new: NewMember) -> Result:
         """Store a new key before anything else, and return the result of its member."""
         new = self._doubted_if_known(new)
-        tried: list[str] = []
         # A key without its id opens nothing, so it does no harm in the member's file.
-        path, in_vault_dir = self._store_key(new, tried, unproven=bool(new.doubt and new.key_id))
+        path, in_vault_dir, why = self._store_key(new, unproven=bool(new.doubt and new.key_id))
         others = self._store_keys_of_others(new)
-        email, account = step.wanted.email, new.member.account_id
         if not path:
-            return self._not_stored(email, new, f"{' '.join(dict.fromkeys(tried))} {others}".strip())
+            return self._not_stored(new, f"{why} {others}".strip())
         if not in_vault_dir:
-            others = f"The key was stored in {path}, because: {tried[-1]} {others}"
+            others = f"The key was stored in {path}, because: {why} {others}"
         if new.complaint or new.doubt or self._job.policy.verify_keys:
-            result = self._try_key(email, new, path, in_vault_dir)
+            result = self._try_key(new, path, in_vault_dir)
             return dataclasses.replace(result, message=f"{result.message} {others}".strip())
-        self._close(email, account, path)
+        self._close(new.member, path)
         message = others if in_vault_dir else f"{others} The next run moves it to its file."
-        return Result(email, Outcome.CREATED, " ".join(message.split()), new.member, path, made=True)
+        return Result(new.member.email, Outcome.CREATED, " ".join(message.split()), new.member, path, made=True)
 
-    def _not_stored(self, email: str, new: NewMember, why: str) -> Result:
+    def _not_stored(self, new: NewMember, why: str) -> Result:
         """Return the result of a key that could not be stored anywhere.
 
         The account of a doubtful key may be another member's, so the journal does not name it.
         """
-        account = new.member.account_id
+        email, account = new.member.email, new.member.account_id
         if new.doubt:
             message = (
                 f"A key of account {account or 'unknown'} arrived and could not be stored anywhere: {why} {new.doubt}"
@@ -290,24 +286,26 @@ class Workers:
         message += self._note(self._journal.lost, email, account)
         return Result(email, Outcome.KEY_LOST, message, new.member, made=True)
 
-    def _store_key(self, new: NewMember, tried: list[str], *, unproven: bool) -> tuple[str, bool]:
-        """Store a new key; return its path and whether the vault directory took it. The path is empty if none did.
+    def _store_key(self, new: NewMember, *, unproven: bool) -> tuple[str, bool, str]:
+        """Store a new key; return its path, whether the vault directory took it, and the error if it did not.
 
         unproven: not in the member's file, from which Ansible would load it for the member, but with the unproven keys.
+        The path is empty if the fallback directory did not take the key either.
         """
-        email = new.member.email
-        seal = (lambda one: self._store.unproven.put(email, one)) if unproven else self._store.seal
+        key = key_of(new)
+        seal = (lambda one: self._store.unproven.put(one.email, one)) if unproven else self._store.seal
         try:
-            return self._retry(lambda: _sealed(seal, new, tried), self._store_fails), True
-        except StoreError:
-            with contextlib.suppress(StoreError):
-                return _sealed(self._fallback.seal, new, tried), False
-        return "", False
+            return self._retry_seal(seal, key), True, ""
+        except StoreError as exc:
+            why = exc.happened
+        try:
+            return _sealed(self._fallback.seal, key), False, why
+        except StoreError as exc:
+            return "", False, f"{why} {exc.happened}"
 
-    @property
-    def _store_fails(self) -> str:
-        """Why the run stops if a key cannot be stored."""
-        return f"keys can no longer be stored in {self._store.path}"
+    def _retry_seal(self, seal: t.Callable[[StoredKey], str], key: StoredKey) -> str:
+        """Store a key in the vault directory, with several attempts, and return its path."""
+        return self._retry(lambda: _sealed(seal, key), f"keys can no longer be stored in {self._store.path}")
 
     def _doubted_if_known(self, new: NewMember) -> NewMember:
         """Doubt a key that arrives a second time, or whose account belongs to another address."""
@@ -331,8 +329,7 @@ class Workers:
         """Store the keys of other members in the same answer with the unproven keys; return a message about them."""
         if not new.others:
             return ""
-        paths: list[str] = []
-        tried: list[str] = []
+        paths, errors = [], []
         for other in new.others:
             if other.member.account_id:
                 with self._seen_lock:
@@ -340,70 +337,66 @@ class Workers:
                         other.member.account_id, "another member, whose key arrived in an answer to a create"
                     )
             own = dataclasses.replace(other.member, email=new.member.email)
-            path, _in_vault_dir = self._store_key(dataclasses.replace(other, member=own), tried, unproven=True)
-            paths += [path] if path else []
-        said = (
+            path, _in_vault_dir, why = self._store_key(dataclasses.replace(other, member=own), unproven=True)
+            paths.append(path)
+            errors.append(why)
+        return (
             f"The answer also held {len(new.others)} keys of other members. Those are stored in: "
-            f"{', '.join(paths) or 'no file'}. {' '.join(tried)}"
-        )
-        return said.strip()
+            f"{', '.join(filter(None, paths)) or 'no file'}. {' '.join(filter(None, errors))}"
+        ).strip()
 
-    def _close(self, email: str, account: str, path: str) -> None:
+    def _close(self, member: Member, path: str) -> None:
         """Close an address in the journal if its key is in its file; otherwise note the path of the key."""
-        if path == self._store.file(email):
+        if path == self._store.file(member.email):
             # Not synced: the file of the key says the same, so nothing is lost with this line.
-            self._journal.close(self._plan.group_id, email, sync=False)
+            self._journal.close(self._plan.group_id, member.email, sync=False)
         else:
-            self._journal.fallback(self._plan.group_id, email, account, path)
+            self._journal.fallback(self._plan.group_id, member.email, member.account_id, path)
 
-    def _try_key(self, email: str, new: NewMember, path: str, in_vault_dir: bool) -> Result:
+    def _try_key(self, new: NewMember, path: str, in_vault_dir: bool) -> Result:
         """Try a stored key at Backblaze, and move it to the member's file if it opens the member's account."""
+        email = new.member.email
         proof = self._client.prove(self._plan.group_id, new)
-        odd = f"{new.complaint} {new.doubt}".strip()
-        if not new.key_id:
-            member = proof.member or new.member
-            message = f"The key arrived without its id, and opens nothing without it. {odd}"
-            message += self._note(self._journal.lost, email, member.account_id)
-            return Result(email, Outcome.KEY_LOST, message, member, path, made=True)
+        member = proof.member
         outcome, message = decide_created(new, proof)
-        message = f"{odd} {message}".strip()
+        if not new.key_id:
+            outcome, message = Outcome.KEY_LOST, "The key arrived without its id, and opens nothing without it."
+            member = member or new.member
+        message = " ".join(filter(None, (new.complaint, new.doubt, message)))
         if outcome is Outcome.CREATED:
-            return self._seal_proven(email, new, proof.member or new.member, path, in_vault_dir, message)
+            return self._seal_proven(new, member or new.member, path, in_vault_dir, message)
         if outcome is Outcome.KEY_DEAD:
-            self._close(email, new.member.account_id, path)
-            return Result(email, outcome, message, new.member, path, made=True)
-        message += f" That key is kept in {path}."
-        if outcome is Outcome.KEY_LOST:
-            lost = t.cast(Member, proof.member)
-            message += self._note(self._journal.lost, email, lost.account_id)
-            return Result(email, outcome, message, lost, path, made=True)
-        self._journal.fallback(self._plan.group_id, email, "", path)
-        return Result(email, outcome, message, proof.member, path, made=True)
+            member = new.member
+            self._close(member, path)
+        else:
+            message += f" That key is kept in {path}."
+            if outcome is Outcome.KEY_LOST:
+                message += self._note(self._journal.lost, email, t.cast(Member, member).account_id)
+            else:
+                self._journal.fallback(self._plan.group_id, email, "", path)
+        return Result(email, outcome, message, member, path, made=True)
 
-    def _seal_proven(
-        self, email: str, new: NewMember, member: Member, path: str, in_vault_dir: bool, message: str
-    ) -> Result:
+    def _seal_proven(self, new: NewMember, member: Member, path: str, in_vault_dir: bool, message: str) -> Result:
         """Seal a proven key in the file of its member, with all that is known about the account."""
-        own = dataclasses.replace(member, email=email, group_id=self._plan.group_id)
-        known = dataclasses.replace(new, member=own, doubt="")
+        own = dataclasses.replace(member, email=new.member.email, group_id=self._plan.group_id)
+        key = key_of(dataclasses.replace(new, member=own, doubt=""))
         try:
-            if path != self._store.file(email):
-                sealed = self._retry(lambda: _sealed(self._store.seal, known, []), self._store_fails)
+            if path != self._store.file(own.email):
+                sealed = self._retry_seal(self._store.seal, key)
                 (self._store.unproven.discard if in_vault_dir else self._fallback.remove)(path)
                 path = sealed
             elif own != new.member:
-                _sealed(lambda one: self._store.seal(one, again=True), known, [])
+                _sealed(lambda one: self._store.seal(one, again=True), key)
         except StoreError as exc:
             message = f"{message} Its key is in {path}, because: {exc.happened}".strip()
-        self._close(email, own.account_id, path)
-        return Result(email, Outcome.CREATED, message, own, path, made=True)
+        self._close(own, path)
+        return Result(own.email, Outcome.CREATED, message, own, path, made=True)
 
     def _retry(self, write: t.Callable[[], T], reason: str) -> T:
         """Write to disk, with several attempts during which nothing is created.
 
         If all attempts fail, ask the run to stop for this reason, and raise the last StoreError. A run that is asked to
-        stop makes no more
-        attempts: its machine may be taken away next.
+        stop makes no more attempts: its machine may be taken away next.
         """
         try:
             return write()
@@ -415,10 +408,9 @@ class Workers:
             for delay in STORE_DELAYS:
                 try:
                     self._stop.wait(delay)
+                    return write()
                 except StoppedError:
                     break
-                try:
-                    return write()
                 except StoreError as exc:
                     failed = exc
             self._stop.ask(reason)
@@ -452,13 +444,11 @@ def _ejected_as(left: t.Optional[Member], asked: str) -> str:
     return f"was ejected as {named}: Backblaze's answer names this address, and not {asked}, which was asked for"
 
 
-def _sealed(seal: t.Callable[[StoredKey], str], new: NewMember, tried: list[str]) -> str:
-    """Store a key and return its path; add any error to ``tried`` and raise it as a StoreError."""
+def _sealed(seal: t.Callable[[StoredKey], str], key: StoredKey) -> str:
+    """Store a key and return its path; raise any error as a StoreError."""
     try:
-        return seal(key_of(new))
-    except StoreError as exc:
-        tried.append(exc.happened)
+        return seal(key)
+    except StoreError:
         raise
     except Exception as exc:  # noqa: BLE001 - after any error the key can still be stored, at the next attempt or in the fallback directory
-        tried.append(f"Unexpected {type(exc).__name__}.")
-        raise StoreError(tried[-1]) from None
+        raise StoreError(f"Unexpected {type(exc).__name__}.") from None
