@@ -70,8 +70,7 @@ def seal_groups(
 ) -> dict[str, t.Any]:
     """Create the members of several Groups and seal their keys; return the task's result."""
     done, notes, facts = _provisioned(action, options, task_vars, groups, concurrency)
-    result = {**summary_of_groups(done, options["on_key_missing"]), **facts}
-    return {**result, "warnings": [*notes, *result.get("warnings", ())]} if notes else result
+    return {**summary_of_groups(done, options["on_key_missing"], notes), **facts}
 
 
 def move_vault(action: ActionBase, options: Options) -> dict[str, t.Any]:

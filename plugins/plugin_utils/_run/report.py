@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import collections
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, diff, lost_message
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Step, diff, lost_message
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Moved
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Done, Plan, Report, Result
@@ -20,44 +21,48 @@ _FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outc
 
 def summary(group: WantedGroup, plan: Plan, report: Report, on_key_missing: str) -> dict[str, t.Any]:
     """Return the result of a task for the members of one Group."""
-    result = _summary(group, report, on_key_missing)
-    made = {one.email for one in report.results if one.made or one.ejected}
-    if made:
-        result["diff"] = diff([step for step in plan.steps if step.wanted.email in made])
-    return result
+    return _without_empty(_summary(group, plan.steps, report, on_key_missing))
 
 
-def summary_of_groups(groups: t.Sequence[tuple[WantedGroup, Done]], on_key_missing: str) -> dict[str, t.Any]:
-    """Return the result of a task for several Groups: the summaries of all Groups, joined."""
-    total: dict[str, t.Any] = {"changed": False, "members": [], "counts": {}, "settled": [], "groups": []}
-    several: dict[str, list[t.Any]] = {"warnings": [], "diff": []}
+def summary_of_groups(
+    groups: t.Sequence[tuple[WantedGroup, Done]], on_key_missing: str, notes: t.Sequence[str] = ()
+) -> dict[str, t.Any]:
+    """Return the result of a task for several Groups: the summaries of all Groups, joined. notes: more warnings."""
+    total: dict[str, t.Any] = {"changed": False, "members": [], "settled": [], "groups": [], "diff": []}
+    total["warnings"] = [*notes]
+    counts: collections.Counter[str] = collections.Counter()
     problems = []
     for group, one in groups:
-        share = _not_started(group, one) if isinstance(one, B2Error) else summary(group, *one, on_key_missing)
-        total["changed"] = total["changed"] or share["changed"]
-        for part in ("members", "settled"):
+        if isinstance(one, B2Error):
+            share = _not_started(group, one)
+        else:
+            plan, report = one
+            share = _summary(group, plan.steps, report, on_key_missing)
+        total["changed"] |= share["changed"]
+        for part in ("members", "settled", "warnings"):
             total[part] += share[part]
-        for outcome, count in share["counts"].items():
-            total["counts"][outcome] = total["counts"].get(outcome, 0) + count
-        several["warnings"] += share.get("warnings", [])
-        several["diff"] += [share["diff"]] if "diff" in share else []
-        failed = share.get("failed", False)
-        problems += [f"{group}: {share['msg']}"] * failed
-        shown = {"changed": share["changed"], "failed": failed, "counts": share["counts"], "msg": share["msg"]}
+        total["diff"] += [share["diff"]] if share["diff"] else []
+        counts.update(share["counts"])
+        problems += [f"{group}: {share['msg']}"] * share["failed"]
+        shown = {part: share[part] for part in ("changed", "failed", "counts", "msg")}
         total["groups"].append({**_names(group), **shown})
-    total["msg"] = f"{len(groups)} Groups: " + ", ".join(f"{count} {name}" for name, count in total["counts"].items())
+    msg = f"{len(groups)} Groups: {_said(counts)}"
     if problems:
-        total["failed"] = True
-        total["msg"] = f"{len(problems)} of {len(groups)} Groups are not as wanted. " + " ".join(problems)
-    return {**total, **{part: collected for part, collected in several.items() if collected}}
+        msg = f"{len(problems)} of {len(groups)} Groups are not as wanted. {' '.join(problems)}"
+    return _without_empty({**total, "counts": dict(counts), "failed": bool(problems), "msg": msg})
 
 
 def _not_started(group: WantedGroup, error: B2Error) -> dict[str, t.Any]:
     """Return the summary of a Group that could not be started."""
     results = tuple(Result(one.email, Outcome.NOT_ATTEMPTED, error.happened) for one in group.members)
-    share = _summary(group, Report(results, ()), "fail")
+    share = _summary(group, (), Report(results, ()), "fail")
     share.update((name, error.facts[name]) for name in ("changed", "warnings") if name in error.facts)
     return {**share, "msg": error.explain(UNCHANGED)}
+
+
+def _without_empty(result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return a result without its warnings and its diff if it has none, and without ``failed`` if it succeeded."""
+    return {name: value for name, value in result.items() if value or name not in ("warnings", "diff", "failed")}
 
 
 def _names(group: WantedGroup) -> dict[str, t.Optional[str]]:
@@ -72,14 +77,13 @@ def summary_of_move(moved: Moved) -> dict[str, t.Any]:
         "moved": [{"email": one.email, "path": one.path} for one in moved.moved],
         "left": [{"email": one.email or None, "path": one.path, "message": one.message} for one in moved.left],
         "msg": f"{len(moved.moved)} keys moved.",
+        "warnings": moved.notes,
+        "failed": bool(moved.left),
     }
-    if moved.notes:
-        result["warnings"] = moved.notes
     if moved.left:
-        result["failed"] = True
         lines = [f"{one.email or one.path}: {one.message}" for one in moved.left]
         result["msg"] = f"{len(moved.moved)} keys moved, {len(lines)} not moved. " + " ".join(lines)
-    return result
+    return _without_empty(result)
 
 
 def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: bool = False) -> str:
@@ -108,41 +112,38 @@ def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: b
     return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
 
 
-def _summary(group: WantedGroup, report: Report, on_key_missing: str) -> dict[str, t.Any]:
+def _summary(group: WantedGroup, steps: t.Sequence[Step], report: Report, on_key_missing: str) -> dict[str, t.Any]:
     """Return the part of a result that says what a run did in one Group."""
-    counts: dict[str, int] = {}
-    for one in report.results:
-        counts[one.outcome.value] = counts.get(one.outcome.value, 0) + 1
+    counts = collections.Counter(one.outcome.value for one in report.results)
     named = {one.email for one in report.results}
-    lines = [
-        f"{one.email}: {one.outcome.value}. {one.message}".strip()
-        for one in report.results
-        if _fails(one, on_key_missing)
-    ]
-    lines += [
+    made = {one.email for one in report.results if one.made or one.ejected}
+    problems = [_line(one).strip() for one in report.results if _fails(one, on_key_missing)]
+    problems += [
         f"{one.email}: {one.outcome.value}. {lost_message(one.email, one.account_id, proven=one.proven)}"
         for one in report.settled
         if one.outcome is Outcome.KEY_LOST and not one.known and one.email not in named
     ]
-    result: dict[str, t.Any] = {
+    msg = f"{'Would be: ' if report.check_mode else ''}{_said(counts)}"
+    if problems:
+        msg = f"Not as wanted: {len(problems)} (of {len(report.results)} members: {msg}). {' '.join(problems)}"
+    return {
         "changed": report.moved or any(one.changed for one in report.results),
+        "failed": bool(problems),
         "members": [{**one.as_dict(), **_names(group)} for one in report.results],
-        "counts": counts,
+        "counts": dict(counts),
         "settled": [{**one.as_dict(), **_names(group)} for one in report.settled],
-        "msg": ("Would be: " if report.check_mode else "") + ", ".join(f"{n} {name}" for name, n in counts.items()),
+        "msg": msg,
+        "warnings": [*report.notes, *(_line(one) for one in report.results if _warns(one, on_key_missing))],
+        "diff": diff([step for step in steps if step.wanted.email in made]) if made else {},
     }
-    warnings = [
-        *report.notes,
-        *(f"{one.email}: {one.outcome.value}. {one.message}" for one in report.results if _warns(one, on_key_missing)),
-    ]
-    if warnings:
-        result["warnings"] = warnings
-    if lines:
-        result["failed"] = True
-        result["msg"] = f"Not as wanted: {len(lines)} (of {len(report.results)} members: {result['msg']}). " + " ".join(
-            lines
-        )
-    return result
+
+
+def _said(counts: t.Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+
+
+def _line(one: Result) -> str:
+    return f"{one.email}: {one.outcome.value}. {one.message}"
 
 
 def _fails(one: Result, on_key_missing: str) -> bool:
