@@ -27,6 +27,9 @@ _KEYLESS = {
 }
 _UNCERTAIN = "The owner of this key is not known."
 
+#: Keys by the path of their file. None stands for a key that is not known.
+_Keys = dict[str, t.Optional[StoredKey]]
+
 
 def confirmed(
     job: Job,
@@ -44,6 +47,7 @@ def confirmed(
     concerned: addresses whose keys this run may have stored. journal: None if this run does not have the lock of the
     Group. Return the results by address, and warnings.
     """
+    found = dict(results)
     try:
         amiss = store.location.confirm()
     except StoreError as exc:
@@ -51,67 +55,56 @@ def confirmed(
             f"The keys of this run could not be confirmed: {store.path} cannot be read ({exc.happened}) Run "
             "again when it can be read."
         )
-        return dict(results), (said,)
-    found = dict(results)
+        return found, (said,)
+    if not amiss:
+        return found, ()
+    emails = sorted(concerned)
     notes: list[str] = []
-    if amiss:
-        emails = sorted(concerned)
+    changed: frozenset[str] = frozenset()
 
-        def copied(email: str) -> dict[str, t.Optional[StoredKey]]:
-            return _copied(store, email, results.get(email), amiss)
+    def copied(email: str) -> _Keys:
+        return _copied(store, email, results.get(email), amiss)
 
-        def rescue(email: str, kept: t.Mapping[str, t.Optional[StoredKey]]) -> tuple[t.Optional[Result], list[str]]:
-            gone = _gone(store, email, kept, copied, changed)
-            return _rescued(job, fallback, email, results.get(email), gone, amiss, journal)
+    def rescue(email: str, kept: _Keys) -> tuple[t.Optional[Result], list[str]]:
+        gone = _gone(store, email, kept, copied, changed)
+        return _rescued(job, fallback, email, results.get(email), gone, amiss, journal)
 
-        with concurrent.futures.ThreadPoolExecutor(job.concurrency) as pool:
-            ours = list(pool.map(copied, emails))
-            changed: frozenset[str] = frozenset()
-            # If a changed file cannot be fetched, its keys count as missing. Only the files of this Group are fetched.
-            with contextlib.suppress(StoreError):
-                changed = store.location.take_changed({path for kept in ours for path in kept})
-            for one, told in pool.map(rescue, emails, ours):
-                notes += told
-                if one:
-                    found[one.email] = one
+    with concurrent.futures.ThreadPoolExecutor(job.concurrency) as pool:
+        ours = list(pool.map(copied, emails))
+        # If a changed file cannot be fetched, its keys count as missing. Only the files of this Group are fetched.
+        with contextlib.suppress(StoreError):
+            changed = store.location.take_changed({path for kept in ours for path in kept})
+        for one, told in pool.map(rescue, emails, ours):
+            notes += told
+            if one:
+                found[one.email] = one
     return found, tuple(notes)
 
 
-def _copied(
-    store: Store,
-    email: str,
-    one: t.Optional[Result],
-    amiss: t.Collection[str],
-) -> dict[str, t.Optional[StoredKey]]:
-    """Return the keys of one address that the remote copy has in these files, by path.
+def _copied(store: Store, email: str, one: t.Optional[Result], amiss: t.Collection[str]) -> _Keys:
+    """Return the keys of one address that the remote copy has in these files.
 
-    A key that the remote copy lacks is None. one: the result of the address, None if it is not wanted.
+    one: the result of the address, None if it is not wanted.
     """
-    kept: dict[str, t.Optional[StoredKey]] = {}
+    kept: _Keys = {}
     file = store.file(email)
     if file in amiss and (one is None or one.path == file):
+        kept[file] = None
         with contextlib.suppress(StoreError):
             kept[file] = store.read(email)
-        kept.setdefault(file, None)
     with contextlib.suppress(StoreError):
         unproven = {path: key for path, key in store.unproven.of(email).items() if path in amiss}
         kept.update((path, dataclasses.replace(key, unproven=True)) for path, key in unproven.items())
     return kept
 
 
-def _gone(
-    store: Store,
-    email: str,
-    kept: t.Mapping[str, t.Optional[StoredKey]],
-    copied: t.Callable[[str], t.Mapping[str, t.Optional[StoredKey]]],
-    changed: t.Collection[str],
-) -> dict[str, t.Optional[StoredKey]]:
-    """Return the keys of one address that are not in their files any more, by path.
+def _gone(store: Store, email: str, kept: _Keys, copied: t.Callable[[str], _Keys], changed: t.Collection[str]) -> _Keys:
+    """Return the keys of one address that are not in their files any more.
 
     kept: the keys that the remote copy had. copied: returns the keys that the remote copy has now. changed: the files
     that somebody else has changed, and that the remote copy now has.
     """
-    there: t.Mapping[str, t.Optional[StoredKey]] = {}
+    there: _Keys = {}
     if kept.keys() & changed:
         # If the file of a Group does not decrypt, its store would otherwise return the keys that it knew before.
         with contextlib.suppress(StoreError):
@@ -129,7 +122,7 @@ def _rescued(
     fallback: FallbackStore,
     email: str,
     one: t.Optional[Result],
-    gone: t.Mapping[str, t.Optional[StoredKey]],
+    gone: _Keys,
     amiss: t.Mapping[str, str],
     journal: t.Optional[Journal],
 ) -> tuple[t.Optional[Result], list[str]]:
@@ -140,36 +133,27 @@ def _rescued(
     """
     notes = []
     for path, new in gone.items():
-        saved, why = "", "it is not in the remote copy either."
-        if new:
-            try:
-                saved = fallback.seal(new)
-            except StoreError as exc:
-                why = exc.happened
+        unproven = bool(new and new.unproven)
         account = new.account_id if new else one.member.account_id if one and one.member else ""
-        message = f"The key of {email} is gone from {path}: {amiss[path]}."
+        saved, why = "", "it is not in the remote copy either."
+        try:
+            saved = fallback.seal(new) if new else ""
+        except StoreError as exc:
+            why = exc.happened
+        message = f"The key of {email} is gone from {path}: {amiss[path]}. "
         if saved:
-            message += (
-                f" It was stored in {saved}. The next run "
-                f"{'tries it' if new and new.unproven else 'moves it to its file'}."
-            )
+            message += f"It was stored in {saved}. The next run {'tries it' if unproven else 'moves it to its file'}."
         else:
-            message += (
-                f" It could not be stored anywhere else, so the key of account {account or 'unknown'} is lost: {why}"
-            )
+            lost = f"the key of account {account or 'unknown'} is lost"
+            message += f"It could not be stored anywhere else, so {lost}: {why}"
         if one is None or one.path != path:
-            notes.append(f"{message} {_UNCERTAIN if new and new.unproven else ''}".strip())
+            notes.append(f"{message} {_UNCERTAIN}" if unproven else message)
             continue
         outcome = one.outcome if saved else _KEYLESS.get(one.outcome, one.outcome)
         if journal and saved:
-            journal.fallback(job.group_id, email, "" if new and new.unproven else account, saved)
+            journal.fallback(job.group_id, email, "" if unproven else account, saved)
         elif journal and outcome is Outcome.KEY_LOST:
             with contextlib.suppress(StoreError):
                 journal.lost(job.group_id, email, account)
-        one = dataclasses.replace(
-            one,
-            outcome=outcome,
-            path=saved,
-            message=f"{one.message} {message}".strip(),
-        )
+        one = dataclasses.replace(one, outcome=outcome, path=saved, message=f"{one.message} {message}".strip())
     return one, notes
