@@ -34,6 +34,7 @@ def wanted_members(entries: t.Sequence[t.Any], lines: t.Sequence[int] = ()) -> l
     """
     if not entries:
         raise OptionError("The list of members is empty.", remedy="Give at least one member, or leave the task out.")
+    alone = len(entries) == 1 and not lines
     problems: list[str] = []
     wanted: dict[str, Wanted] = {}
     for number, entry in enumerate(entries):
@@ -46,12 +47,10 @@ def wanted_members(entries: t.Sequence[t.Any], lines: t.Sequence[int] = ()) -> l
             wanted[one.email] = one
         except OptionError as exc:
             where = f"Line {lines[number]}" if lines else f"Entry {number + 1}"
-            problems.append(f"{where}: {exc.happened}" if lines or len(entries) > 1 else exc.happened)
+            problems.append(exc.happened if alone else f"{where}: {exc.happened}")
     if problems:
         count = f"{len(problems)} of {len(entries)} entries {'are' if problems[1:] else 'is'} invalid."
-        raise OptionError(
-            " ".join([count, *problems] if lines or len(entries) > 1 else problems), remedy="Correct the list."
-        )
+        raise OptionError(" ".join(problems if alone else [count, *problems]), remedy="Correct the list.")
     return list(wanted.values())
 
 
@@ -162,30 +161,24 @@ def read_members(path: str, secrets: t.Sequence[t.Any]) -> Entries:
 
 
 def _read_csv(path: str, text: str) -> Entries:
-    number = 0
-
-    def lines() -> t.Iterator[str]:
-        """Yield the lines that are not comments, and count all lines."""
-        nonlocal number
-        for line in io.StringIO(text, newline=""):
-            number += 1
-            if not line.lstrip(" \t").startswith("#"):
-                yield line
-
-    rows = csv.DictReader(lines(), strict=True, skipinitialspace=True)
+    # A comment counts as an empty line, which is no entry, so that the reader counts each line of the file.
+    lines = ("\n" if line.lstrip(" \t").startswith("#") else line for line in io.StringIO(text, newline=""))
+    reader = csv.reader(lines, strict=True, skipinitialspace=True)
+    entries, numbers = [], []
     try:
-        if "email" not in (rows.fieldnames or ()):
+        rows = filter(None, reader)
+        names = next(rows, [])
+        if "email" not in names:
             raise OptionError(f"members_file {path} has no column email in its first line.")
-        entries, numbers = [], []
         for row in rows:
-            if None in row:
-                raise OptionError(f"members_file {path}, line {number} has more fields than the first line.")
+            if len(row) > len(names):
+                raise OptionError(f"members_file {path}, line {reader.line_num} has more fields than the first line.")
             # Blanks around a value are part of the table's layout.
-            entries.append({name: value.strip() for name, value in row.items() if value and value.strip()})
-            numbers.append(number)
-        return entries, numbers
+            entries.append({name: value.strip() for name, value in zip(names, row, strict=False) if value.strip()})
+            numbers.append(reader.line_num)
     except csv.Error as exc:
-        raise OptionError(f"members_file {path}, line {number}: {exc}.") from None
+        raise OptionError(f"members_file {path}, line {reader.line_num}: {exc}.") from None
+    return entries, numbers
 
 
 def _read_yaml(path: str, text: str, decrypt: t.Callable[[bytes], bytes]) -> Entries:
