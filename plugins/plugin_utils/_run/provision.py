@@ -24,6 +24,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     KeyState,
     Open,
     Outcome,
+    Settled,
     Stored,
     Wanted,
     all_refused,
@@ -225,21 +226,22 @@ def _compared(
     except B2Error:
         return results, ()
     members, owners = by_email(found), {member.account_id: folded(member.email) for member in found}
-    unlisted = []
+    unlisted: list[str] = []
     for email, one in sorted(created.items()):
         account = one.member.account_id if one.member else ""
         member, owner = members.get(email), owners.get(account, email)
         if member and member.account_id != account:
-            step = decide_present(Wanted(email), member, KeyState(stored=Stored(account, "", one.path)))
-            results[email] = _contradicted(one, step.outcome, step.message, member)
+            message = decide_present(Wanted(email), member, KeyState(stored=Stored(account, "", one.path))).message
         elif owner != email:
             message = (
                 f"{one.path} holds the key of account {account}, which is {owner} in the Group. {email} is not in the "
                 "Group. Move that file away."
             )
-            results[email] = _contradicted(one, Outcome.CONFLICT, message, None)
-        elif not member:
-            unlisted.append(email)
+        else:
+            unlisted += [] if member else [email]
+            continue
+        message = f"{message} {one.message}".strip()
+        results[email] = dataclasses.replace(one, outcome=Outcome.CONFLICT, message=message, member=member)
     if not unlisted:
         return results, ()
     more = f" and {len(unlisted) - 1} more" if unlisted[1:] else ""
@@ -248,11 +250,6 @@ def _compared(
         "compares it with the Group."
     )
     return results, (note,)
-
-
-def _contradicted(one: Result, outcome: Outcome, message: str, member: t.Optional[Member]) -> Result:
-    """Return the result of a created member that the Group contradicts."""
-    return dataclasses.replace(one, outcome=outcome, message=f"{message} {one.message}".strip(), member=member)
 
 
 def _make_plan(
@@ -270,34 +267,34 @@ def _make_plan(
 
     unproven: see try_unproven. other: another run, which has the members that are open in its journal.
     """
-    settled = tuple(settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries)
-    lost = {one.email: one for one in settled if one.outcome is Outcome.KEY_LOST}
-    in_fallback = {one.email: one.path for one in settled if one.outcome is Outcome.KEY_MISSING}
+    settled = {entry.email: settle(entry, members.get(entry.email), stored.get(entry.email)) for entry in entries}
     present = [one for one in job.wanted if one.email in members]
     whole = {email for email, found in stored.items() if found.key_id}
     # Only the keys that are tried or compared are decrypted.
     needed = [one.email for one in present if one.email in whole and (job.policy.verify_keys or one.key)]
     secrets = {email: secret_of(store, email) for email in needed}
-    stored_opens = try_keys(client, secrets if job.policy.verify_keys else {}, job.concurrency, stop)
     given = {one.email: (one.key_id, one.key) for one in present if one.key}
+    # Of each member one key is tried: the given key only if no key is stored.
     to_try = {email: secret for email, secret in given.items() if email not in secrets}
-    given_opens = try_keys(client, to_try, job.concurrency, stop)
-    refused = all_refused({**stored_opens, **given_opens})
+    to_try.update(secrets if job.policy.verify_keys else {})
+    opened = try_keys(client, to_try, job.concurrency, stop)
+    refused = all_refused(opened)
     steps = []
     for one in job.wanted:
-        stored_one, given_one = stored_opens.get(one.email, Proof()), given_opens.get(one.email, Proof())
+        before = settled.get(one.email, Settled(one.email, Outcome.ABSENT))
+        tried = opened.get(one.email, Proof())
+        of_stored, of_given = (tried, Proof()) if one.email in secrets else (Proof(), tried)
         keys = KeyState(
             stored=stored.get(one.email),
-            lost=one.email in lost,
-            # A pending create does not prove that an earlier run created the present account.
-            proven=one.email in lost and lost[one.email].proven,
+            lost=before.outcome is Outcome.KEY_LOST,
+            proven=before.proven,
             recreate=one.email in job.policy.recreate_members,
-            fallback=in_fallback.get(one.email, ""),
+            fallback=before.path,
             unproven=unproven.get(one.email, ""),
-            stored_opens=stored_one.opens,
-            given_opens=given_one.opens,
-            stored_untried=stored_one.problem,
-            given_untried=given_one.problem,
+            stored_opens=of_stored.opens,
+            given_opens=of_given.opens,
+            stored_untried=of_stored.problem,
+            given_untried=of_given.problem,
             all_refused=refused,
             given_differs=one.email in given and secrets.get(one.email, given[one.email]) != given[one.email],
         )
@@ -305,7 +302,7 @@ def _make_plan(
         steps.append(not_attempted(step, other.reasons.get(one.email, "")))
     paths = {email: found.path for email, found in stored.items()}
     accounts = {member.account_id: email for email, member in members.items()}
-    return Plan(job.group_id, tuple(steps), settled, paths, accounts)
+    return Plan(job.group_id, tuple(steps), tuple(settled.values()), paths, accounts)
 
 
 def try_keys(
@@ -401,14 +398,10 @@ def _close_settled(plan: Plan, journal: Journal) -> None:
     An address that will be created stays open until its own ``pending``: the create of a killed run may still take
     effect, and this run may end before that address. A recent address that is not wanted any more stays open too.
     """
-    there = {one.email for one in plan.settled if one.outcome is not Outcome.ABSENT}
-    still_possible = {
-        entry.email for entry in journal.entries(plan.group_id) if not entry.account_id and is_recent(entry)
-    } - there
-    about_to_be_created = {step.wanted.email for step in plan.changes}
+    recent = {entry.email for entry in journal.entries(plan.group_id) if not entry.account_id and is_recent(entry)}
+    to_be_created = {step.wanted.email for step in plan.changes}
     for one in plan.settled:
-        if (
-            one.outcome not in (Outcome.KEY_LOST, Outcome.KEY_MISSING)
-            and one.email not in about_to_be_created | still_possible
-        ):
+        has_no_key = one.outcome in (Outcome.KEY_LOST, Outcome.KEY_MISSING)
+        may_appear = one.outcome is Outcome.ABSENT and one.email in recent
+        if not (has_no_key or may_appear or one.email in to_be_created):
             journal.close(plan.group_id, one.email)

@@ -11,7 +11,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, StoppedError, StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._members import Member, folded, unsafe_name
+from ansible_collections.community.backblaze.plugins.module_utils._members import Member, unsafe_name
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Open, Stored
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore, account_in
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
@@ -85,13 +85,13 @@ def recover(entries: t.Sequence[Open], members: t.Mapping[str, Member], moves: M
 
 def seal_from_fallback(fallback: FallbackStore, members: t.Mapping[str, Member], moves: Moves) -> None:
     """Move keys of this Group's members from the fallback directory to their files."""
-    accounts = {member.account_id: member for member in members.values()}
+    accounts = {member.account_id: email for email, member in members.items()}
     for path, found in fallback.found():
         if not found:
             owner = accounts.get(account_in(path))
-            if owner and not unsafe_name(folded(owner.email)) and moves.store.read(folded(owner.email)) is None:
+            if owner and not unsafe_name(owner) and moves.store.read(owner) is None:
                 raise StoreError(
-                    f"{path} holds the key of {owner.email} and does not decrypt.",
+                    f"{path} holds the key of {owner} and does not decrypt.",
                     remedy="Give the run the vault password of that file.",
                 )
             continue
@@ -109,9 +109,9 @@ def try_unproven(
     """
     unproven: dict[str, str] = {}
     accounts = {
-        member.account_id: dataclasses.replace(member, email=folded(member.email))
-        for member in members.values()
-        if not unsafe_name(folded(member.email))
+        member.account_id: dataclasses.replace(member, email=email)
+        for email, member in members.items()
+        if not unsafe_name(email)
     }
     waiting = [
         (entry.email, path, key, moves.store.unproven.discard)
