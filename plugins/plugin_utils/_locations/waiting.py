@@ -10,10 +10,19 @@ import time
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.plugin_utils._run.signals import patience
 
-# The limit gets shorter when the task is stopped from outside, so it is checked this often.
+# The limit gets shorter if the process is stopped, so it is checked this often.
 _LOOK_SECONDS = 0.5
+# The limit of a process that is stopped. The process needs time to store keys in the fallback directory.
+_STOPPED_SECONDS = 30.0
+
+_limit = float("inf")
+
+
+def hurry() -> None:
+    """Shorten every wait of this process, because it was stopped. A signal handler may call this."""
+    global _limit  # noqa: PLW0603 - signals belong to the process, and so does the limit
+    _limit = _STOPPED_SECONDS
 
 
 def wait_until(done: t.Callable[[float], bool], seconds: float, problem: str) -> None:
@@ -23,6 +32,6 @@ def wait_until(done: t.Callable[[float], bool], seconds: float, problem: str) ->
     """
     started = time.monotonic()
     while not done(_LOOK_SECONDS):
-        limit = patience(seconds)
+        limit = min(seconds, _limit)
         if time.monotonic() - started >= limit:
             raise StoreError(f"{problem} within {limit:.0f} seconds.", remedy="Find the cause, then run again.")

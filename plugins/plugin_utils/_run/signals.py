@@ -25,6 +25,7 @@ import typing as t
 from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoppedError
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.waiting import hurry
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Stop
 
 display = Display()
@@ -35,26 +36,18 @@ Summary = t.Callable[[str], str]
 _POLL_SECONDS = 0.2
 # Seconds for Ansible to read a result, before a signal ends the process.
 _DELIVERY_SECONDS = 2.0
-# The most seconds for a message to another location after the process was stopped.
-_STOPPED_SECONDS = 30.0
 # The most bytes to read at once from the queue.
 _PIPE = 65536
 # The most seconds to wait for a stderr that nobody reads, and the most bytes that a write never blocks for.
 _STDERR_SECONDS = 5.0
 _CHUNK = 512
 
-
-def _duplicate(descriptor: int) -> int:
-    try:
-        return os.dup(descriptor)
-    except OSError:
-        return -1
-
-
 # ansible-playbook imports actions before it forks the process for a task. From ansible-core 2.19 on that process has
 # /dev/null as its own stderr, so the user's stderr is duplicated here, before the fork.
 _imported_by = os.getpid()
-_stderr = _duplicate(2)
+_stderr = -1
+with contextlib.suppress(OSError):
+    _stderr = os.dup(2)
 
 # The request to end the process, and those to stop its runs. A process has one task, which may loop over several items.
 _end = Stop()
@@ -71,11 +64,6 @@ def begin() -> None:
     _undelivered = None
     if _end.asked and _is_worker():
         _leave(lambda reason: f"community.backblaze: The next item of the loop was not started, because {reason}.\n")
-
-
-def patience(seconds: float) -> float:
-    """Return the timeout of a message. A stopped process needs time to store keys in the fallback directory."""
-    return min(seconds, _STOPPED_SECONDS) if _end.asked else seconds
 
 
 def stop_on_signals() -> Stop:
@@ -123,6 +111,7 @@ def _ask(reason: str) -> None:
     display.verbosity = 0
     for one in (_end, *_stops):
         one.ask(reason)
+    hurry()
 
 
 def _is_worker() -> bool:
@@ -140,8 +129,7 @@ def _watch() -> None:
 
 def _watch_parent() -> None:
     """Stop the runs if ansible-playbook is gone; end a stopped process whose result nobody reads."""
-    told, deadline = False, 0.0
-    queued, since = 0, time.monotonic()
+    deadline, queued, since = 0.0, 0, time.monotonic()
     while True:
         time.sleep(_POLL_SECONDS)
         waiting = _queued()
@@ -154,8 +142,8 @@ def _watch_parent() -> None:
             continue
         if orphan or (queued and time.monotonic() - since >= _DELIVERY_SECONDS):
             _drain()
-        if not told:
-            told, deadline = True, time.monotonic() + _DELIVERY_SECONDS
+        if not deadline:
+            deadline = time.monotonic() + _DELIVERY_SECONDS
             if _undelivered is None:
                 _write(
                     f"community.backblaze: The run ends, because {_end.reason}. No more members are created. Keys "
