@@ -49,7 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
             # An empty text is a template that gave nothing: without a key the member could be created.
             if entry[name] is not None and not entry[name].strip():
                 raise OptionError(f"member_{name} is empty.", remedy="Give the key to adopt, or leave the option out.")
-        result, (one,) = seal_members(self, options, task_vars, wanted_members([entry]), concurrency=1)
+        result, (one,) = seal_members(self, options, task_vars, wanted_members([entry]))
         # The task has one member, so the result of that member is at the top.
         del result["counts"]
         [shown] = result.pop("members")

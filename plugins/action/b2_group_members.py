@@ -39,10 +39,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
             raise OptionError(f"concurrency is {options['concurrency']}, but has to be 1 to {MOST_WORKERS}.")
         if options["groups"] is not None:
             groups = wanted_groups(options["groups"], self._read_members)
-            return seal_groups(self, options, task_vars, groups, options["concurrency"])
+            return seal_groups(self, options, task_vars, groups)
         file = options["members_file"]
         wanted = wanted_members(options["members"]) if file is None else wanted_members(*self._read_members(file))
-        return seal_members(self, options, task_vars, wanted, options["concurrency"])[0]
+        return seal_members(self, options, task_vars, wanted)[0]
 
     def _read_members(self, path: str) -> Entries:
         return read_members(path_of(self._loader, path), secrets_of(self._loader))

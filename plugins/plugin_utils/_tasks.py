@@ -21,7 +21,11 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import W
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE
 from ansible_collections.community.backblaze.plugins.plugin_utils._action import vault_location
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import secrets_of
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import controller_path, made_at
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import (
+    TaskVars,
+    controller_path,
+    made_at,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import (
     OTHER_LOCATIONS,
     prove_durable,
@@ -49,11 +53,11 @@ Options = t.Mapping[str, t.Any]
 
 
 def seal_members(
-    action: ActionBase, options: Options, task_vars: t.Mapping[str, t.Any], wanted: t.Sequence[Wanted], concurrency: int
+    action: ActionBase, options: Options, task_vars: TaskVars, wanted: t.Sequence[Wanted]
 ) -> tuple[dict[str, t.Any], tuple[Result, ...]]:
     """Create the members of one Group and seal their keys; return the task's result and the result of each member."""
     group = WantedGroup(options["group_id"] or "", options["group_name"] or "", wanted)
-    [(group, done)], notes, facts = _provisioned(action, options, task_vars, [group], concurrency)
+    [(group, done)], notes, facts = _provisioned(action, options, task_vars, [group])
     if isinstance(done, B2Error):
         raise done
     plan, report = done
@@ -62,14 +66,10 @@ def seal_members(
 
 
 def seal_groups(
-    action: ActionBase,
-    options: Options,
-    task_vars: t.Mapping[str, t.Any],
-    groups: t.Sequence[WantedGroup],
-    concurrency: int,
+    action: ActionBase, options: Options, task_vars: TaskVars, groups: t.Sequence[WantedGroup]
 ) -> dict[str, t.Any]:
     """Create the members of several Groups and seal their keys; return the task's result."""
-    done, notes, facts = _provisioned(action, options, task_vars, groups, concurrency)
+    done, notes, facts = _provisioned(action, options, task_vars, groups)
     return {**summary_of_groups(done, options["on_key_missing"], notes), **facts}
 
 
@@ -89,7 +89,7 @@ def move_vault(action: ActionBase, options: Options) -> dict[str, t.Any]:
     return summary_of_move(move_keys(move, Sealer(secrets_of(action._loader), options["vault_id"])))
 
 
-def audit_members(action: ActionBase, options: Options, task_vars: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def audit_members(action: ActionBase, options: Options, task_vars: TaskVars) -> dict[str, t.Any]:
     """List members and compare their Groups with a vault directory; return the task's result."""
     stop = signals.stop_on_signals()
     with vault_location(action, options, task_vars) as (path, location):
@@ -114,17 +114,15 @@ def audit_members(action: ActionBase, options: Options, task_vars: t.Mapping[str
 
 
 def _provisioned(
-    action: ActionBase,
-    options: Options,
-    task_vars: t.Mapping[str, t.Any],
-    groups: t.Sequence[WantedGroup],
-    concurrency: int,
+    action: ActionBase, options: Options, task_vars: TaskVars, groups: t.Sequence[WantedGroup]
 ) -> tuple[list[tuple[WantedGroup, Done]], t.Sequence[str], dict[str, t.Any]]:
     """Run the provisioner in the location of the options.
 
     Return each Group, with its id and its name as far as they are known, and what provision_groups returns for it; the
     warnings of the location; and result keys of the whole task.
     """
+    # One member needs one connection.
+    concurrency = options.get("concurrency", 1)
     stop = signals.stop_on_signals()
     with vault_location(action, options, task_vars, stop.ask) as (path, location):
         policy = policy_of(options, [one.email for group in groups for one in group.members])
