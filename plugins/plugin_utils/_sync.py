@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import threading
 import typing as t
@@ -21,28 +22,22 @@ class Shared:
     """
 
     def __init__(self) -> None:
-        self._counting = threading.Lock()
         self._working = threading.Lock()
-        self._asked = 0
-        self._done = 0
-        # (after, up to, error): the kernel tells of a failed sync once only.
-        self._failed: list[tuple[int, int, Exception]] = []
+        # The next round, which has not begun: the first of its threads that may work does so for all of them.
+        self._next: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def __call__(self, work: t.Callable[[], None]) -> None:
-        """Return when a round is done that began after this was called; OSError or StoreError where it failed."""
-        with self._counting:
-            self._asked += 1
-            mine = self._asked
+        """Return when a round is done that began after this call. Raises OSError or StoreError if the round failed."""
+        mine = self._next
         with self._working:
-            for after, upto, error in self._failed:
-                if after < mine <= upto:
-                    raise copy.copy(error)
-            if mine <= self._done:
-                return
-            upto = self._asked
-            try:
-                work()
-            except (OSError, StoreError) as exc:
-                self._failed.append((self._done, upto, exc))
-                raise
-            self._done = upto
+            if not mine.done():
+                # Before the work: from now on a new call is not part of this round.
+                self._next = concurrent.futures.Future()
+                try:
+                    work()
+                    mine.set_result(None)
+                except (OSError, StoreError) as exc:
+                    mine.set_exception(exc)
+        failed = mine.exception()
+        if failed:
+            raise copy.copy(failed)
