@@ -164,7 +164,7 @@ class Journal:
             os.fsync(directory_fd)
 
     def note(self, entry: Open, *, sync: bool = True) -> None:
-        """Record the last event of an address. The line is synced to disk before this returns."""
+        """Record the last event of an address. sync: return after the line is synced to disk."""
         with self._lock:
             with explained("is gone", self._title):
                 self._prove_not_moved()

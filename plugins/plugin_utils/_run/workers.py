@@ -116,15 +116,15 @@ class Workers:
                 return self._recreate(step, step.replaces)
             return self._create(step)
         except StoppedError:
-            return Result(email, Outcome.NOT_ATTEMPTED, f"The run ended before: {self._stop.reason}.")
+            message = f"The run ended before: {self._stop.reason}."
         except B2Error as exc:
-            return Result(email, Outcome.NOT_ATTEMPTED, str(exc))
+            message = str(exc)
         except Exception as exc:  # noqa: BLE001 - a bug must not lose the results of other members
             self._stop.ask("an unexpected error came up")
             message = (
                 f"Unexpected {type(exc).__name__}: please report it. The next run reports the outcome of this member."
             )
-            return Result(email, Outcome.NOT_ATTEMPTED, message)
+        return Result(email, Outcome.NOT_ATTEMPTED, message)
 
     def _may_create(self) -> None:
         """Wait until every key is written; raise StoppedError if the run has to stop. Called before each create."""
