@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
-from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError, StoppedError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import connect
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Wanted
@@ -94,8 +94,7 @@ def audit_members(action: ActionBase, options: Options, task_vars: TaskVars) -> 
     stop = signals.stop_on_signals()
     with vault_location(action, options, task_vars) as (path, location):
         location.fetch()
-        if stop.asked:
-            raise StoppedError
+        stop.check()
         if location is CONTROLLER:
             _existing(path)
         elif not location.exists:
@@ -136,8 +135,7 @@ def _provisioned(
         store_of = open_stores(options["vault_layout"], path, sealer, location, modes)
         fallback = open_fallback(options, sealer, lambda given: controller_path(action, given))
         client = connect(options, connections=concurrency, wait=stop.wait)
-        if stop.asked:
-            raise StoppedError
+        stop.check()
         # Invalid credentials fail the whole task, with one message for all Groups.
         client.authorize()
         job = Job("", (), policy, concurrency, options["vault_lock_timeout"], bool(action._task.check_mode))

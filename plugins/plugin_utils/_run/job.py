@@ -35,15 +35,18 @@ class Stop:
         """Whether the run was asked to stop."""
         return bool(self.reason)
 
+    def check(self) -> None:
+        """Raise StoppedError if the run was asked to stop."""
+        if self.asked:
+            raise StoppedError
+
     def wait(self, seconds: float) -> None:
         """Wait; raise StoppedError as soon as the run is asked to stop."""
         deadline = time.monotonic() + seconds
-        while not self.asked:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return
+        self.check()
+        while (remaining := deadline - time.monotonic()) > 0:
             time.sleep(min(remaining, _POLL_SECONDS))
-        raise StoppedError
+            self.check()
 
 
 @dataclasses.dataclass(frozen=True)

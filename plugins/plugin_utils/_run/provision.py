@@ -78,8 +78,8 @@ def provision_groups(
     seen: list[Store] = []
     for job, store in jobs:
         try:
-            if done and stop.asked:
-                raise StoppedError
+            if done:
+                stop.check()
             done.append(provision(client, job, store, fallback, stop, whole=store not in seen))
             seen.append(store)
         except B2Error as exc:
@@ -320,8 +320,8 @@ def try_keys(
     unanswered: list[B2Error] = []
 
     def opens(email: str) -> Proof:
-        if stop and stop.asked:
-            raise StoppedError
+        if stop:
+            stop.check()
         recent = list(unanswered)
         if len(recent) >= _MOST_UNANSWERED:
             return Proof(problem=f"It was not tried, because others had no answer: {recent[0].explain()}")

@@ -24,7 +24,6 @@ import typing as t
 
 from ansible.utils.display import Display
 
-from ansible_collections.community.backblaze.plugins.module_utils._errors import StoppedError
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.waiting import hurry
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Stop
 
@@ -87,8 +86,7 @@ def stop_on_signals() -> Stop:
     if callable(signal.getsignal(signal.SIGALRM)):
         signal.signal(signal.SIGALRM, lambda _number, _frame: stop.ask("the timeout of the task is over"))
     _watch()
-    if _end.asked:
-        raise StoppedError
+    _end.check()
     return stop
 
 

@@ -130,8 +130,7 @@ class Workers:
         """Wait until every key is written; raise StoppedError if the run has to stop. Called before each create."""
         with self._written:
             self._written.wait_for(lambda: not self._retrying)
-        if self._stop.asked:
-            raise StoppedError
+        self._stop.check()
 
     def _create(self, step: Step, replaced: str = "") -> Result:
         """Create a member and seal its key. replaced: the account that was ejected for that."""
@@ -241,8 +240,7 @@ class Workers:
 
     def _adopt(self, step: Step) -> Result:
         """Seal a key that the user gives. The plan has proven that it opens the member's account."""
-        if self._stop.asked:
-            raise StoppedError
+        self._stop.check()
         email = step.wanted.email
         member = dataclasses.replace(t.cast(Member, step.member), email=email)
         try:
