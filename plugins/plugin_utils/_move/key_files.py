@@ -110,9 +110,9 @@ class KeyFiles(VaultDir):
         except (OSError, StoreError):
             return None
 
-    def file(self, email: str) -> str:
-        """Return the path of the file of an address."""
-        return os.path.join(self.path, email, FILE_NAME)
+    def folder(self, email: str) -> str:
+        """Return the name of the directory of an address, which is the address."""
+        return email
 
     def groups(self) -> list[str]:
         """Return the ids of all Groups that have keys."""

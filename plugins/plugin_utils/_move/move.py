@@ -212,11 +212,10 @@ def _fit(
     result: Moved,
 ) -> dict[str, StoredKey]:
     """Return the keys that can be moved, and report all others."""
-    folders = {email: os.path.basename(os.path.dirname(target.file(email))) for email in keys}
-    switched_off = target.switched_off(set(folders.values()))
+    switched_off = target.switched_off(keys)
     fit: dict[str, StoredKey] = {}
     for email, unfit in each(lambda email: _unfit(target, keys[email]), keys):
-        folder = folders[email]
+        folder = target.folder(email)
         off = str(switches_off(move.target, folder, switched_off[folder])) if folder in switched_off else ""
         reason = off or unfit
         if reason:

@@ -20,13 +20,9 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._files import (
-    DIRECTORY,
     explained,
     identity,
     look,
-    make_in,
-    opened,
-    prove_place,
     replace,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
@@ -80,8 +76,8 @@ class GroupVarsStore(VaultDir):
     ) -> None:
         super().__init__(path, sealer, location, modes)
         self._folder = group_directory(group_id)
-        self._path = os.path.join(self.path, self._folder, FILE_NAME)
-        self.unproven = UnprovenKeys(self, sealer, FILE_NAME, lambda _email: self._folder)
+        self._path = self.file("")
+        self.unproven = UnprovenKeys(self, sealer)
         self.rewritten = 0
         # Held by the thread that reads or writes the file.
         self._lock = threading.RLock()
@@ -97,17 +93,9 @@ class GroupVarsStore(VaultDir):
         self._waiting: list[_Request] = []
         self._writing = False
 
-    def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
-        """Raise StoreError unless directory and file can take keys, and no wanted key is in the other layout."""
-        self.prove_directory(write=write)
-        folder = os.path.dirname(self._path)
-        with explained("cannot be used", folder):
-            prove_place(folder, FILE_NAME)
-        self.prove_not_in_other_layout(wanted)
-
-    def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
-        """Raise StoreError if the new directory of the Group would switch off a file of variables."""
-        self.prove_no_file_switched_off([self._folder] if wanted else [])
+    def folder(self, email: str) -> str:
+        """Return the name of the directory of the Group, which is the same for every address."""
+        return self._folder
 
     def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
         """Raise StoreError if a wanted key is stored in the same directory in the layout host_vars."""
@@ -139,7 +127,7 @@ class GroupVarsStore(VaultDir):
         """Return the file. It is decrypted again only if another writer has changed it."""
         with self._lock, explained("cannot be read", self._path):
             try:
-                with self.root() as root, opened(root, self._folder, DIRECTORY) as directory:
+                with self.opened_folder("") as directory:
                     return self._refreshed(directory)
             except FileNotFoundError:
                 return self._learn(_File({}, self._sealer))
@@ -166,7 +154,7 @@ class GroupVarsStore(VaultDir):
     # Writing
 
     def seal(self, key: StoredKey, *, again: bool = False) -> str:
-        """Seal a key and return the path of the file. A vault directory that is gone is not created again.
+        """Seal a key and return the path of the file.
 
         Another key is never replaced, only a part of a key. again: replace this very key too, because more is known
         about its account. Keys that arrive while another thread writes share the next write.
@@ -209,17 +197,12 @@ class GroupVarsStore(VaultDir):
 
     def _commit(self, batch: t.Sequence[_Request]) -> None:
         """Put keys on disk in one write. An invalid key gets an error of its own; a StoreError is for all others."""
-        with self._lock, explained("cannot be written", self._path), self.root() as root:
-            with contextlib.suppress(FileExistsError):
-                make_in(root, self._folder, self.modes)
-            with opened(root, self._folder, DIRECTORY) as directory:
+        with self._lock, explained("cannot be written", self._path):
+            with self.changed_folder("") as directory:
                 file = self._refreshed(directory)
                 keys = _merged(file.keys, [*self._removed_by_others(file), *batch], self._path)
                 if keys != file.keys:
                     file = self._replaced(directory, file, keys)
-                # Always: an earlier write of the same keys may have failed at this step.
-                os.fsync(directory)
-            os.fsync(root)
             self._learn(file)
             self._sealed.update((one.key.email, one.key) for one in batch if not one.error)
             self._complete = file
@@ -241,8 +224,8 @@ class GroupVarsStore(VaultDir):
 
     def remove(self, taken: t.Mapping[str, StoredKey]) -> set[str]:
         """Remove each key that is still the same; return their addresses. A file without keys is removed too."""
-        with self._lock, explained("cannot be written", self._path), self.root() as root:
-            with opened(root, self._folder, DIRECTORY) as directory:
+        with self._lock, explained("cannot be written", self._path):
+            with self.opened_folder("") as directory:
                 file = self._refreshed(directory)
                 going = {email for email, key in taken.items() if file.keys.get(email) == key}
                 self._sealed = {email: key for email, key in self._sealed.items() if email not in going}
@@ -256,8 +239,7 @@ class GroupVarsStore(VaultDir):
                 os.fsync(directory)
             if file.found is None:
                 with contextlib.suppress(OSError):
-                    os.rmdir(self._folder, dir_fd=root)
-            os.fsync(root)
+                    os.rmdir(os.path.dirname(self._path))
             self._learn(file)
         return going
 
@@ -295,7 +277,7 @@ class GroupVarsStore(VaultDir):
         """Return the keys in temporary files of killed runs, by name of the file; None if it does not decrypt."""
         with self._lock, explained("cannot be read", self._path):
             try:
-                with self.root() as root, opened(root, self._folder, DIRECTORY) as directory:
+                with self.opened_folder("") as directory:
                     self._refreshed(directory)
                     names = [name for name in os.listdir(directory) if is_temporary(name, FILE_NAME)]
                     for name in names:
@@ -313,11 +295,7 @@ class GroupVarsStore(VaultDir):
         keys = self._read().keys
         for name, left in self._left().items():
             if left is not None and all(email in keys and keys[email].key == key.key for email, key in left.items()):
-                with (
-                    contextlib.suppress(OSError),
-                    self.root() as root,
-                    opened(root, self._folder, DIRECTORY) as directory,
-                ):
+                with contextlib.suppress(OSError), self.opened_folder("") as directory:
                     os.unlink(name, dir_fd=directory)
                 self.location.later(os.path.join(os.path.dirname(self._path), name))
 
@@ -334,10 +312,6 @@ class GroupVarsStore(VaultDir):
             self._known = self._complete = None
             self._leftovers = {}
             self._sealed = {}
-
-    def file(self, email: str) -> str:
-        """Return the path of the file, which is the same for every address."""
-        return self._path
 
 
 def kept_in_other_layout(emails: t.Sequence[str], path: str, there: str, wanted: str) -> StoreError:

@@ -13,13 +13,9 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._files import (
-    DIRECTORY,
     exists,
     explained,
     get,
-    make_in,
-    opened,
-    prove_place,
     replace,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
@@ -43,7 +39,6 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_fi
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir, unsafe_address
-from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
 
 class HostVarsStore(VaultDir):
@@ -59,22 +54,12 @@ class HostVarsStore(VaultDir):
     ) -> None:
         super().__init__(path, sealer, location, modes)
         self._prove_not_in_group_vars = prove_not_in_group_vars
-        self.unproven = UnprovenKeys(self, sealer, FILE_NAME, lambda email: email)
+        self.unproven = UnprovenKeys(self, sealer)
         self._index = Index(sealer)
-        # By device and inode: the path may lead to another directory later.
-        self._root_syncs: dict[tuple[int, int], Shared] = {}
 
-    def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
-        """Raise StoreError unless the directory and the file of every wanted address can take keys."""
-        self.prove_directory(write=write)
-        with explained("cannot be used", self.path):
-            for email in wanted:
-                prove_place(os.path.join(self.path, email), FILE_NAME)
-        self.prove_not_in_other_layout(wanted)
-
-    def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
-        """Raise StoreError if the new directory of a wanted address would switch off a file of variables."""
-        self.prove_no_file_switched_off(wanted)
+    def folder(self, email: str) -> str:
+        """Return the name of the directory of an address, which is the address."""
+        return email
 
     def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
         """Raise StoreError if a wanted key is stored in the same directory in the layout group_vars."""
@@ -89,23 +74,23 @@ class HostVarsStore(VaultDir):
         """
         found: dict[str, Stored] = {}
         unknown: dict[str, bytes] = {}
-        with explained("cannot be read", self.path), contextlib.ExitStack() as stack:
+        with explained("cannot be read", self.path):
             try:
                 names = self._names() if emails is None else emails
-                root = stack.enter_context(self.root())
+                with self.root() as root:
+                    self._index.load(root)
             except FileNotFoundError:
                 return {}
-            self._index.load(root)
-            if emails is None:
-                self._index.keep(names)
-            for name in sorted(names):
-                sealed = self._sealed(root, name)
-                if sealed is not None:
-                    known = self._index.get(name, sealed)
-                    if known:
-                        found[name] = Stored(known.account_id, known.key_id, self.file(name), known.group_id)
-                    else:
-                        unknown[name] = sealed
+        if emails is None:
+            self._index.keep(names)
+        for name in sorted(names):
+            sealed = self._sealed(name)
+            if sealed is not None:
+                known = self._index.get(name, sealed)
+                if known:
+                    found[name] = Stored(known.account_id, known.key_id, self.file(name), known.group_id)
+                else:
+                    unknown[name] = sealed
         # Decryption is slow by design, and releases the interpreter lock.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             found.update(zip(unknown, pool.map(self._opened, unknown, unknown.values()), strict=True))
@@ -120,11 +105,11 @@ class HostVarsStore(VaultDir):
                 if is_member_directory(entry.name) and entry.is_dir(follow_symlinks=False)
             ]
 
-    def _sealed(self, root: int, email: str) -> t.Optional[bytes]:
+    def _sealed(self, email: str) -> t.Optional[bytes]:
         """Return the encrypted content of the file of an address; None if there is no file."""
         with explained("cannot be read", self.file(email)):
             try:
-                with opened(root, email, DIRECTORY) as directory:
+                with self.opened_folder(email) as directory:
                     return get(directory, FILE_NAME)
             except FileNotFoundError:
                 return None
@@ -144,12 +129,7 @@ class HostVarsStore(VaultDir):
 
     def read(self, email: str) -> t.Optional[StoredKey]:
         """Return the key of an address; None if there is no file."""
-        with explained("cannot be read", self.path):
-            try:
-                with self.root() as root:
-                    sealed = self._sealed(root, email)
-            except FileNotFoundError:
-                return None
+        sealed = self._sealed(email)
         return None if sealed is None else self._key(sealed, email)
 
     def _key(self, sealed: bytes, email: str, name: str = FILE_NAME) -> StoredKey:
@@ -160,38 +140,25 @@ class HostVarsStore(VaultDir):
     # Writing
 
     def seal(self, key: StoredKey, *, again: bool = False) -> str:
-        """Seal a key and return the path of its file. A vault directory that is gone is not created again.
+        """Seal a key and return the path of its file.
 
         A file with another key is never replaced, only a file with part of a key. again: replace a file with this very
-        key too, because more is known about its account. Otherwise such a file is only synced: an earlier write may
-        have failed at that step.
+        key too, because more is known about its account. Otherwise such a file is only synced.
         """
         email = key.email
         if unsafe_name(email):
             raise unsafe_address()
         path = self.file(email)
-        with explained("cannot be written", path), self.root() as root:
-            with contextlib.suppress(FileExistsError):
-                make_in(root, email, self.modes)
-            with opened(root, email, DIRECTORY) as directory:
-                there = self._key(get(directory, FILE_NAME), email) if exists(directory, FILE_NAME) else None
-                if is_another(key, there):
-                    raise StoreError(
-                        f"{path} holds another key. The file was not replaced.", remedy="Move the file away."
-                    )
-                if again or not there or there.key != key.key:
-                    sealed = self._sealer.seal(key_text(key))
-                    replace(directory, FILE_NAME, sealed, modes=self.modes)
-                    self._index.put(email, sealed, key)
-                os.fsync(directory)
-            self._sync_root(root)
+        with explained("cannot be written", path), self.changed_folder(email) as directory:
+            there = self._key(get(directory, FILE_NAME), email) if exists(directory, FILE_NAME) else None
+            if is_another(key, there):
+                raise StoreError(f"{path} holds another key. The file was not replaced.", remedy="Move the file away.")
+            if again or not there or there.key != key.key:
+                sealed = self._sealer.seal(key_text(key))
+                replace(directory, FILE_NAME, sealed, modes=self.modes)
+                self._index.put(email, sealed, key)
         self.location.publish(path)
         return path
-
-    def _sync_root(self, root: int) -> None:
-        """Sync the vault directory, once for all threads that wait for it."""
-        there = os.fstat(root)
-        self._root_syncs.setdefault((there.st_dev, there.st_ino), Shared())(lambda: os.fsync(root))
 
     def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
         """Seal the key of an account from the temporary file of a killed run; return None if there is no such file.
@@ -202,7 +169,7 @@ class HostVarsStore(VaultDir):
         unread = None
         with explained("cannot be read", self.file(email)):
             try:
-                with self.root() as root, opened(root, email, DIRECTORY) as directory:
+                with self.opened_folder(email) as directory:
                     if exists(directory, FILE_NAME):
                         return None
                     for name in sorted(name for name in os.listdir(directory) if is_temporary(name, FILE_NAME)):
@@ -223,7 +190,3 @@ class HostVarsStore(VaultDir):
             except FileNotFoundError:
                 pass
         return unread
-
-    def file(self, email: str) -> str:
-        """Return the path of the file of an address."""
-        return os.path.join(self.path, email, FILE_NAME)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The directory that keys are in: proven before the first key is made, and locked while a run changes it."""
+"""A vault directory: it is proven before the first member is created, and locked while a run changes it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
     DIRECTORY,
     explained,
     make_directory,
+    make_in,
     opened,
     opened_below,
     prove_directory,
+    prove_place,
     put,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._lease import (
@@ -36,12 +38,14 @@ from ansible_collections.community.backblaze.plugins.module_utils._lease import 
 )
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
+    FILE_NAME,
     STATE_NAME,
     name_of,
     temporary_name,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
+from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
 # A sealed key is 2 KiB; with its directory, a temporary twin and the journal it takes no more than this.
 _ROOM_PER_KEY = 16 * 1024
@@ -51,28 +55,72 @@ _LOOK_SECONDS = 0.5
 
 
 class VaultDir:
-    """The directory that keys are in, whatever the layout: whether it is fit for them, and who may change it now."""
+    """A vault directory of any layout: the part of a store that is the same for all layouts."""
 
     def __init__(self, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
         # Without a last slash, behind which O_NOFOLLOW would follow.
         self.path = os.path.normpath(path)
         #: Size in bytes of the file that is written again with each key; None if each key has a file of its own.
         self.rewritten: t.Optional[int] = None
-        #: Where it is in truth, if what is at this path is a copy.
+        #: The location of the vault directory. If that is not the controller, ``path`` is the remote copy.
         self.location = location
-        #: Of what is made in it.
+        #: Modes of new files and directories.
         self.modes = modes
         self._sealer = sealer
+        # By device and inode: the path may lead to another directory later.
+        self._root_syncs: dict[tuple[int, int], Shared] = {}
 
     def root(self) -> contextlib.AbstractContextManager[int]:
-        """Open the directory."""
+        """Open the vault directory."""
         return opened(None, self.path, DIRECTORY)
 
-    def prove_directory(self, *, write: bool) -> None:
-        """Show that the directory is fit for keys, or raise StoreError; nothing has been created yet.
+    def folder(self, email: str) -> str:
+        """Return the name of the directory of an address within the vault directory. Each layout has its own rule."""
+        raise NotImplementedError
 
-        write: false in check mode, where nothing is made on disk.
+    def file(self, email: str) -> str:
+        """Return the path of the vault file that holds, or would hold, the key of an address."""
+        return os.path.join(self.path, self.folder(email), FILE_NAME)
+
+    @contextlib.contextmanager
+    def opened_folder(self, email: str) -> t.Iterator[int]:
+        """Open the directory of an address. Raises FileNotFoundError if there is none."""
+        with self.root() as root, opened(root, self.folder(email), DIRECTORY) as directory:
+            yield directory
+
+    @contextlib.contextmanager
+    def changed_folder(self, email: str) -> t.Iterator[int]:
+        """Open the directory of an address to write files; create it if it is missing, and sync it at the end.
+
+        A vault directory that is gone is not created again.
         """
+        with self.root() as root:
+            with contextlib.suppress(FileExistsError):
+                make_in(root, self.folder(email), self.modes)
+            with opened(root, self.folder(email), DIRECTORY) as directory:
+                yield directory
+                # Always: an earlier write of the same keys may have failed at this step.
+                os.fsync(directory)
+            there = os.fstat(root)
+            # Once for all threads that wait for it.
+            self._root_syncs.setdefault((there.st_dev, there.st_ino), Shared())(lambda: os.fsync(root))
+
+    # Checks before the first create
+
+    def prove(self, wanted: t.Collection[str], *, write: bool) -> None:
+        """Raise StoreError unless the directory and the vault file of every wanted address can take keys."""
+        self.prove_directory(write=write)
+        with explained("cannot be used", self.path):
+            for folder in dict.fromkeys(map(self.folder, wanted)):
+                prove_place(os.path.join(self.path, folder), FILE_NAME)
+        self.prove_not_in_other_layout(wanted)
+
+    def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
+        """Raise StoreError if a wanted key is stored in the same vault directory in another layout."""
+        raise NotImplementedError
+
+    def prove_directory(self, *, write: bool) -> None:
+        """Raise StoreError unless the vault directory can take keys. write: false in check mode, to write no file."""
         self._sealer.prove()
         self.location.fetch()
         with explained("cannot be used", self.path):
@@ -80,12 +128,10 @@ class VaultDir:
                 make_directory(self.path, self.modes)
             prove_directory(self.path)
 
-    def switched_off(self, names: t.Collection[str]) -> dict[str, str]:
-        """Return the file of variables that a new directory of a name would switch off, by name.
+    def switched_off(self, emails: t.Iterable[str]) -> dict[str, str]:
+        """Return the file of variables that each new directory of an address would switch off, by directory.
 
-        Ansible loads no file beside a directory of the same name.
-
-        A directory that exists already is left out. The vault directory is listed once.
+        Ansible loads no file beside a directory of the same name. The vault directory is listed once.
         """
         with explained("cannot be read", self.path):
             try:
@@ -94,7 +140,7 @@ class VaultDir:
                 return {}
         files = {
             name: [f"{name}{extension}" for extension in C.YAML_FILENAME_EXTENSIONS]
-            for name in names
+            for name in dict.fromkeys(map(self.folder, emails))
             if name not in there
         }
         return {
@@ -103,9 +149,9 @@ class VaultDir:
             if (found := [file for file in candidates if file in there])
         }
 
-    def prove_no_file_switched_off(self, names: t.Collection[str]) -> None:
-        """Raise StoreError if a new directory of one of these names would switch off a file of variables."""
-        found = self.switched_off(names)
+    def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
+        """Raise StoreError if a new directory for these keys would keep Ansible from loading a file of variables."""
+        found = self.switched_off(wanted)
         for name, file in found.items():
             raise switches_off(self.path, name, file, len(found) - 1)
 
