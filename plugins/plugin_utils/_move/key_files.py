@@ -163,7 +163,7 @@ class KeyFilesOf:
         self._files = files
         self._group_id = group_id
 
-    def tidy(self) -> None:
+    def tidy(self, email: str) -> None:
         """Do nothing: ``remove`` removes the temporary files of a key as well."""
 
     def leftover(self) -> list[str]:

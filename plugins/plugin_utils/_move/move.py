@@ -77,7 +77,7 @@ class Moved:
 class _Origin(t.Protocol):
     """The keys of a Group in the old layout."""
 
-    def tidy(self) -> None:
+    def tidy(self, email: str) -> None:
         """Remove temporary files of killed runs that hold no other key."""
 
     def leftover(self) -> list[str]:
@@ -165,7 +165,7 @@ def _move_group(
         states: list[int] = []
         if move.write:
             states = _locked(stack, move, group_id, (source, target))
-            origin.tidy()
+            origin.tidy("")
         # An unreadable file of the new layout is reported once.
         target.stored(())
         keys = origin.keys()
@@ -329,7 +329,7 @@ def _seal_all(target: t.Union[HostVarsStore, GroupVarsStore], keys: t.Mapping[st
     if isinstance(target, GroupVarsStore):
         failed = {email: str(error) for email, error in target.seal_all(keys.values()).items()}
         with contextlib.suppress(StoreError):
-            target.tidy()
+            target.tidy("")
         return failed
 
     def seal(email: str) -> str:

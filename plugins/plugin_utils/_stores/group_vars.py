@@ -82,8 +82,6 @@ class GroupVarsStore(VaultDir):
         # Held by the thread that reads or writes the file.
         self._lock = threading.RLock()
         self._known: t.Optional[_File] = None
-        # The keys in temporary files of killed runs, by name of the file; None if it does not decrypt.
-        self._leftovers: dict[str, t.Optional[t.Mapping[str, StoredKey]]] = {}
         # The keys that this process has sealed. Another writer of the file, such as git, may remove them.
         self._sealed: dict[str, StoredKey] = {}
         # The last state of the file that had all of these keys.
@@ -136,20 +134,16 @@ class GroupVarsStore(VaultDir):
         if self._known and self._known.identity == _identity(directory):
             return self._known
         try:
-            return self._learn(self._opened(directory, FILE_NAME))
+            sealed, found = look(directory, FILE_NAME)
         except FileNotFoundError:
             return self._learn(_File({}, self._sealer))
+        plaintext, sealer = self._sealer.open_to_rewrite(sealed, self._path)
+        return self._learn(_File(read_group(plaintext, self._path), sealer, found))
 
     def _learn(self, file: _File) -> _File:
         self._known = file
         self.rewritten = file.found.st_size if file.found else 0
         return file
-
-    def _opened(self, directory: int, name: str) -> _File:
-        path = os.path.join(os.path.dirname(self._path), name)
-        sealed, found = look(directory, name)
-        plaintext, sealer = self._sealer.open_to_rewrite(sealed, path)
-        return _File(read_group(plaintext, path), sealer, found)
 
     # Writing
 
@@ -245,59 +239,14 @@ class GroupVarsStore(VaultDir):
 
     # Leftovers of killed runs
 
-    def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
-        """Seal the key of an account from a temporary file of a killed run; return None if there is no such file.
-
-        A temporary file that does not decrypt is not changed: it may be torn, or under another password. It is returned
-        with its own path and without a key id. Temporary files without other keys are removed. write: false to change
-        nothing.
-        """
-        leftovers = self._left()
-        unread = sorted(name for name, keys in leftovers.items() if keys is None)
-        found = None
-        if unread and not self.read(email):
-            found = Stored("", "", os.path.join(os.path.dirname(self._path), unread[0]))
-        for keys in leftovers.values():
-            key = (keys or {}).get(email)
-            if key and key.account_id in ("", account_id) and not self.read(email):
-                if write:
-                    self.seal(key)
-                found = key.known(self._path)
-                break
-        if write:
-            self.tidy()
-        return found
-
     def leftover(self) -> list[str]:
         """Return the addresses whose keys are only in temporary files of killed runs."""
         keys = self._read().keys
-        return sorted({email for left in self._left().values() for email in left or () if email not in keys})
+        return sorted({email for left in self.leftovers("").values() for email in left or () if email not in keys})
 
-    def _left(self) -> dict[str, t.Optional[t.Mapping[str, StoredKey]]]:
-        """Return the keys in temporary files of killed runs, by name of the file; None if it does not decrypt."""
-        with self._lock, explained("cannot be read", self._path):
-            try:
-                with self.opened_folder("") as directory:
-                    self._refreshed(directory)
-                    names = [name for name in os.listdir(directory) if is_temporary(name, FILE_NAME)]
-                    for name in names:
-                        if name not in self._leftovers:
-                            try:
-                                self._leftovers[name] = self._opened(directory, name).keys
-                            except StoreError:
-                                self._leftovers[name] = None
-            except FileNotFoundError:
-                names = []
-        return {name: self._leftovers[name] for name in names}
-
-    def tidy(self) -> None:
-        """Remove each temporary file of a killed run whose keys are all in the file."""
-        keys = self._read().keys
-        for name, left in self._left().items():
-            if left is not None and all(email in keys and keys[email].key == key.key for email, key in left.items()):
-                with contextlib.suppress(OSError), self.opened_folder("") as directory:
-                    os.unlink(name, dir_fd=directory)
-                self.location.later(os.path.join(os.path.dirname(self._path), name))
+    def keys_in(self, sealed: bytes, path: str, email: str) -> dict[str, StoredKey]:
+        """Decrypt the file of the Group, or a temporary file of it; return its keys by address."""
+        return read_group(self._sealer.open(sealed, path), path)
 
     def keys(self) -> dict[str, StoredKey]:
         """Return each stored key by address."""
@@ -310,7 +259,7 @@ class GroupVarsStore(VaultDir):
                 with contextlib.suppress(StoreError):
                     self._commit(())
             self._known = self._complete = None
-            self._leftovers = {}
+            self._leftovers.clear()
             self._sealed = {}
 
 

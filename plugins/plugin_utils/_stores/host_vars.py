@@ -26,7 +26,6 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
     INDEX_NAME,
     STATE_NAME,
     is_member_directory,
-    is_temporary,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.index import Index
@@ -132,10 +131,13 @@ class HostVarsStore(VaultDir):
         sealed = self._sealed(email)
         return None if sealed is None else self._key(sealed, email)
 
-    def _key(self, sealed: bytes, email: str, name: str = FILE_NAME) -> StoredKey:
-        """Decrypt the key in a file of an address."""
-        path = os.path.join(self.path, email, name)
-        return read_key(self._sealer.open(sealed, path), path, email)
+    def _key(self, sealed: bytes, email: str) -> StoredKey:
+        """Decrypt the key in the file of an address."""
+        return self.keys_in(sealed, self.file(email), email)[email]
+
+    def keys_in(self, sealed: bytes, path: str, email: str) -> dict[str, StoredKey]:
+        """Decrypt a key file, or a temporary file of it; return the one key in it by its address."""
+        return {email: read_key(self._sealer.open(sealed, path), path, email)}
 
     # Writing
 
@@ -159,34 +161,3 @@ class HostVarsStore(VaultDir):
                 self._index.put(email, sealed, key)
         self.location.publish(path)
         return path
-
-    def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
-        """Seal the key of an account from the temporary file of a killed run; return None if there is no such file.
-
-        A temporary file that does not decrypt is not changed: it may be torn, or under another password. It is returned
-        with its own path and without a key id. write: false to change nothing.
-        """
-        unread = None
-        with explained("cannot be read", self.file(email)):
-            try:
-                with self.opened_folder(email) as directory:
-                    if exists(directory, FILE_NAME):
-                        return None
-                    for name in sorted(name for name in os.listdir(directory) if is_temporary(name, FILE_NAME)):
-                        try:
-                            key = self._key(get(directory, name), email, name)
-                        except StoreError:
-                            unread = Stored("", "", os.path.join(self.path, email, name))
-                            continue
-                        if key.account_id not in ("", account_id):
-                            continue
-                        if write:
-                            # Not renamed: the temporary file may never have been synced.
-                            self.seal(key)
-                            with contextlib.suppress(OSError):
-                                os.unlink(name, dir_fd=directory)
-                                self.location.later(os.path.join(self.path, email, name))
-                        return key.known(self.file(email))
-            except FileNotFoundError:
-                pass
-        return unread

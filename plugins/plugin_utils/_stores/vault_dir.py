@@ -19,6 +19,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._files import (
     DIRECTORY,
     explained,
+    get,
     make_directory,
     make_in,
     opened,
@@ -36,14 +37,17 @@ from ansible_collections.community.backblaze.plugins.module_utils._lease import 
     new_lease,
     opened_lock,
 )
+from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
     FILE_NAME,
     STATE_NAME,
+    is_temporary,
     name_of,
     temporary_name,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
@@ -69,6 +73,8 @@ class VaultDir:
         self._sealer = sealer
         # By device and inode: the path may lead to another directory later.
         self._root_syncs: dict[tuple[int, int], Shared] = {}
+        # The keys in temporary files of killed runs, by path, see ``leftovers``.
+        self._leftovers: dict[str, t.Optional[t.Mapping[str, StoredKey]]] = {}
 
     def root(self) -> contextlib.AbstractContextManager[int]:
         """Open the vault directory."""
@@ -181,6 +187,78 @@ class VaultDir:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(left, dir_fd=root)
         self.location.prove_writing()
+
+    # Leftovers of killed runs
+
+    def stored(self, emails: t.Optional[t.Collection[str]] = None) -> dict[str, Stored]:
+        """Return what is known of all stored keys, or at least of those of some addresses. No key is returned."""
+        raise NotImplementedError
+
+    def read(self, email: str) -> t.Optional[StoredKey]:
+        """Return the key of an address; None if there is no key."""
+        raise NotImplementedError
+
+    def seal(self, key: StoredKey, *, again: bool = False) -> str:
+        """Seal a key and return the path of its file."""
+        raise NotImplementedError
+
+    def keys_in(self, sealed: bytes, path: str, email: str) -> t.Mapping[str, StoredKey]:
+        """Decrypt the vault file of an address, or a temporary file of it; return the keys in it by address."""
+        raise NotImplementedError
+
+    def leftovers(self, email: str) -> dict[str, t.Optional[t.Mapping[str, StoredKey]]]:
+        """Return the keys in temporary files of killed runs beside the vault file of an address, by path.
+
+        None for a file that does not decrypt: it may be torn, or encrypted with another password.
+        """
+        found = {}
+        folder = os.path.dirname(self.file(email))
+        with (
+            explained("cannot be read", folder),
+            contextlib.suppress(FileNotFoundError),
+            self.opened_folder(email) as directory,
+        ):
+            for name in sorted(name for name in os.listdir(directory) if is_temporary(name, FILE_NAME)):
+                path = os.path.join(folder, name)
+                if path not in self._leftovers:
+                    sealed = get(directory, name)
+                    try:
+                        self._leftovers[path] = self.keys_in(sealed, path, email)
+                    except StoreError:
+                        self._leftovers[path] = None
+                found[path] = self._leftovers[path]
+        return found
+
+    def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
+        """Seal the key of an account from a temporary file of a killed run; return None if there is no such file.
+
+        A temporary file that does not decrypt is not changed. It is returned with its own path and without a key id.
+        write: false to change nothing.
+        """
+        found = None
+        for path, keys in self.leftovers(email).items() if email not in self.stored([email]) else ():
+            key = keys.get(email) if keys else None
+            if keys is None:
+                found = found or Stored("", "", path)
+            elif key and key.account_id in ("", account_id):
+                if write:
+                    # Not renamed: the temporary file may never have been synced.
+                    self.seal(key)
+                found = key.known(self.file(email))
+                break
+        if write:
+            self.tidy(email)
+        return found
+
+    def tidy(self, email: str) -> None:
+        """Remove each temporary file beside the vault file of an address if all its keys are sealed."""
+        for path, keys in self.leftovers(email).items():
+            if keys is not None and all(
+                (there := self.read(key.email)) and there.secret == key.secret for key in keys.values()
+            ):
+                with contextlib.suppress(OSError), self.opened_folder(email) as directory:
+                    os.unlink(os.path.basename(path), dir_fd=directory)
+                self.location.later(path)
 
     # One run at a time for each Group
 

@@ -293,7 +293,7 @@ def test_what_is_torn_or_foreign_is_left_alone(store, new_member, secrets, tmp_p
     for write in (False, True):
         left = store.recover(ALICE, ACCOUNT, write=write)
         # It is named, for it may be the key.
-        assert (left.key_id, left.path) == ("", f"{store.path}/{ALICE}/.b2_vault.yml.c.tmp")
+        assert (left.key_id, left.path) == ("", f"{store.path}/{ALICE}/.b2_vault.yml.a.tmp")
     assert {name: (tmp_path / "host_vars" / name).read_bytes() for name in files_below(store.path)} == before
     for name in before:
         (tmp_path / "host_vars" / name).unlink()
