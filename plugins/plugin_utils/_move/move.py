@@ -24,13 +24,12 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.entry import Entry
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.journal_copy import hand_over
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.key_files import KeyFiles, KeyFilesOf, each
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore, groups_in
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import (
     GROUP_VARS,
     HOST_VARS,
-    groups_in,
     open_store,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer

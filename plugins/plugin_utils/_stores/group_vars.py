@@ -30,6 +30,8 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_mode im
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
     FILE_NAME,
     group_directory,
+    group_of,
+    is_group_directory,
     is_temporary,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
@@ -104,12 +106,9 @@ class GroupVarsStore(VaultDir):
 
     def _is_in_host_vars(self, email: str) -> bool:
         folder = os.path.join(self.path, email)
-        with explained("cannot be read", folder):
-            try:
-                names = os.listdir(folder)
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-        return any(name == FILE_NAME or is_temporary(name, FILE_NAME) for name in names)
+        with explained("cannot be read", folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return any(name == FILE_NAME or is_temporary(name, FILE_NAME) for name in os.listdir(folder))
+        return False
 
     # Reading
 
@@ -261,6 +260,13 @@ class GroupVarsStore(VaultDir):
             self._known = self._complete = None
             self._leftovers.clear()
             self._sealed = {}
+
+
+def groups_in(path: str) -> list[str]:
+    """Return the ids of the Groups that have a directory in a vault directory in the layout group_vars."""
+    with explained("cannot be read", path), contextlib.suppress(FileNotFoundError):
+        return sorted(group_of(name) for name in os.listdir(path) if is_group_directory(name))
+    return []
 
 
 def kept_in_other_layout(emails: t.Sequence[str], path: str, there: str, wanted: str) -> StoreError:

@@ -28,6 +28,11 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
     is_member_directory,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import (
+    GroupVarsStore,
+    groups_in,
+    kept_in_other_layout,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.index import Index
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import (
     StoredKey,
@@ -43,18 +48,12 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_
 class HostVarsStore(VaultDir):
     """One vault file for each member. Safe to use from many threads, for different members."""
 
-    def __init__(
-        self,
-        path: str,
-        sealer: Sealer,
-        prove_not_in_group_vars: t.Callable[[t.Collection[str]], None] = lambda missing: None,
-        location: Location = CONTROLLER,
-        modes: Modes = PRIVATE,
-    ) -> None:
+    def __init__(self, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
         super().__init__(path, sealer, location, modes)
-        self._prove_not_in_group_vars = prove_not_in_group_vars
         self.unproven = UnprovenKeys(self, sealer)
         self._index = Index(sealer)
+        # The stores of the other layout in the same vault directory, by the id of their Group.
+        self._group_vars: dict[str, GroupVarsStore] = {}
 
     def folder(self, email: str) -> str:
         """Return the name of the directory of an address, which is the address."""
@@ -62,7 +61,13 @@ class HostVarsStore(VaultDir):
 
     def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
         """Raise StoreError if a wanted key is stored in the same directory in the layout group_vars."""
-        self._prove_not_in_group_vars([email for email in wanted if not os.path.lexists(self.file(email))])
+        missing = [email for email in wanted if not os.path.lexists(self.file(email))]
+        for group_id in groups_in(self.path) if missing else ():
+            other = self._group_vars.setdefault(group_id, GroupVarsStore(self.path, self._sealer, group_id))
+            kept = {*other.stored(), *other.leftover()}
+            found = [email for email in missing if email in kept]
+            if found:
+                raise kept_in_other_layout(found, other.file(""), "group_vars", "host_vars")
 
     # Reading
 

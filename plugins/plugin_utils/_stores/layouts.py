@@ -6,17 +6,11 @@
 
 from __future__ import annotations
 
-import os
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._files import explained
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
-from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import group_of, is_group_directory
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import (
-    GroupVarsStore,
-    kept_in_other_layout,
-)
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore, groups_in
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
@@ -28,23 +22,10 @@ GROUP_VARS = "group_vars"
 def open_stores(
     layout: str, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE
 ) -> t.Callable[[str], Store]:
-    """Return a function that returns the store of a Group by its id. In host_vars all Groups share one store.
-
-    ``prove`` of a store raises StoreError if a wanted key is stored in this directory in the other layout.
-    """
+    """Return a function that returns the store of a Group by its id. In host_vars all Groups share one store."""
     if layout == GROUP_VARS:
         return lambda group_id: GroupVarsStore(path, sealer, group_id, location, modes)
-    others: dict[str, GroupVarsStore] = {}
-
-    def prove_not_in_group_vars(missing: t.Collection[str]) -> None:
-        for group_id in groups_in(path) if missing else ():
-            other = others.setdefault(group_id, GroupVarsStore(path, sealer, group_id))
-            kept = {*other.stored(), *other.leftover()}
-            found = [email for email in missing if email in kept]
-            if found:
-                raise kept_in_other_layout(found, other.file(""), GROUP_VARS, HOST_VARS)
-
-    shared = HostVarsStore(path, sealer, prove_not_in_group_vars, location, modes)
+    shared = HostVarsStore(path, sealer, location, modes)
     return lambda group_id: shared
 
 
@@ -58,12 +39,3 @@ def stores_to_read(layout: str, path: str, sealer: Sealer, group_id: str = "") -
     if layout == HOST_VARS or group_id:
         return [open_store(layout, path, sealer, group_id)]
     return [open_store(layout, path, sealer, one) for one in groups_in(path)]
-
-
-def groups_in(path: str) -> list[str]:
-    """Return the ids of the Groups that have a directory in a vault directory in the layout group_vars."""
-    with explained("cannot be read", path):
-        try:
-            return sorted(group_of(name) for name in os.listdir(path) if is_group_directory(name))
-        except FileNotFoundError:
-            return []
