@@ -86,8 +86,6 @@ class GroupVarsStore(VaultDir):
         self._known: t.Optional[_File] = None
         # The keys that this process has sealed. Another writer of the file, such as git, may remove them.
         self._sealed: dict[str, StoredKey] = {}
-        # The last state of the file that had all of these keys.
-        self._complete: t.Optional[_File] = None
         # The keys that wait to be written, and whether a thread writes.
         self._turn = threading.Condition()
         self._waiting: list[_Request] = []
@@ -193,17 +191,12 @@ class GroupVarsStore(VaultDir):
         with self._lock, explained("cannot be written", self._path):
             with self.changed_folder("") as directory:
                 file = self._refreshed(directory)
-                keys = _merged(file.keys, [*self._removed_by_others(file), *batch], self._path)
+                removed = [_Request(key) for email, key in self._sealed.items() if email not in file.keys]
+                keys = _merged(file.keys, [*removed, *batch], self._path)
                 if keys != file.keys:
                     file = self._replaced(directory, file, keys)
             self._learn(file)
             self._sealed.update((one.key.email, one.key) for one in batch if not one.error)
-            self._complete = file
-
-    def _removed_by_others(self, file: _File) -> list[_Request]:
-        """Return the keys of this process that another writer has removed from the file."""
-        sealed = {} if file is self._complete else self._sealed
-        return [_Request(key) for email, key in sealed.items() if email not in file.keys]
 
     def _replaced(self, directory: int, file: _File, keys: t.Mapping[str, StoredKey]) -> _File:
         """Replace the file, unless another writer has changed it meanwhile. The caller syncs the directory."""
@@ -257,7 +250,7 @@ class GroupVarsStore(VaultDir):
             if self._sealed:
                 with contextlib.suppress(StoreError):
                     self._commit(())
-            self._known = self._complete = None
+            self._known = None
             self._leftovers.clear()
             self._sealed = {}
 
