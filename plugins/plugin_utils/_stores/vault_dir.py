@@ -30,7 +30,6 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
 )
 from ansible_collections.community.backblaze.plugins.module_utils._lease import (
     STALE_SECONDS,
-    Lease,
     end_lease,
     holder_of,
     lock_holder,
@@ -162,7 +161,7 @@ class VaultDir:
             raise switches_off(self.path, name, file, len(found) - 1)
 
     def prove_room(self, keys: int) -> None:
-        """Show that there is room for so many new keys, or raise StoreError."""
+        """Raise StoreError if there is no room for this number of new keys."""
         with explained("cannot be used", self.path):
             room, inodes = self.location.room(self.path)
             files, twin = (keys, 0) if self.rewritten is None else (1, self.rewritten)
@@ -264,9 +263,9 @@ class VaultDir:
 
     @contextlib.contextmanager
     def locked(self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[int]:
-        """Hold the lock of a Group in this directory, and yield the open directory of its journal.
+        """Hold the lock of a Group in this vault directory, and yield the open directory of its journal.
 
-        patience: seconds to wait for another run. Raises StoreError that names the holder.
+        patience: seconds to wait for another run. Raises StoreError that names the other run.
         """
         with self.location.lease(name_of(group_id), patience, wait):
             self.location.fetch()
@@ -275,74 +274,80 @@ class VaultDir:
 
     @contextlib.contextmanager
     def _locked(self, group_id: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[int]:
-        """Hold the lock that the file system has to give."""
+        """Hold the lock on this machine."""
         with explained("cannot be locked", self.path), contextlib.ExitStack() as stack:
-            state = stack.enter_context(self.root())
-            state = stack.enter_context(opened_below(state, (STATE_NAME, name_of(group_id)), self.modes))
+            state = stack.enter_context(self._opened_state(group_id, self.modes))
             lock = stack.enter_context(opened_lock(state, self.modes))
-            # Who only looks for the holder has the lock for a moment.
+            # A run that looks for the holder of the lock has the lock for a moment.
             deadline = time.monotonic() + max(patience, _LOOK_SECONDS)
-            while holder := self._taken(lock, state):
+            while error := self._refused(group_id, lock, state):
                 if time.monotonic() >= deadline:
-                    raise StoreError(
-                        f"Another run holds the {holder.what} of {self.path} for Group {group_id}: {holder.run}.",
-                        remedy=f"Wait for that run to end, then run again, or raise vault_lock_timeout.{holder.remedy}",
-                    )
+                    raise error
                 wait(_LOCK_POLL_SECONDS)
             os.ftruncate(lock, 0)
             os.pwrite(lock, new_lease().as_text().encode(), 0)
-            # What the caller raises is its own and not explained here.
+            # An error of the caller is not an error of the lock.
             held = stack.pop_all()
         with held:
             try:
                 yield state
             finally:
-                # So that it is the same after every run, also where somebody has it in Git.
+                # A lock file in a Git repository is the same after every run.
                 with contextlib.suppress(OSError):
                     os.ftruncate(lock, 0)
 
-    def _taken(self, lock: int, state: int) -> t.Optional[_Holder]:
-        """Take the lock of a Group; return which run keeps this one from it, None if it is taken."""
-        run = lock_holder(lock)
-        if run:
-            return _Holder("lock", run)
-        # A run on another machine that reaches this directory by ssh. A remote copy has no other run.
-        run = end_lease(state) if self.location is CONTROLLER else None
-        if run:
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            minutes = f"{STALE_SECONDS / 60:.0f} minutes"
-            return _Holder("lease", run, f" If it was killed, its lease is taken over after {minutes}.")
-        return None
+    def _refused(self, group_id: str, lock: int, state: int) -> t.Optional[StoreError]:
+        """Take the lock of a Group; return the error that another run holds the lock or the lease, None if it is taken.
+
+        Another run may hold a lease here if it is on another machine, and this machine is its target host. A remote
+        copy has no other run.
+        """
+        what, run, remedy = "lock", lock_holder(lock), ""
+        if not run and self.location is CONTROLLER:
+            what, run = "lease", end_lease(state)
+            if run:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            remedy = f" If it was killed, its lease is taken over after {STALE_SECONDS / 60:.0f} minutes."
+        if not run:
+            return None
+        return StoreError(
+            f"Another run holds the {what} of {self.path} for Group {group_id}: {run}.",
+            remedy=f"Wait for that run to end, then run again, or raise vault_lock_timeout.{remedy}",
+        )
 
     def holder(self, group_id: str) -> str:
-        """Return which run is at a Group in this directory now, empty for none; neither waits nor changes anything.
+        """Return the run that works on a Group in this vault directory now, empty for none.
 
-        Elsewhere it is called after the first fetch. What this user may not read says nothing.
+        This call neither waits nor changes anything. If the location is not the controller, fetch the files first. A
+        lock that this user may not read counts as free.
         """
         if self.location is not CONTROLLER:
             return str(self.location.holder(name_of(group_id)) or "")
-        with explained("cannot be read", self.state_path(group_id)):
-            try:
-                with self.root() as root, opened_below(root, (STATE_NAME, name_of(group_id))) as state:
-                    return str(holder_of(state) or "")
-            except (FileNotFoundError, PermissionError):
-                return ""
+        with (
+            explained("cannot be read", self.state_path(group_id)),
+            contextlib.suppress(FileNotFoundError, PermissionError),
+            self._opened_state(group_id) as state,
+        ):
+            return str(holder_of(state) or "")
+        return ""
 
     def state_path(self, group_id: str) -> str:
-        """Return where lock and journal of a Group are."""
+        """Return the path of the directory of a Group's lock and journal."""
         return os.path.join(self.path, STATE_NAME, name_of(group_id))
 
     @contextlib.contextmanager
     def state(self, group_id: str) -> t.Iterator[int]:
-        """Yield the open directory of a Group's journal for reading without the lock, or -1 where there is none."""
-        with explained("cannot be read", self.state_path(group_id)), contextlib.ExitStack() as stack:
-            try:
-                root = stack.enter_context(self.root())
-                state = stack.enter_context(opened_below(root, (STATE_NAME, name_of(group_id))))
-            except FileNotFoundError:
-                state = -1
-            found = stack.pop_all()
-        with found:
+        """Yield the open directory of a Group's journal for reading without the lock, or -1 if there is none."""
+        with contextlib.ExitStack() as stack:
+            state = -1
+            with explained("cannot be read", self.state_path(group_id)), contextlib.suppress(FileNotFoundError):
+                state = stack.enter_context(self._opened_state(group_id))
+            yield state
+
+    @contextlib.contextmanager
+    def _opened_state(self, group_id: str, make: t.Optional[Modes] = None) -> t.Iterator[int]:
+        """Open the directory of a Group's lock and journal. make: modes of missing directories, to create them."""
+        with self.root() as root, opened_below(root, (STATE_NAME, name_of(group_id)), make) as state:
             yield state
 
 
@@ -366,11 +371,3 @@ def switches_off(path: str, name: str, file: str, more: int = 0) -> StoreError:
 def unsafe_address() -> StoreError:
     """Return the error of an address that is unsafe as the name of a file. Such addresses are refused long before."""
     return StoreError("The store was given an address that is unsafe as the name of a file.")
-
-
-class _Holder(t.NamedTuple):
-    """Which run keeps this one from a Group, and by what."""
-
-    what: str
-    run: Lease
-    remedy: str = ""
