@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The key files of the layout ``host_vars``, as a move to the layout ``group_vars`` reads and removes them."""
+"""The key files of the layout ``host_vars``, as a move reads, seals and removes them: many at once, Group by Group."""
 
 from __future__ import annotations
 
@@ -13,35 +13,25 @@ import os
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.module_utils._files import (
-    DIRECTORY,
-    exists,
-    explained,
-    identity,
-    look,
-    opened,
-)
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
-from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
-    FILE_NAME,
-    is_member_directory,
-    is_temporary,
-)
+from ansible_collections.community.backblaze.plugins.module_utils._files import explained, identity, look
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import FILE_NAME
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.entry import Entry
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey, read_key
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.vault_dir import VaultDir
 
 _THREADS = 16
 
+S = t.TypeVar("S")
 T = t.TypeVar("T")
 
 
-def each(work: t.Callable[[str], T], emails: t.Iterable[str]) -> list[tuple[str, T]]:
-    """Work on many addresses at once. Encryption and decryption release the interpreter lock."""
-    names = list(emails)
+def each(work: t.Callable[[S], T], items: t.Iterable[S]) -> list[tuple[S, T]]:
+    """Work on many keys at once. Encryption and decryption release the interpreter lock."""
+    todo = list(items)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        return list(zip(names, pool.map(work, names), strict=True))
+        return list(zip(todo, pool.map(work, todo), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,136 +52,109 @@ class _File:
         return self.key.group_id if self.key else ""
 
 
-class KeyFiles(VaultDir):
-    """The key files of a vault directory. Each is decrypted once, and again only if it has changed."""
+class KeyFiles(HostVarsStore):
+    """The key files of one Group. Each is decrypted once, and again only if it has changed.
 
-    def __init__(self, path: str, sealer: Sealer) -> None:
-        super().__init__(path, sealer)
-        self._files: dict[str, _File] = {}
+    group_id: empty for key files whose Group is not known. files: the key files of all Groups that were read so far.
+    """
 
-    def refresh(self, group_id: t.Optional[str] = None) -> None:
-        """Read new files, and the changed files of a Group."""
-        with explained("cannot be read", self.path), os.scandir(self.path) as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if is_member_directory(entry.name) and entry.is_dir(follow_symlinks=False)
-            ]
-        due = [name for name in names if name not in self._files or self._files[name].group_id in ("", group_id)]
-        files = {**self._files, **dict(each(self._read, due))}
-        self._files = {name: files[name] for name in sorted(names)}
+    def __init__(
+        self,
+        path: str,
+        sealer: Sealer,
+        group_id: str = "",
+        modes: Modes = PRIVATE,
+        files: t.Optional[dict[str, _File]] = None,
+    ) -> None:
+        super().__init__(path, sealer, modes=modes)
+        self._group_id = group_id
+        self._files = {} if files is None else files
 
-    def _read(self, email: str) -> _File:
+    def of(self, group_id: str) -> KeyFiles:
+        """Return the key files of another Group."""
+        return KeyFiles(self.path, self._sealer, group_id, self.modes, self._files)
+
+    def refresh(self) -> None:
+        """Read new files, and the changed files of this Group."""
+        with explained("cannot be read", self.path):
+            names = self._names()
+        due = [name for name in names if name not in self._files or self._files[name].group_id in ("", self._group_id)]
+        files = {**self._files, **dict(each(self._look, due))}
+        self._files.clear()
+        self._files.update((name, files[name]) for name in sorted(names))
+
+    def _look(self, email: str) -> _File:
         """Return the key file of an address; an empty one if the directory holds no key file."""
-        path = self.file(email)
+        found: tuple[int, ...] = ()
         try:
-            with explained("cannot be read", path), self.root() as root, opened(root, email, DIRECTORY) as directory:
-                if not exists(directory, FILE_NAME):
-                    names = [name for name in os.listdir(directory) if is_temporary(name, FILE_NAME)]
-                    keys = [self._leftover_key(directory, name, email) for name in names]
-                    return _File(key=next(filter(None, keys), None), leftover=bool(names))
-                known = self._files.get(email)
-                if known and known.identity == identity(os.lstat(FILE_NAME, dir_fd=directory)):
-                    return known
-                sealed, found = look(directory, FILE_NAME)
+            with explained("cannot be read", self.file(email)):
+                try:
+                    with self.opened_folder(email) as directory:
+                        sealed, status = look(directory, FILE_NAME)
+                except FileNotFoundError:
+                    left = [keys.get(email) if keys else None for keys in self.leftovers(email).values()]
+                    return _File(key=next(filter(None, left), None), leftover=bool(left))
+            found, known = identity(status), self._files.get(email)
+            if known and known.identity == found:
+                return known
+            key = self._key(sealed, email)
         except StoreError as exc:
-            return _File(problem=str(exc))
-        try:
-            key = read_key(self._sealer.open(sealed, path), path, email)
-        except StoreError as exc:
-            return _File(identity(found), problem=str(exc))
+            return _File(found, problem=str(exc))
         problem = "" if key.group_id else "The file does not name its Group. Add b2_group_id with ansible-vault edit."
-        return _File(identity(found), key, problem)
+        return _File(found, key, problem)
 
-    def _leftover_key(self, directory: int, name: str, email: str) -> t.Optional[StoredKey]:
-        """Return the key in a temporary file of a killed run; None if the file does not decrypt."""
-        try:
-            return read_key(self._sealer.open(look(directory, name)[0], name), name, email)
-        except (OSError, StoreError):
-            return None
-
-    def folder(self, email: str) -> str:
-        """Return the name of the directory of an address, which is the address."""
-        return email
-
-    def groups(self) -> list[str]:
+    def groups(self) -> set[str]:
         """Return the ids of all Groups that have keys."""
-        return sorted({file.group_id for file in self._files.values() if not file.problem} - {""})
-
-    def keys_of(self, group_id: str) -> dict[str, StoredKey]:
-        """Return the keys of a Group by address."""
-        return {
-            email: file.key
-            for email, file in self._files.items()
-            if file.key and not file.problem and not file.leftover and file.group_id == group_id
-        }
-
-    def leftovers_of(self, group_id: str) -> dict[str, t.Optional[StoredKey]]:
-        """Return keys that are only in temporary files of killed runs: of a Group or of an unknown one."""
-        return {
-            email: file.key for email, file in self._files.items() if file.leftover and file.group_id in ("", group_id)
-        }
+        return {file.group_id for file in self._files.values() if not file.problem} - {""}
 
     def unfit(self) -> list[Entry]:
         """Return the files whose Group is not known."""
         return [Entry(email, self.file(email), file.problem) for email, file in self._files.items() if file.problem]
 
-    def remove(self, email: str) -> bool:
-        """Remove a key file with its temporary files, unless it has changed; return whether it was removed."""
-        file = self._files[email]
-        with self.root() as root:
-            with opened(root, email, DIRECTORY) as directory:
-                if file.identity != identity(os.lstat(FILE_NAME, dir_fd=directory)):
-                    return False
-                os.unlink(FILE_NAME, dir_fd=directory)
-                for name in os.listdir(directory):
-                    if is_temporary(name, FILE_NAME):
-                        left = self._leftover_key(directory, name, email)
-                        if left and file.key and left.key == file.key.key:
-                            os.unlink(name, dir_fd=directory)
-                os.fsync(directory)
-            with contextlib.suppress(OSError):
-                os.rmdir(email, dir_fd=root)
-            os.fsync(root)
-        return True
-
-
-class KeyFilesOf:
-    """The key files of one Group."""
-
-    def __init__(self, files: KeyFiles, group_id: str) -> None:
-        self._files = files
-        self._group_id = group_id
-
-    def tidy(self, email: str) -> None:
-        """Do nothing: ``remove`` removes the temporary files of a key as well."""
-
-    def leftover(self) -> list[str]:
-        """Return the addresses of keys that are only in temporary files of killed runs."""
-        return list(self._files.leftovers_of(self._group_id))
-
-    def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
-        """Return what is known of the key in a temporary file, without a key id if the file does not decrypt."""
-        left = self._files.leftovers_of(self._group_id)[email]
-        known = left.known() if left else Stored("", "")
-        return known if known.account_id in ("", account_id) else None
-
     def keys(self) -> dict[str, StoredKey]:
         """Return each stored key by address."""
-        self._files.refresh(self._group_id)
-        return self._files.keys_of(self._group_id)
+        self.refresh()
+        return {
+            email: file.key
+            for email, file in self._files.items()
+            if file.key and not file.problem and not file.leftover and file.group_id == self._group_id
+        }
+
+    def leftover(self) -> dict[str, t.Optional[StoredKey]]:
+        """Return the keys that are only in temporary files of killed runs: of this Group or of an unknown one."""
+        return {
+            email: file.key
+            for email, file in self._files.items()
+            if file.leftover and file.group_id in ("", self._group_id)
+        }
+
+    def seal_all(self, keys: t.Iterable[StoredKey]) -> dict[str, StoreError]:
+        """Seal many keys; return the error of each key that was not sealed, by address."""
+
+        def seal(key: StoredKey) -> t.Optional[StoreError]:
+            try:
+                self.seal(key)
+            except StoreError as exc:
+                return exc
+            return None
+
+        return {key.email: error for key, error in each(seal, keys) if error}
 
     def remove(self, taken: t.Mapping[str, StoredKey]) -> set[str]:
-        """Remove each key file that has not changed; return their addresses."""
+        """Remove each key file that has not changed, with its temporary files; return their addresses."""
+        return {email for email, removed in each(self._remove, taken) if removed}
 
-        def remove(email: str) -> bool:
-            # The caller reports a key whose file cannot be removed.
+    def _remove(self, email: str) -> bool:
+        """Remove a key file unless it has changed; return whether it was removed."""
+        # The caller reports a key whose file cannot be removed.
+        with contextlib.suppress(OSError, StoreError):
+            self.tidy(email)
+            with self.opened_folder(email) as directory:
+                if self._files[email].identity != identity(os.lstat(FILE_NAME, dir_fd=directory)):
+                    return False
+                os.unlink(FILE_NAME, dir_fd=directory)
+                os.fsync(directory)
             with contextlib.suppress(OSError):
-                return self._files.remove(email)
-            return False
-
-        return {email for email, gone in each(remove, taken) if gone}
-
-    def file(self, email: str) -> str:
-        """Return the path of the file of an address."""
-        return self._files.file(email)
+                os.rmdir(os.path.dirname(self.file(email)))
+            return True
+        return False

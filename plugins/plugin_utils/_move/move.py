@@ -18,19 +18,19 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._files import explained
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE, Modes
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import STATE_NAME, name_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.entry import Entry
-from ansible_collections.community.backblaze.plugins.plugin_utils._move.journal_copy import hand_over
-from ansible_collections.community.backblaze.plugins.plugin_utils._move.key_files import KeyFiles, KeyFilesOf, each
+from ansible_collections.community.backblaze.plugins.plugin_utils._move.journal_copy import move_entries
+from ansible_collections.community.backblaze.plugins.plugin_utils._move.key_files import KeyFiles, each
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal, open_journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.group_vars import GroupVarsStore, groups_in
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import (
     GROUP_VARS,
     HOST_VARS,
     open_store,
+    stores_to_read,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
@@ -73,26 +73,8 @@ class Moved:
     changed: bool = False
 
 
-class _Origin(t.Protocol):
-    """The keys of a Group in the old layout."""
-
-    def tidy(self, email: str) -> None:
-        """Remove temporary files of killed runs that hold no other key."""
-
-    def leftover(self) -> list[str]:
-        """Return the addresses whose keys are only in temporary files of killed runs."""
-
-    def recover(self, email: str, account_id: str, *, write: bool) -> t.Optional[Stored]:
-        """Return what is known of the key in a temporary file. write: false to change nothing."""
-
-    def keys(self) -> dict[str, StoredKey]:
-        """Return each stored key by address."""
-
-    def remove(self, taken: t.Mapping[str, StoredKey]) -> set[str]:
-        """Remove each key that is still the same; return their addresses."""
-
-    def file(self, email: str) -> str:
-        """Return the path of the file that holds the key of an address."""
+#: The keys of one Group in one of the two layouts.
+_Keys = t.Union[KeyFiles, GroupVarsStore]
 
 
 def move_keys(move: Move, sealer: Sealer) -> Moved:
@@ -107,32 +89,27 @@ def move_keys(move: Move, sealer: Sealer) -> Moved:
         return result
     all_groups = sorted({*groups_in(move.source), *_groups_with_journal(move)})
     for group_id in all_groups if move.group_id is None else [move.group_id]:
-        origin = GroupVarsStore(move.source, sealer, group_id)
+        origin = GroupVarsStore(move.source, sealer, group_id, modes=move.modes)
         with _named(result, origin.file("")):
-            target = HostVarsStore(move.target, sealer, modes=move.modes)
-            _move_group(move, group_id, origin, target, sealer, result)
+            _move_group(move, sealer, group_id, origin, KeyFiles(move.target, sealer, modes=move.modes), result)
     return result
 
 
 def _move_files(move: Move, sealer: Sealer, result: Moved) -> None:
     """Move the key files of members into one file for each Group."""
-    files = KeyFiles(move.source, sealer)
+    files = KeyFiles(move.source, sealer, modes=move.modes)
     files.refresh()
     journals = _groups_with_journal(move)
-    done: list[str] = []
+    done: set[str] = set()
     # Another run may create keys of one more Group meanwhile.
-    while (
-        due := sorted({*files.groups(), *journals}.difference(done))
-        if move.group_id is None
-        else [move.group_id][len(done) :]
-    ):
-        done += due
-        for group_id in due:
-            with _named(result, move.source):
-                target = GroupVarsStore(move.target, sealer, group_id, modes=move.modes)
-                _move_group(move, group_id, KeyFilesOf(files, group_id), target, sealer, result, files.unfit)
+    while due := ({*files.groups(), *journals} if move.group_id is None else {move.group_id}) - done:
+        group_id = min(due)
+        done.add(group_id)
+        with _named(result, move.source):
+            target = GroupVarsStore(move.target, sealer, group_id, modes=move.modes)
+            _move_group(move, sealer, group_id, files.of(group_id), target, result)
     with _named(result, move.source):
-        _name_leftovers(move, KeyFilesOf(files, ""), sealer, result)
+        result.left += [entry for entry in _leftovers(move, sealer, files) if entry not in result.left]
     if move.group_id is None:
         result.left += files.unfit()
     else:
@@ -149,156 +126,65 @@ def _named(result: Moved, path: str) -> t.Iterator[None]:
         result.left.append(Entry("", path, str(exc)))
 
 
-def _move_group(
-    move: Move,
-    group_id: str,
-    origin: _Origin,
-    target: t.Union[HostVarsStore, GroupVarsStore],
-    sealer: Sealer,
-    result: Moved,
-    unread: t.Callable[[], list[Entry]] = list,
-) -> None:
-    """Move the keys of one Group under its lock in both directories. unread: returns files that were not read."""
+def _move_group(move: Move, sealer: Sealer, group_id: str, origin: _Keys, target: _Keys, result: Moved) -> None:
+    """Move the keys of one Group under its lock in both directories."""
     with contextlib.ExitStack() as stack:
-        source = VaultDir(move.source, sealer, modes=move.modes)
-        states: list[int] = []
-        if move.write:
-            states = _locked(stack, move, group_id, (source, target))
-            origin.tidy("")
+        journals = _locked(stack, move, group_id, origin, target) if move.write else []
         # An unreadable file of the new layout is reported once.
         target.stored(())
         keys = origin.keys()
-        if _name_leftovers(move, origin, sealer, result):
+        leftovers = _leftovers(move, sealer, origin)
+        if leftovers:
+            result.left += [entry for entry in leftovers if entry not in result.left]
             return
-        fit = _fit(move, origin, target, keys, result)
+        fit, unfit = _fit(origin, target, keys)
+        result.left += unfit
         target.prove_room(len(fit))
-        if not move.write:
-            result.moved += [Entry(email, target.file(email)) for email in fit]
-            result.changed |= bool(fit)
-            return
-        if len(states) > 1:
-            # A key that is here, or may be here, is not lost, whatever the journal says.
-            here = {*keys, *origin.leftover(), *(entry.email for entry in (*result.left, *unread()))}
-            ids = {group_id, *(key.group_id for key in keys.values())}
-            journals = (source.state_path(group_id), states[0]), (target.state_path(group_id), states[1])
-            unsettled = hand_over(*journals, ids, here, move.modes)
+        if len(journals) == 2:
+            # A key that the old directory holds, or may hold, is not lost, whatever the journal says.
+            unread = origin.unfit() if isinstance(origin, KeyFiles) else []
+            kept = {*keys, *origin.leftover(), *(entry.email for entry in unread)}
+            old, new = journals
+            unsettled = move_entries(old, new, {group_id, *(key.group_id for key in keys.values())}, kept)
             if unsettled:
                 result.notes.append(
                     f"An earlier run in {move.source} was about to create {', '.join(unsettled)} when it ended. Run "
                     "b2_group_members in that directory to find out whether these members exist. Then move again."
                 )
-        if fit:
-            _move_fit(move, group_id, origin, target, sealer, result, fit)
+        sealed, failed = bool(fit), dict[str, str]()
+        if move.write and fit:
+            fresh = open_store(move.layout, move.target, sealer, group_id)
+            sealed, failed = _seal_and_remove(origin, target, fresh, fit)
+        result.changed |= sealed
+        result.moved += [Entry(email, target.file(email)) for email in fit if email not in failed]
+        result.left += [Entry(email, origin.file(email), failed[email]) for email in fit if email in failed]
 
 
-def _locked(stack: contextlib.ExitStack, move: Move, group_id: str, directories: t.Sequence[VaultDir]) -> list[int]:
-    """Take the lock of a Group in both directories; return the open directory of each journal, once if they are one."""
+def _locked(stack: contextlib.ExitStack, move: Move, group_id: str, origin: _Keys, target: _Keys) -> list[Journal]:
+    """Take the lock of a Group in both directories; return the journal of each, only one if they are the same."""
     with explained("cannot be locked", move.source):
-        places = {_identity(one.path): one for one in directories}
+        both = [origin] if os.path.samefile(origin.path, target.path) else [origin, target]
     # Every move takes locks in the same order, so that two opposite moves do not wait for each other.
-    held = {
-        place: stack.enter_context(one.locked(group_id, move.vault_lock_timeout, time.sleep))
-        for place, one in sorted(places.items())
+    journals = {
+        one: stack.enter_context(open_journal(one, group_id, move.vault_lock_timeout, time.sleep))
+        for one in sorted(both, key=lambda one: os.path.realpath(one.path))
     }
-    return [held[place] for place in places]
+    return [journals[one] for one in both]
 
 
-def _fit(
-    move: Move,
-    origin: _Origin,
-    target: t.Union[HostVarsStore, GroupVarsStore],
-    keys: t.Mapping[str, StoredKey],
-    result: Moved,
-) -> dict[str, StoredKey]:
-    """Return the keys that can be moved, and report all others."""
+def _fit(origin: _Keys, target: _Keys, keys: t.Mapping[str, StoredKey]) -> tuple[dict[str, StoredKey], list[Entry]]:
+    """Return the keys that can be moved, and an entry for each other key."""
     switched_off = target.switched_off(keys)
-    fit: dict[str, StoredKey] = {}
-    for email, unfit in each(lambda email: _unfit(target, keys[email]), keys):
-        folder = target.folder(email)
-        off = str(switches_off(move.target, folder, switched_off[folder])) if folder in switched_off else ""
-        reason = off or unfit
-        if reason:
-            result.left.append(Entry(email, origin.file(email), reason))
-        else:
-            fit[email] = keys[email]
-    return fit
+    reasons = dict(each(lambda email: _unfit(target, keys[email], switched_off), keys))
+    unfit = [Entry(email, origin.file(email), reason) for email, reason in reasons.items() if reason]
+    return {email: key for email, key in keys.items() if not reasons[email]}, unfit
 
 
-def _move_fit(
-    move: Move,
-    group_id: str,
-    origin: _Origin,
-    target: t.Union[HostVarsStore, GroupVarsStore],
-    sealer: Sealer,
-    result: Moved,
-    fit: t.Mapping[str, StoredKey],
-) -> None:
-    """Seal keys in the new layout, read them back, and remove them from the old one."""
-    target.prove_writing()
-    failed = _seal_all(target, fit)
-    result.changed |= len(failed) < len(fit)
-    # Read from disk, by a store that has written nothing.
-    fresh = open_store(move.layout, move.target, sealer, group_id)
-    sealed = [email for email in fit if email not in failed]
-    checked = each(lambda email: _difference(fresh, email, fit[email]), sealed)
-    failed.update((email, reason) for email, reason in checked if reason)
-    removed, reason = set[str](), "the old file has changed meanwhile, or cannot be removed."
-    try:
-        removed = origin.remove({email: key for email, key in fit.items() if email not in failed})
-    except StoreError as exc:
-        reason = str(exc)
-    target.remember()
-    for email in fit:
-        if email in removed:
-            result.moved.append(Entry(email, target.file(email)))
-        else:
-            message = failed.get(email, f"It is in {target.file(email)} as well: {reason}")
-            result.left.append(Entry(email, origin.file(email), message))
-
-
-def _identity(path: str) -> tuple[int, int]:
-    """Return device and inode: one directory may have several paths."""
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino
-
-
-def _name_leftovers(move: Move, origin: _Origin, sealer: Sealer, result: Moved) -> bool:
-    """Report the keys that are only in temporary files of killed runs; return whether there are any.
-
-    Only a run in the old layout can recover these keys. A key that the new layout has is no leftover.
-    """
-    leftover = origin.leftover()
-    there = _stored_there(move, sealer, leftover) if leftover else {}
-    found = False
-    for email in leftover:
-        known = there.get(email, Stored("", ""))
-        left = origin.recover(email, known.account_id, write=False) if known.key_id else None
-        # A whole key replaces a part of it.
-        if left is not None and left.key_id in ("", known.key_id):
-            continue
-        found = True
-        entry = Entry(
-            email, origin.file(email), _LEFTOVER.format(HOST_VARS if move.layout == GROUP_VARS else GROUP_VARS)
-        )
-        if entry not in result.left:
-            result.left.append(entry)
-    return found
-
-
-def _stored_there(move: Move, sealer: Sealer, emails: t.Collection[str]) -> dict[str, Stored]:
-    """Return what is known of the keys of some addresses in the new layout, in all Groups."""
-    if move.layout == HOST_VARS:
-        return HostVarsStore(move.target, sealer).stored(emails)
-    found: dict[str, Stored] = {}
-    for group_id in groups_in(move.target):
-        # An unreadable file is reported with its own Group.
-        with contextlib.suppress(StoreError):
-            found.update(GroupVarsStore(move.target, sealer, group_id).stored())
-    return found
-
-
-def _unfit(target: Store, key: StoredKey) -> str:
-    """Return the reason why a key cannot be moved; empty if it can."""
+def _unfit(target: _Keys, key: StoredKey, switched_off: t.Mapping[str, str]) -> str:
+    """Return the reason why a key cannot be moved; empty if it can. switched_off: see VaultDir."""
+    folder = target.folder(key.email)
+    if folder in switched_off:
+        return str(switches_off(target.path, folder, switched_off[folder]))
     if key.more:
         return "The file holds other variables or comments. Move these to another file of that directory first."
     try:
@@ -313,6 +199,57 @@ def _unfit(target: Store, key: StoredKey) -> str:
     )
 
 
+def _seal_and_remove(
+    origin: _Keys, target: _Keys, fresh: Store, fit: t.Mapping[str, StoredKey]
+) -> tuple[bool, dict[str, str]]:
+    """Seal keys in the new layout, read them back, and remove them from the old one.
+
+    Return whether any key was sealed, and the reason for each key that was not moved, by address.
+
+    fresh: a store of the new layout that has written nothing, so that it reads from disk.
+    """
+    target.prove_writing()
+    failed = {email: str(error) for email, error in target.seal_all(fit.values()).items()}
+    sealed = [email for email in fit if email not in failed]
+    checked = each(lambda email: _difference(fresh, email, fit[email]), sealed)
+    failed.update((email, reason) for email, reason in checked if reason)
+    removed, reason = set[str](), "the old file has changed meanwhile, or cannot be removed."
+    try:
+        removed = origin.remove({email: key for email, key in fit.items() if email not in failed})
+    except StoreError as exc:
+        reason = str(exc)
+    target.remember()
+    for email in fit.keys() - removed:
+        failed.setdefault(email, f"It is in {target.file(email)} as well: {reason}")
+    return bool(sealed), failed
+
+
+def _leftovers(move: Move, sealer: Sealer, origin: _Keys) -> list[Entry]:
+    """Return an entry for each key that is only in a temporary file of a killed run.
+
+    Only a run in the old layout can recover these keys. A key that the new layout has is no leftover.
+    """
+    leftover = origin.leftover()
+    stores = stores_to_read(move.layout, move.target, sealer) if leftover else []
+    message = _LEFTOVER.format(HOST_VARS if move.layout == GROUP_VARS else GROUP_VARS)
+    return [
+        Entry(email, origin.file(email), message)
+        for email, key in leftover.items()
+        if not any(_has(store, email, key) for store in stores)
+    ]
+
+
+def _has(store: Store, email: str, left: t.Optional[StoredKey]) -> bool:
+    """Tell whether a store has the whole key of an address. left: that key in a temporary file, None if unreadable."""
+    # An unreadable file of the new layout is reported with its own Group.
+    with contextlib.suppress(StoreError):
+        there = store.read(email)
+        if there and there.key_id:
+            # A whole key replaces a part of it.
+            return left is None or (left.account_id in ("", there.account_id) and left.key_id in ("", there.key_id))
+    return False
+
+
 def _difference(store: Store, email: str, key: StoredKey) -> str:
     """Return what is wrong with a key that was just sealed; empty if the store returns it unchanged."""
     try:
@@ -323,33 +260,12 @@ def _difference(store: Store, email: str, key: StoredKey) -> str:
     return f"{store.file(email)} does not hold it as it was sealed."
 
 
-def _seal_all(target: t.Union[HostVarsStore, GroupVarsStore], keys: t.Mapping[str, StoredKey]) -> dict[str, str]:
-    """Seal many keys; return the reason for each key that was not sealed, by address."""
-    if isinstance(target, GroupVarsStore):
-        failed = {email: str(error) for email, error in target.seal_all(keys.values()).items()}
-        with contextlib.suppress(StoreError):
-            target.tidy("")
-        return failed
-
-    def seal(email: str) -> str:
-        try:
-            target.seal(keys[email])
-        except StoreError as exc:
-            return str(exc)
-        return ""
-
-    return {email: error for email, error in each(seal, keys) if error}
-
-
 def _groups_with_journal(move: Move) -> list[str]:
     """Return the Groups whose journal may have to move to another directory."""
     path = os.path.join(move.source, STATE_NAME)
     with explained("cannot be read", path), contextlib.suppress(FileNotFoundError):
-        if move.write and _identity(move.source) != _identity(move.target):
-            with os.scandir(path) as entries:
-                return [
-                    entry.name
-                    for entry in entries
-                    if entry.is_dir(follow_symlinks=False) and name_of(entry.name) == entry.name
-                ]
+        if move.write and not os.path.samefile(move.source, move.target):
+            return [
+                name for name in os.listdir(path) if name_of(name) == name and os.path.isdir(os.path.join(path, name))
+            ]
     return []

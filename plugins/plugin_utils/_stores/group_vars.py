@@ -160,6 +160,8 @@ class GroupVarsStore(VaultDir):
         """Seal many keys in one write; return the error of each key that was not written, by address."""
         requests = [_Request(key) for key in keys]
         self._write(requests)
+        with contextlib.suppress(StoreError):
+            self.tidy("")
         return {one.key.email: one.error for one in requests if one.error}
 
     def _write(self, mine: list[_Request]) -> None:
@@ -210,6 +212,7 @@ class GroupVarsStore(VaultDir):
 
     def remove(self, taken: t.Mapping[str, StoredKey]) -> set[str]:
         """Remove each key that is still the same; return their addresses. A file without keys is removed too."""
+        self.tidy("")
         with self._lock, explained("cannot be written", self._path):
             with self.opened_folder("") as directory:
                 file = self._refreshed(directory)
@@ -231,10 +234,10 @@ class GroupVarsStore(VaultDir):
 
     # Leftovers of killed runs
 
-    def leftover(self) -> list[str]:
-        """Return the addresses whose keys are only in temporary files of killed runs."""
-        keys = self._read().keys
-        return sorted({email for left in self.leftovers("").values() for email in left or () if email not in keys})
+    def leftover(self) -> dict[str, StoredKey]:
+        """Return the keys that are only in temporary files of killed runs, by address."""
+        keys, left = self._read().keys, self.leftovers("").values()
+        return {email: key for found in left if found for email, key in found.items() if email not in keys}
 
     def keys_in(self, sealed: bytes, path: str, email: str) -> dict[str, StoredKey]:
         """Decrypt the file of the Group, or a temporary file of it; return its keys by address."""

@@ -17,6 +17,7 @@ from ansible.parsing.vault import VaultSecret
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event
 from ansible_collections.community.backblaze.plugins.plugin_utils._move import move as move_module
+from ansible_collections.community.backblaze.plugins.plugin_utils._move.key_files import KeyFiles
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_move
@@ -484,7 +485,8 @@ def test_keys_that_are_in_both_places_are_all_named(move, keys, source, sealer, 
     here.seal(new_member())
     here.seal(new_member(BOB))
     sealed = []
-    seal_all = move_module._seal_all
+    target = GroupVarsStore if layout == "group_vars" else KeyFiles
+    seal_all = target.seal_all
 
     def failing(real):
         def call(*arguments):
@@ -495,13 +497,13 @@ def test_keys_that_are_in_both_places_are_all_named(move, keys, source, sealer, 
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(move_module, "_seal_all", lambda *arguments: (seal_all(*arguments), sealed.append(True))[0])
+        patch.setattr(target, "seal_all", lambda *arguments: (seal_all(*arguments), sealed.append(True))[0])
         if fault == "read":
-            target = GroupVarsStore if layout == "group_vars" else HostVarsStore
-            patch.setattr(target, "read", failing(target.read))
+            reader = GroupVarsStore if layout == "group_vars" else HostVarsStore
+            patch.setattr(reader, "read", failing(reader.read))
         else:
-            owner = move_module.KeyFilesOf if layout == "group_vars" else GroupVarsStore
-            patch.setattr(owner, "remove", failing(owner.remove))
+            origin = KeyFiles if layout == "group_vars" else GroupVarsStore
+            patch.setattr(origin, "remove", failing(origin.remove))
         result = move(layout)
     assert summary_of_move(result)["changed"] and not result.moved
     assert set(emails(result.left)) == {ALICE, BOB} and all(
@@ -526,7 +528,8 @@ def test_a_key_that_changed_meanwhile_is_left_alone(move, keys, source, sealer, 
     here = HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)
     here.seal(new_member())
     here.seal(new_member(BOB))
-    seal_all = move_module._seal_all
+    target = GroupVarsStore if layout == "group_vars" else KeyFiles
+    seal_all = target.seal_all
 
     def seal_all_and_let_somebody_in(*arguments):
         failed = seal_all(*arguments)
@@ -535,7 +538,7 @@ def test_a_key_that_changed_meanwhile_is_left_alone(move, keys, source, sealer, 
         )
         return failed
 
-    monkeypatch.setattr(move_module, "_seal_all", seal_all_and_let_somebody_in)
+    monkeypatch.setattr(target, "seal_all", seal_all_and_let_somebody_in)
     result = move(layout)
     assert emails(result.left) == [ALICE] and "changed meanwhile" in result.left[0].message
     assert emails(result.moved) == [BOB]
@@ -546,7 +549,7 @@ def test_what_does_not_come_back_from_its_new_place_stays_in_its_old_one(
     move, keys, source, sealer, new_member, monkeypatch
 ):
     HostVarsStore(source, sealer).seal(new_member())
-    monkeypatch.setattr(move_module, "_seal_all", lambda target, news: {})
+    monkeypatch.setattr(GroupVarsStore, "seal_all", lambda self, keys: {})
     result = move("group_vars")
     assert emails(result.left) == [ALICE] and "does not hold it as it was sealed" in result.left[0].message
     assert set(keys(source)[0]) == {ALICE}

@@ -591,7 +591,7 @@ def test_keys_that_were_written_but_not_renamed_come_home(store, make_store, new
     prove(store)
     store.seal(new_member("old@x.example"))
     leave(store, make_store, new_member, ALICE, BOB)
-    assert make_store().leftover() == [ALICE, BOB]
+    assert list(make_store().leftover()) == [ALICE, BOB]
     one = make_store()
     assert one.recover(ALICE, ACCOUNT, write=False).account_id == ACCOUNT
     assert set(one.stored()) == {"old@x.example"} and os.path.exists(unproven(store, TEMPORARY))
