@@ -111,12 +111,13 @@ class HostVarsStore(VaultDir):
 
     def _sealed(self, email: str) -> t.Optional[bytes]:
         """Return the encrypted content of the file of an address; None if there is no file."""
-        with explained("cannot be read", self.file(email)):
-            try:
-                with self.opened_folder(email) as directory:
-                    return get(directory, FILE_NAME)
-            except FileNotFoundError:
-                return None
+        with (
+            explained("cannot be read", self.file(email)),
+            contextlib.suppress(FileNotFoundError),
+            self.opened_folder(email) as directory,
+        ):
+            return get(directory, FILE_NAME)
+        return None
 
     def _opened(self, email: str, sealed: bytes) -> Stored:
         """Decrypt a file, and tell the index about it."""

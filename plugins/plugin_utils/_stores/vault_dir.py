@@ -75,13 +75,37 @@ class VaultDir:
         # The keys in temporary files of killed runs, by path, see ``leftovers``.
         self._leftovers: dict[str, t.Optional[t.Mapping[str, StoredKey]]] = {}
 
+    # The methods that each layout has to define, see also Store
+
+    def folder(self, email: str) -> str:
+        """Return the name of the directory of an address within the vault directory."""
+        raise NotImplementedError
+
+    def keys_in(self, sealed: bytes, path: str, email: str) -> t.Mapping[str, StoredKey]:
+        """Decrypt the vault file of an address, or a temporary file of it; return the keys in it by address."""
+        raise NotImplementedError
+
+    def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
+        """Raise StoreError if a wanted key is stored in the same vault directory in another layout."""
+        raise NotImplementedError
+
+    def stored(self, emails: t.Optional[t.Collection[str]] = None) -> dict[str, Stored]:
+        """Return what is known of all stored keys, or at least of those of some addresses. No key is returned."""
+        raise NotImplementedError
+
+    def read(self, email: str) -> t.Optional[StoredKey]:
+        """Return the key of an address; None if there is no key."""
+        raise NotImplementedError
+
+    def seal(self, key: StoredKey, *, again: bool = False) -> str:
+        """Seal a key and return the path of its file."""
+        raise NotImplementedError
+
+    # Files and directories
+
     def root(self) -> contextlib.AbstractContextManager[int]:
         """Open the vault directory."""
         return opened(None, self.path, DIRECTORY)
-
-    def folder(self, email: str) -> str:
-        """Return the name of the directory of an address within the vault directory. Each layout has its own rule."""
-        raise NotImplementedError
 
     def file(self, email: str) -> str:
         """Return the path of the vault file that holds, or would hold, the key of an address."""
@@ -120,10 +144,6 @@ class VaultDir:
                 prove_place(os.path.join(self.path, folder), FILE_NAME)
         self.prove_not_in_other_layout(wanted)
 
-    def prove_not_in_other_layout(self, wanted: t.Collection[str]) -> None:
-        """Raise StoreError if a wanted key is stored in the same vault directory in another layout."""
-        raise NotImplementedError
-
     def prove_directory(self, *, write: bool) -> None:
         """Raise StoreError unless the vault directory can take keys. write: false in check mode, to write no file."""
         self._sealer.prove()
@@ -138,21 +158,15 @@ class VaultDir:
 
         Ansible loads no file beside a directory of the same name. The vault directory is listed once.
         """
-        with explained("cannot be read", self.path):
-            try:
-                there = frozenset(os.listdir(self.path))
-            except FileNotFoundError:
-                return {}
-        files = {
-            name: [f"{name}{extension}" for extension in C.YAML_FILENAME_EXTENSIONS]
-            for name in dict.fromkeys(map(self.folder, emails))
-            if name not in there
-        }
-        return {
-            name: found[0]
-            for name, candidates in files.items()
-            if (found := [file for file in candidates if file in there])
-        }
+        there: frozenset[str] = frozenset()
+        with explained("cannot be read", self.path), contextlib.suppress(FileNotFoundError):
+            there = frozenset(os.listdir(self.path))
+        found: dict[str, str] = {}
+        for folder in dict.fromkeys(map(self.folder, emails)):
+            for extension in C.YAML_FILENAME_EXTENSIONS if folder not in there else ():
+                if f"{folder}{extension}" in there:
+                    found.setdefault(folder, f"{folder}{extension}")
+        return found
 
     def prove_nothing_switched_off(self, wanted: t.Collection[str]) -> None:
         """Raise StoreError if a new directory for these keys would keep Ansible from loading a file of variables."""
@@ -188,22 +202,6 @@ class VaultDir:
         self.location.prove_writing()
 
     # Leftovers of killed runs
-
-    def stored(self, emails: t.Optional[t.Collection[str]] = None) -> dict[str, Stored]:
-        """Return what is known of all stored keys, or at least of those of some addresses. No key is returned."""
-        raise NotImplementedError
-
-    def read(self, email: str) -> t.Optional[StoredKey]:
-        """Return the key of an address; None if there is no key."""
-        raise NotImplementedError
-
-    def seal(self, key: StoredKey, *, again: bool = False) -> str:
-        """Seal a key and return the path of its file."""
-        raise NotImplementedError
-
-    def keys_in(self, sealed: bytes, path: str, email: str) -> t.Mapping[str, StoredKey]:
-        """Decrypt the vault file of an address, or a temporary file of it; return the keys in it by address."""
-        raise NotImplementedError
 
     def leftovers(self, email: str) -> dict[str, t.Optional[t.Mapping[str, StoredKey]]]:
         """Return the keys in temporary files of killed runs beside the vault file of an address, by path.
@@ -299,8 +297,8 @@ class VaultDir:
     def _refused(self, group_id: str, lock: int, state: int) -> t.Optional[StoreError]:
         """Take the lock of a Group; return the error that another run holds the lock or the lease, None if it is taken.
 
-        Another run may hold a lease here if it is on another machine, and this machine is its target host. A remote
-        copy has no other run.
+        A run on another machine holds a lease in this directory if this machine is its target host. The lease of a
+        remote copy is in its location.
         """
         what, run, remedy = "lock", lock_holder(lock), ""
         if not run and self.location is CONTROLLER:
