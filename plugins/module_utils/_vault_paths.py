@@ -43,6 +43,10 @@ def is_aside(candidate: str, name: str) -> bool:
 FILE_NAME = "b2_vault.yml"
 
 
+#: The end of the name of each file in the fallback directory.
+FALLBACK_SUFFIX = f".{FILE_NAME}"
+
+
 #: With a dot, which no Group's directory begins with.
 INDEX_NAME = ".index"
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where a key goes that its own place would not take."""
+"""The fallback directory: it takes a key that the vault directory did not accept."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
     opened,
     replace,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import is_temporary
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import FALLBACK_SUFFIX, is_temporary
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.durable import is_job
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey, key_text, read_key
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 
-_FALLBACK_SUFFIX = ".b2_vault.yml"
 _DEFAULT_NAME = "community.backblaze"
 
 
 class FallbackStore:
-    """One file a key, under a name that nothing else has."""
+    """A fallback directory, with one vault file for each key, under a name that no other file has."""
 
     def __init__(self, path: str, sealer: Sealer, doubt: str = "") -> None:
         self.path = os.path.normpath(path)
-        # Why it is not much of a place, if that is known; keys go here all the same.
+        # The reason why this directory may not keep keys. It takes keys all the same.
         self._doubt = doubt
         self._sealer = sealer
 
     def seal(self, key: StoredKey) -> str:
-        """Encrypt a key and put it on disk; return the path of its file."""
+        """Seal a key and return the path of its file."""
         # The id helps users to find the file. The service sends this text, so only a valid id becomes a name.
         account = key.account_id if key.account_id.isalnum() else "unknown"
-        name = f"{account}-{secrets.token_hex(6)}{_FALLBACK_SUFFIX}"
+        name = f"{account}-{secrets.token_hex(6)}{FALLBACK_SUFFIX}"
         path = os.path.join(self.path, name)
         with explained("cannot be written", path):
             make_directory(self.path)
@@ -58,8 +57,10 @@ class FallbackStore:
             os.unlink(path)
 
     def unfit(self) -> str:
-        """Return the reason why this directory may not take or keep keys; empty if no reason is known without
-        writing."""
+        """Return the reason why this directory may not take or keep keys; empty if no reason is known.
+
+        Nothing is written to find out.
+        """
         existing = nearest(self.path)
         if (
             os.path.isdir(existing)
@@ -84,8 +85,8 @@ class FallbackStore:
                 return
         for name in names:
             path = os.path.join(self.path, name)
-            whole = name.endswith(_FALLBACK_SUFFIX) and not name.startswith(".")
-            if whole or is_temporary(name, name[1:].partition(_FALLBACK_SUFFIX)[0] + _FALLBACK_SUFFIX):
+            whole = name.endswith(FALLBACK_SUFFIX) and not name.startswith(".")
+            if whole or is_temporary(name, name[1:].partition(FALLBACK_SUFFIX)[0] + FALLBACK_SUFFIX):
                 try:
                     with opened(None, self.path, DIRECTORY) as root:
                         key: t.Optional[StoredKey] = read_key(self._sealer.open(get(root, name), path), path)
@@ -98,7 +99,7 @@ class FallbackStore:
                     yield path, key
 
     def paths(self) -> dict[str, str]:
-        """Return the path of each key here that is certain to be its account's, by the id of that account."""
+        """Return the path of each key whose account is certain, by the id of that account."""
         found = {}
         for path, key in self.found():
             # A file that does not decrypt has the id in its name.

@@ -103,6 +103,7 @@ class GroupVarsStore(VaultDir):
             raise kept_in_other_layout(found, self.path, "host_vars", "group_vars")
 
     def _is_in_host_vars(self, email: str) -> bool:
+        """Tell whether the other layout has a key file of an address, or a temporary file of it."""
         folder = os.path.join(self.path, email)
         with explained("cannot be read", folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return any(name == FILE_NAME or is_temporary(name, FILE_NAME) for name in os.listdir(folder))
@@ -119,7 +120,7 @@ class GroupVarsStore(VaultDir):
         return (self._known or self._read()).keys.get(email)
 
     def _read(self) -> _File:
-        """Return the file. It is decrypted again only if another writer has changed it."""
+        """Return the file; one without keys if it does not exist."""
         with self._lock, explained("cannot be read", self._path):
             try:
                 with self.opened_folder("") as directory:
@@ -128,6 +129,7 @@ class GroupVarsStore(VaultDir):
                 return self._learn(_File({}, self._sealer))
 
     def _refreshed(self, directory: int) -> _File:
+        """Return the file in its open directory, decrypted again only if another writer has changed it."""
         if self._known and self._known.identity == _identity(directory):
             return self._known
         try:
@@ -138,6 +140,7 @@ class GroupVarsStore(VaultDir):
         return self._learn(_File(read_group(plaintext, self._path), sealer, found))
 
     def _learn(self, file: _File) -> _File:
+        """Keep what is now known of the file, and return it."""
         self._known = file
         self.rewritten = file.found.st_size if file.found else 0
         return file
@@ -189,7 +192,7 @@ class GroupVarsStore(VaultDir):
                 self._turn.notify_all()
 
     def _commit(self, batch: t.Sequence[_Request]) -> None:
-        """Put keys on disk in one write. An invalid key gets an error of its own; a StoreError is for all others."""
+        """Seal keys in one write. An invalid key gets an error of its own; a StoreError is raised for all others."""
         with self._lock, explained("cannot be written", self._path):
             with self.changed_folder("") as directory:
                 file = self._refreshed(directory)
@@ -207,6 +210,7 @@ class GroupVarsStore(VaultDir):
         return _File(keys, file.sealer, replace(directory, FILE_NAME, sealed, file.found, last_look, self.modes))
 
     def _prove_unchanged(self, directory: int, file: _File) -> None:
+        """Raise StoreError if another writer has changed the file since it was read."""
         if file.identity != _identity(directory):
             raise StoreError(f"Another process has just changed {self._path}.", remedy="Run again.")
 
@@ -275,6 +279,7 @@ def kept_in_other_layout(emails: t.Sequence[str], path: str, there: str, wanted:
 
 
 def _identity(directory: int) -> tuple[int, ...]:
+    """Return the identity of the file in its open directory; empty if it does not exist."""
     try:
         return identity(os.lstat(FILE_NAME, dir_fd=directory))
     except FileNotFoundError:
@@ -291,7 +296,7 @@ def _merged(keys: t.Mapping[str, StoredKey], batch: t.Sequence[_Request], path: 
         elif is_another(one.key, there):
             one.error = StoreError(
                 f"{path} holds another key of {email}. It was not replaced.",
-                remedy="Remove its line with ansible-vault edit, and keep it elsewhere.",
+                remedy="Remove its line with ansible-vault edit, and keep that line in another file.",
             )
         elif one.again or not there or there.key != one.key.key:
             merged[email] = one.key

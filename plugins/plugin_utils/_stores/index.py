@@ -41,11 +41,11 @@ class Index:
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
         self._known: dict[str, Known] = {}
-        # None where it was not read yet.
+        # None if it was not read yet.
         self._saved: t.Optional[dict[str, Known]] = None
 
     def load(self, root: int) -> None:
-        """Read the index in an open vault directory, the first time; what cannot be read is as if it were not there."""
+        """Read the index in an open vault directory once. An index that cannot be read counts as empty."""
         if self._saved is not None:
             return
         try:
@@ -62,16 +62,16 @@ class Index:
         self._known = {email: known for email, known in self._known.items() if email in there}
 
     def get(self, email: str, sealed: bytes) -> t.Optional[Known]:
-        """Return what a file holds; None where these are not the bytes that are known."""
+        """Return what is known of a file; None if its bytes have changed."""
         known = self._known.get(email)
         return known if known and known.digest == _digest(sealed) else None
 
     def put(self, email: str, sealed: bytes, key: StoredKey) -> None:
-        """Note what a file holds that opens with the secret of the index alone."""
+        """Note the key of a file that opens with the secret of the index alone."""
         self._known[email] = Known(_digest(sealed), key.account_id, key.key_id, key.group_id)
 
     def save(self, root: int, modes: Modes = PRIVATE) -> None:
-        """Write the index into an open vault directory, if there is any news."""
+        """Write the index into an open vault directory if it has changed."""
         if self._known == self._saved:
             return
         with opened(root, STATE_NAME, DIRECTORY) as state:

@@ -41,7 +41,7 @@ _FIELDS = {
 _KEY, _EMAIL = "b2_application_key", "b2_email"
 # Marks a key without proof of its owner. Such a key is tried before it is used.
 _UNPROVEN = "b2_unproven"
-# What stands for itself between double quotes: nearly all that Backblaze sends. A YAML emitter is many times slower.
+# Texts that need no escapes in double quotes: nearly all that Backblaze sends. A YAML emitter is many times slower.
 _PLAIN = re.compile(r"[A-Za-z0-9@._+/:=-]*")
 # Tags of a text. YAML on its own reads some account ids as numbers, and some of these as octal numbers.
 _TEXT_TAGS = (None, "!", "!unsafe", "tag:yaml.org,2002:str")
@@ -182,14 +182,14 @@ def _entries(root: t.Optional[yaml.Node]) -> list[tuple[str, yaml.MappingNode]]:
 
 
 def _composed(plaintext: bytes) -> t.Optional[yaml.Node]:
-    """Return a text as YAML nodes; None for what is no YAML, or nested deeper than any key file."""
+    """Return a text as YAML nodes; None if it is no YAML, or is nested deeper than any key file."""
     with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
         return yaml.compose(plaintext, Loader=_LOADER)
     return None
 
 
 def _pair(pair: tuple[yaml.Node, yaml.Node]) -> tuple[str, str]:
-    """Return a variable and its text. A variable of another kind is under a name that no key has."""
+    """Return the name and the text of a variable. If its value is not text, its name is empty, which no key has."""
     name, value = map(_text_of, pair)
     return ("", "") if name is None or value is None else (name, value)
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys as Ansible Vault texts: the one serialiser and the one place that encrypts.
+"""Encrypt and decrypt with the vault secrets of the run. No other code encrypts.
 
 Ansible's own ``VaultLib`` is called on bytes, never the ``vault`` filter and never ``to_yaml``: on current releases
 these have been measured to write a secret, or the vault password itself, in clear.
@@ -56,7 +56,7 @@ class Sealer:
         self._cores = threading.Semaphore(os.cpu_count() or 1)
 
     def seal(self, plaintext: bytes) -> bytes:
-        """Encrypt; every call has a salt of its own, even where the configuration fixes one."""
+        """Encrypt a text. Each call uses a new salt, even if the configuration fixes one."""
         try:
             with self._cores:
                 sealed = VaultLib(self._secrets).encrypt(
@@ -108,7 +108,7 @@ class Sealer:
         return True
 
     def prove(self) -> None:
-        """Encrypt and decrypt a probe, so that no key is made that could not be stored."""
+        """Encrypt and decrypt a probe, so that no member is created whose key could not be stored."""
         probe = os.urandom(16)
         if self.open(self.seal(probe), "a probe") != probe:
             raise StoreError("Ansible Vault did not give back what it encrypted.")

@@ -61,7 +61,7 @@ class VaultDir:
     """A vault directory of any layout: the part of a store that is the same for all layouts."""
 
     def __init__(self, path: str, sealer: Sealer, location: Location = CONTROLLER, modes: Modes = PRIVATE) -> None:
-        # Without a last slash, behind which O_NOFOLLOW would follow.
+        # Without a last slash: with one, O_NOFOLLOW would follow a symlink.
         self.path = os.path.normpath(path)
         #: Size in bytes of the file that is written again with each key; None if each key has a file of its own.
         self.rewritten: t.Optional[int] = None
