@@ -61,7 +61,7 @@ class Repository:
         self._git = Git(os.path.join(directory, "repository"), url)
         self._url = without_userinfo(url)
         self.name = f"{self._url}:{folder or '.'}"
-        self._clone = os.path.join(directory, "clone")
+        self._clone = Git(os.path.join(directory, "clone"), url)
         self._asked = branch
         self._folder = folder
         self._message = message
@@ -123,9 +123,8 @@ class Repository:
         if self._has_branches():
             raise StoreError(f"{self._url} has no default branch.", remedy="Name a vault_git_branch.")
         # A repository without a commit names its default branch only to a clone.
-        environment = {"GIT_DIR": self._clone}
-        self._git("clone", "--quiet", "--bare", "--", self._git.url, self._clone, environment=environment)
-        return self._git("symbolic-ref", "--short", "HEAD", environment=environment).decode().strip()
+        self._clone("clone", "--quiet", "--bare", "--", self._clone.url, self._clone.directory)
+        return self._clone("symbolic-ref", "--short", "HEAD").decode().strip()
 
     def _has_branches(self) -> bool:
         """Tell whether the repository has any branch but those of leases."""
@@ -156,8 +155,7 @@ class Repository:
 
     def _tree(self, *what: str) -> t.Iterator[tuple[str, str, str]]:
         """Yield (mode, blob, path) of each entry that ls-tree lists."""
-        listed = self._git("ls-tree", "-z", "--full-tree", *what, environment={"GIT_LITERAL_PATHSPECS": "1"})
-        for entry in listed.split(b"\0")[:-1]:
+        for entry in self._git("ls-tree", "-z", "--full-tree", *what).split(b"\0")[:-1]:
             about, _tab, path = entry.partition(b"\t")
             mode, _kind, blob = about.decode().split(" ")
             yield mode, blob, os.fsdecode(path)

@@ -94,7 +94,7 @@ class Git:
     """Runs commands in one repository. url: of its remote; a password in it reaches git through a pipe only."""
 
     def __init__(self, directory: str, url: str) -> None:
-        self._directory = directory
+        self.directory = directory
         #: The URL, without user name and password if it has a password.
         self.url, self._login = without_password(url)
 
@@ -127,20 +127,18 @@ class Git:
                 found[fields[0].rpartition(":")[2]] = flag, without_userinfo(fields[1])
         return Pushed(answer.code, answer.said, found)
 
-    def __call__(
-        self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None
-    ) -> bytes:
+    def __call__(self, *arguments: str, given: bytes = b"") -> bytes:
         """Run a command; return its output, or raise StoreError if it fails."""
-        return self.ask(*arguments, given=given, environment=environment).checked()
+        return self.ask(*arguments, given=given).checked()
 
-    def ask(self, *arguments: str, given: bytes = b"", environment: t.Optional[t.Mapping[str, str]] = None) -> Answer:
+    def ask(self, *arguments: str, given: bytes = b"") -> Answer:
         """Run a command that may fail. given: its stdin."""
         settings = [part for name, value in _CONFIG.items() for part in ("-c", f"{name}={value}")]
         try:
             with self._piped() as (fds, login):
                 process = subprocess.Popen(  # noqa: S603 - no shell, and user input follows an option that takes it
                     ["git", *settings, *login, *arguments],  # noqa: S607 - the user's own git
-                    env={**_environment(), "GIT_DIR": self._directory, **(environment or {})},
+                    env={**_environment(), "GIT_DIR": self.directory},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -234,8 +232,9 @@ def _environment() -> dict[str, str]:
         for role in ("AUTHOR", "COMMITTER")
         for what, value in (("NAME", "community.backblaze"), ("EMAIL", "noreply@localhost"))
     }
-    # A repository with SHA-256, which no service uses by default, is refused at once.
-    return {**who, **kept, "GIT_TERMINAL_PROMPT": "0", "GIT_DEFAULT_HASH": "sha1", "LC_ALL": "C"}
+    # A repository with SHA-256, which no service uses by default, is refused at once. No path is a pattern.
+    fixed = {"GIT_TERMINAL_PROMPT": "0", "GIT_DEFAULT_HASH": "sha1", "GIT_LITERAL_PATHSPECS": "1", "LC_ALL": "C"}
+    return {**who, **kept, **fixed}
 
 
 def _communicate(process: subprocess.Popen[bytes], given: bytes, command: str) -> tuple[bytes, bytes]:

@@ -629,9 +629,7 @@ def test_a_password_that_git_cannot_be_given_is_refused_and_not_shown(remote, ur
 def filled(repository, **wanted):
     """Return what git learns where it wants to log in, by the means of the repository and of the user."""
     text = "".join(f"{name}={value}\n" for name, value in wanted.items())
-    return repository.ask(
-        "credential", "fill", given=text.encode(), environment={"GIT_ASKPASS": "true"}
-    ).output.decode()
+    return repository.ask("credential", "fill", given=text.encode()).output.decode()
 
 
 def test_a_password_is_for_its_server_alone_and_no_other_helper_is_told(tmp_path, monkeypatch):
@@ -641,6 +639,7 @@ def test_a_password_is_for_its_server_alone_and_no_other_helper_is_told(tmp_path
         f'[credential]\n\thelper = "!f() {{ cat >> {told}; echo username=bob; echo password=bobs; }}; f"\n'
     )
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    monkeypatch.setenv("GIT_ASKPASS", "true")
     repository = Git(str(tmp_path), "https://ada:s3cret@git.example:8443/x.git")
     assert "password=s3cret" in filled(repository, protocol="https", host="git.example:8443")
     assert not told.exists()
