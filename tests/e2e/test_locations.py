@@ -702,15 +702,15 @@ def test_a_password_in_the_url_is_in_no_output(in_git):
     assert "secret-token" not in said
 
 
-@pytest.mark.parametrize("options", [{}, {"vault_git_branch": "vault"}])
-def test_a_repository_behind_a_password(in_git, tmp_path, options):
+@pytest.mark.parametrize(("options", "command"), [({}, "ls-remote"), ({"vault_git_branch": "vault"}, "fetch")])
+def test_a_repository_behind_a_password(in_git, tmp_path, options, command):
     """Over HTTP, with user name and password in the URL."""
     with locations.WebServer(tmp_path).up() as web:
         wrong = web.url(in_git.location.repository, "secret-token")
         said, result = in_git.run(FEW, vault_git_repo=wrong, **options)
         assert (
             result["failed"]
-            and "git ls-remote failed (fatal: Authentication failed for 'http://127.0.0.1:" in result["msg"]
+            and f"git {command} failed (fatal: Authentication failed for 'http://127.0.0.1:" in result["msg"]
         ), said
         assert "secret-token" not in said and not in_git.server.ledger()
         url = web.url(in_git.location.repository)

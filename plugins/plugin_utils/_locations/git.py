@@ -88,7 +88,7 @@ class Repository:
             self._git.create()
             self._branch = f"refs/heads/{self._asked or self._default_branch()}"
             self._prove_no_clash()
-        self._look()
+        self._fetch()
         # A branch that is missing later was deleted by somebody else.
         if first and self._asked and not self._tip and self._has_branches():
             raise StoreError(
@@ -128,15 +128,12 @@ class Repository:
 
     def _has_branches(self) -> bool:
         """Tell whether the repository has any branch but those of leases."""
-        return any(not name.startswith(self._locks) for name in self._git.refs())
+        listed = self._git("ls-remote", "--heads", "origin").decode().splitlines()
+        return any(not line.partition("\t")[2].startswith(self._locks) for line in listed)
 
-    def _look(self) -> None:
-        """Fetch the last commit of the branch if it is new."""
-        tip = self._git.refs(self._branch).get(self._branch, "")
-        if tip not in ("", self._tip):
-            self._git.fetch(self._branch, _TIP).checked()
-            tip = self._git("rev-parse", _TIP).decode().strip()
-        self._tip = tip
+    def _fetch(self) -> None:
+        """Fetch the last commit of the branch with one command: whoever pushes meanwhile is faster again."""
+        self._tip = self._git.fetch(self._branch, _TIP)
 
     def _folder_exists(self) -> bool:
         """Tell whether the vault directory is on the branch; StoreError if it is a file or below a symlink."""
@@ -203,7 +200,7 @@ class Repository:
             refused = self._refused(changes, blobs, current, holder)
             if refused and not attempt:
                 # The branch may have changed since the last fetch.
-                self._catch_up()
+                self._fetch()
                 continue
             news = {path: changes[path].data for path in blobs.keys() - refused if current.get(path) != blobs[path]}
             removed = current.keys() & set(gone)
@@ -224,7 +221,7 @@ class Repository:
                 break
             time.sleep(random.uniform(0, min(0.1 * attempt, _LONGEST_PAUSE)))  # noqa: S311 - this is no secret
             before = self._tip
-            self._catch_up()
+            self._fetch()
             alone = alone + 1 if self._tip == before else 0
         raise StoreError(f"A push to {self.name} failed ({problem}).", remedy="Fix that, then run again.")
 
@@ -244,14 +241,6 @@ class Repository:
             elif current.get(path, "") not in ours:
                 refused[path] = "somebody else has changed it"
         return refused
-
-    def _catch_up(self) -> None:
-        """Fetch the last commit of the branch with few commands: whoever pushes meanwhile is faster again."""
-        if self._tip and not self._git.fetch(self._branch, _TIP).code:
-            self._tip = self._git("rev-parse", _TIP).decode().strip()
-        else:
-            # The branch does not exist, or somebody has deleted it.
-            self._look()
 
     def _current(self, paths: t.Collection[str]) -> dict[str, str]:
         """Return the blobs that the branch has at some paths."""

@@ -108,14 +108,13 @@ class Git:
         environment = _environment()
         return f"{environment['GIT_COMMITTER_NAME']} <{environment['GIT_COMMITTER_EMAIL']}>"
 
-    def refs(self, *names: str) -> dict[str, str]:
-        """Return the commits of refs on the server, by name; of all branches if no names are given."""
-        lines = self("ls-remote", *([] if names else ["--heads"]), "origin", *names).decode().splitlines()
-        return {name: commit for commit, _tab, name in (line.partition("\t") for line in lines)}
-
-    def fetch(self, ref: str, name: str) -> Answer:
-        """Fetch the last commit of a ref on the server into the ref ``name`` of this repository."""
-        return self.ask("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{ref}:{name}")
+    def fetch(self, ref: str, name: str) -> str:
+        """Fetch the last commit of a ref on the server into the ref ``name``; return it, empty if there is no ref."""
+        answer = self.ask("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{ref}:{name}")
+        if answer.code and "couldn't find remote ref" in answer.said.lower():
+            return ""
+        answer.checked()
+        return self("rev-parse", name).decode().strip()
 
     def push(self, *refs: str, conditions: t.Sequence[str] = ()) -> Pushed:
         """Push refs, which may be refused. conditions: options such as ``--atomic``."""

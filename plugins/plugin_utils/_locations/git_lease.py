@@ -47,17 +47,15 @@ class GitLease:
     def claim(self, group: str, lease: Lease, instead_of: str) -> Claim:
         """Claim the lease of a Group; see Remote."""
         self.branch, self.commit, self._lease = f"{self._branches}{group}", "", lease
-        current, other = self._current(), None
-        if current:
-            other, current, age = self._record(self.branch)
-            if other and other.released:
-                other = None
-            elif other and not is_stale(age) and not (instead_of and other.id == instead_of):
-                return Claim(False, other)
+        other, current, age = self._record(self.branch)
+        if other and other.released:
+            other = None
+        elif other and not is_stale(age) and not (instead_of and other.id == instead_of):
+            return Claim(False, other)
         for _try in range(_TRIES):
             problem = self._push(current)
             # Without a branch there is no other run: the one that was faster has released the lease just now.
-            if not problem or current or self._current():
+            if not problem or current or self._git.fetch(self.branch, _REF):
                 return Claim(not problem, other)
         raise StoreError(
             f"A push of branch {self.branch.removeprefix('refs/heads/')} to {self._name} failed ({problem}).",
@@ -90,21 +88,14 @@ class GitLease:
 
     def holder(self) -> t.Optional[Lease]:
         """Return the run that has taken the lease over; None if no run has, and this run holds the lease again."""
-        if self._current():
-            other, commit, _age = self._record(self.branch)
-            if other and self._lease and other.id == self._lease.id:
-                # An earlier push of this run was accepted without an answer.
-                self.commit = commit
-                return None
-            if other and not other.released:
-                return other
-        else:
-            commit = ""
+        other, commit, _age = self._record(self.branch)
+        if other and self._lease and other.id == self._lease.id:
+            # An earlier push of this run was accepted without an answer.
+            self.commit = commit
+            return None
+        if other and not other.released:
+            return other
         return Lease() if self._push(commit) else None
-
-    def _current(self) -> str:
-        """Return the commit of the lease's branch, empty if there is no such branch."""
-        return self._git.refs(self.branch).get(self.branch, "")
 
     def _push(self, current: str) -> str:
         """Push the lease if its branch is still at this commit, empty for no branch; return why it was not, if so."""
@@ -127,12 +118,11 @@ class GitLease:
 
     def _record(self, branch: str) -> tuple[t.Optional[Lease], str, float]:
         """Return a lease, its commit and its age in seconds; None and no commit if its branch is missing."""
-        answer = self._git.fetch(branch, _REF)
-        if answer.code and "couldn't find remote ref" in answer.said:
+        commit = self._git.fetch(branch, _REF)
+        if not commit:
             return None, "", 0.0
-        answer.checked()
-        record = self._git("log", "-1", "--format=%H%n%ct%n%B", _REF).decode("utf-8", "replace")
-        commit, seconds, *lines = record.strip().splitlines()
+        record = self._git("log", "-1", "--format=%ct%n%B", commit).decode("utf-8", "replace")
+        seconds, *lines = record.strip().splitlines()
         lease = read_lease(lines[-1] if lines else "")
         if not lease.id and self._git("ls-tree", _REF):
             raise StoreError(

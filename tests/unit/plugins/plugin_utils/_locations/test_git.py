@@ -213,7 +213,7 @@ def test_a_branch_that_was_set_back_takes_what_is_written(remote, origin, pushed
     assert set(one.write({JOURNAL: Change(b"JJJ", frozenset([blob(b"JJ")]))}, ()).refused) == {JOURNAL}
 
 
-def test_a_branch_that_is_as_it_was_left_is_read_with_one_look(remote, monkeypatch):
+def test_a_branch_is_read_with_one_command_for_the_server(remote, monkeypatch):
     one = remote()
     one.read({})
     assert not put(one, ada="A", ben="B")
@@ -226,7 +226,7 @@ def test_a_branch_that_is_as_it_was_left_is_read_with_one_look(remote, monkeypat
     monkeypatch.setattr(Git, "ask", note)
     found = one.read({ADA: blob(b"A"), BEN: blob(b"B")})
     assert not found.files and found.paths == {ADA, BEN}
-    assert [name for name in asked if name in ("ls-remote", "fetch", "push")] == ["ls-remote"]
+    assert [name for name in asked if name in ("ls-remote", "fetch", "push")] == ["fetch"]
 
 
 def test_a_repository_that_refuses_says_why(remote, origin):
