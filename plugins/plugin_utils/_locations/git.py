@@ -286,11 +286,10 @@ class Repository:
         if self._branch not in pushed.refs:
             # Without atomic pushes keys are as safe, and a run learns a moment later that it has lost the lease.
             self._atomic = self._atomic and "--atomic" not in pushed.said
-            return pushed.said or f"exit code {pushed.code}", False
-        flag, summary = pushed.refs[self._branch]
-        lock_flag, lock_summary = pushed.refs.get(lock, ("=", ""))
-        lost = guarded and lock_flag == "!" and "atomic" not in lock_summary
-        return (f"{summary}: {pushed.said}" if flag == "!" else ""), lost
+            return pushed.said, False
+        refused, lock_refused = pushed.refs[self._branch], pushed.refs.get(lock, "")
+        lost = guarded and bool(lock_refused) and "atomic" not in lock_refused
+        return (f"{refused}: {pushed.said}" if refused else ""), lost
 
 
 def _blob(data: bytes) -> str:

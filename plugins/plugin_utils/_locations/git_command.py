@@ -57,7 +57,7 @@ _LINES_SHOWN = 4
 
 
 class Answer(t.NamedTuple):
-    """The answer of a command. said: the last lines of its stderr, fit to be shown."""
+    """The answer of a command. said: the last lines of its stderr, fit to be shown; its exit code if there are none."""
 
     command: str
     code: int
@@ -67,19 +67,15 @@ class Answer(t.NamedTuple):
     def checked(self) -> bytes:
         """Return the output, or raise StoreError if the command failed."""
         if self.code:
-            raise StoreError(
-                f"git {self.command} failed ({self.said or f'exit code {self.code}'}).",
-                remedy="Fix that, then run again.",
-            )
+            raise StoreError(f"git {self.command} failed ({self.said}).", remedy="Fix that, then run again.")
         return self.output
 
 
 class Pushed(t.NamedTuple):
-    """The answer to a push. refs: flag and summary of each ref on the server; the flag ``!`` means refused."""
+    """The answer to a push. refs: why each ref on the server was refused, empty if accepted. said: see Answer."""
 
-    code: int
     said: str
-    refs: t.Mapping[str, tuple[str, str]]
+    refs: t.Mapping[str, str]
 
 
 class Login(t.NamedTuple):
@@ -123,8 +119,8 @@ class Git:
         for line in answer.output.decode("utf-8", "replace").splitlines():
             flag, *fields = line.split("\t")
             if len(fields) == 2 and len(flag) == 1:
-                found[fields[0].rpartition(":")[2]] = flag, without_userinfo(fields[1])
-        return Pushed(answer.code, answer.said, found)
+                found[fields[0].rpartition(":")[2]] = without_userinfo(fields[1]) if flag == "!" else ""
+        return Pushed(answer.said, found)
 
     def __call__(self, *arguments: str, given: bytes = b"") -> bytes:
         """Run a command; return its output, or raise StoreError if it fails."""
@@ -156,7 +152,7 @@ class Git:
             for line in errors.decode("utf-8", "replace").splitlines()
             if line.strip() and not line.startswith("hint:")
         ]
-        said = without_userinfo(" ".join(lines[-_LINES_SHOWN:])).rstrip(".")
+        said = without_userinfo(" ".join(lines[-_LINES_SHOWN:])).rstrip(".") or f"exit code {process.returncode}"
         return Answer(arguments[0], process.returncode, output, said)
 
     @contextlib.contextmanager

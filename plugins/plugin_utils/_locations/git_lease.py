@@ -72,14 +72,14 @@ class GitLease:
         if not commit or not self._lease:
             return
         pushed = self._git.push(f":{self.branch}", conditions=[f"--force-with-lease={self.branch}:{commit}"])
-        flag, summary = pushed.refs.get(self.branch, ("", ""))
-        if flag == "!" and not _FASTER.search(summary):
+        refused = pushed.refs.get(self.branch)
+        if refused and not _FASTER.search(refused):
             # Many servers do not allow to delete a branch.
             self._lease = dataclasses.replace(self._lease, released=True)
             self._push(commit)
             self.commit = ""
-        elif pushed.code:
-            raise StoreError(f"A push to {self._name} failed ({pushed.said or summary}).", remedy="Run again.")
+        elif refused != "":
+            raise StoreError(f"A push to {self._name} failed ({pushed.said}).", remedy="Run again.")
 
     def peek(self, group: str) -> t.Optional[Lease]:
         """Return the fresh lease of a Group; see Remote."""
@@ -106,15 +106,12 @@ class GitLease:
         commit = self._git("commit-tree", tree, *parent, "-m", record).decode().strip()
         condition = f"--force-with-lease={self.branch}:{current}"
         pushed = self._git.push(f"{commit}:{self.branch}", conditions=[condition])
-        flag, summary = pushed.refs.get(self.branch, ("", ""))
-        if not flag or (flag == "!" and not _FASTER.search(summary)):
-            raise StoreError(
-                f"A push to {self._name} failed ({pushed.said or summary}).", remedy="Fix that, then run again."
-            )
-        if flag == "!":
-            return summary
-        self.commit = commit
-        return ""
+        refused = pushed.refs.get(self.branch)
+        if refused is None or (refused and not _FASTER.search(refused)):
+            raise StoreError(f"A push to {self._name} failed ({pushed.said}).", remedy="Fix that, then run again.")
+        if not refused:
+            self.commit = commit
+        return refused
 
     def _record(self, branch: str) -> tuple[t.Optional[Lease], str, float]:
         """Return a lease, its commit and its age in seconds; None and no commit if its branch is missing."""
