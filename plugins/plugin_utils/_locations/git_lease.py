@@ -39,7 +39,7 @@ class GitLease:
         self._name = name
         self._branches = branches
         self._subject = subject or _SUBJECT
-        self._lease: t.Optional[Lease] = None
+        self._lease = Lease()
         #: The branch of the lease, and the commit of this run on it, empty if the run does not hold the lease.
         self.branch = ""
         self.commit = ""
@@ -48,9 +48,7 @@ class GitLease:
         """Claim the lease of a Group; see Remote."""
         self.branch, self.commit, self._lease = f"{self._branches}{group}", "", lease
         other, current, age = self._record(self.branch)
-        if other and other.released:
-            other = None
-        elif other and not is_stale(age) and not (instead_of and other.id == instead_of):
+        if other and not is_stale(age) and not (instead_of and other.id == instead_of):
             return Claim(False, other)
         for _try in range(_TRIES):
             problem = self._push(current)
@@ -69,7 +67,7 @@ class GitLease:
     def release(self) -> None:
         """Give the lease up: delete its branch, or push that the lease is released."""
         commit, self.commit = self.commit, ""
-        if not commit or not self._lease:
+        if not commit:
             return
         pushed = self._git.push(f":{self.branch}", conditions=[f"--force-with-lease={self.branch}:{commit}"])
         refused = pushed.refs.get(self.branch)
@@ -89,17 +87,17 @@ class GitLease:
     def holder(self) -> t.Optional[Lease]:
         """Return the run that has taken the lease over; None if no run has, and this run holds the lease again."""
         other, commit, _age = self._record(self.branch)
-        if other and self._lease and other.id == self._lease.id:
-            # An earlier push of this run was accepted without an answer.
-            self.commit = commit
-            return None
-        if other and not other.released:
+        if not other:
+            return Lease() if self._push(commit) else None
+        if other.id != self._lease.id:
             return other
-        return Lease() if self._push(commit) else None
+        # An earlier push of this run was accepted without an answer.
+        self.commit = commit
+        return None
 
     def _push(self, current: str) -> str:
         """Push the lease if its branch is still at this commit, empty for no branch; return why it was not, if so."""
-        record = f"{self._subject}\n\n{self._lease.as_text() if self._lease else ''}"
+        record = f"{self._subject}\n\n{self._lease.as_text()}"
         tree = self._git("mktree").decode().strip()
         # On top of the current commit: a server that does not allow to delete a branch may not allow to rewrite it.
         parent = ["-p", current] if current else []
@@ -114,7 +112,7 @@ class GitLease:
         return refused
 
     def _record(self, branch: str) -> tuple[t.Optional[Lease], str, float]:
-        """Return a lease, its commit and its age in seconds; None and no commit if its branch is missing."""
+        """Return a lease, None if it was released; the commit of its branch, empty if there is none; and its age."""
         commit = self._git.fetch(branch, _REF)
         if not commit:
             return None, "", 0.0
@@ -126,4 +124,4 @@ class GitLease:
                 f"The branch {branch.removeprefix('refs/heads/')} of {self._name} has files, so it is not a lease.",
                 remedy="Name another vault_git_lock_branch, or rename the branch.",
             )
-        return lease, commit, time.time() - int(seconds)
+        return None if lease.released else lease, commit, time.time() - int(seconds)

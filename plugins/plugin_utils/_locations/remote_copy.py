@@ -261,7 +261,7 @@ class RemoteCopy:
         """Return the run that holds the lease of a Group; see Location."""
         with self._talking:
             lease = self._remote.peek(group)
-        return None if lease and (lease.dead or lease.released) else lease
+        return None if lease and lease.dead else lease
 
     def _discard_pending(self) -> None:
         """Discard the files that were not published: this run does not hold their Group any more."""
