@@ -106,6 +106,16 @@ def is_switched_off(name: str, directories: t.Container[str]) -> bool:
     return extension in (".yml", ".yaml", ".json") and stem in directories
 
 
+def is_obstacle(path: str, kind: str, directories: t.Container[str]) -> bool:
+    """Tell whether something of another kind is at a path of a key file, a journal or the index, or of its directory.
+
+    kind: such as ``file``. directories: those beside a path without a slash, see is_switched_off.
+    """
+    if "/" in path:
+        return kind != "file" and is_synced_path(path)
+    return kind != "directory" and not is_switched_off(path, directories)
+
+
 def is_file_name(name: str) -> bool:
     """Tell whether a text is a valid name of a file, which stays in its directory."""
     try:
@@ -124,3 +134,8 @@ def is_synced_path(path: str) -> bool:
     if folder == STATE_NAME:
         return parts[1:] == [INDEX_NAME] or (len(parts) == 3 and name == JOURNAL_NAME)
     return len(parts) == 2 and (is_member_directory(folder) or is_group_directory(folder)) and is_key_file(name)
+
+
+def is_synced_directory(path: str) -> bool:
+    """Tell whether a path within a vault directory is that of a directory for key files, journals or the index."""
+    return path == STATE_NAME or is_synced_path(f"{path}/{FILE_NAME}") or is_synced_path(f"{path}/{JOURNAL_NAME}")

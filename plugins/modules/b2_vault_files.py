@@ -133,10 +133,9 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
     INDEX_NAME,
     JOURNAL_NAME,
     STATE_NAME,
-    is_group_directory,
     is_key_file,
-    is_member_directory,
-    is_switched_off,
+    is_obstacle,
+    is_synced_directory,
     is_synced_path,
     temporary_name,
 )
@@ -146,62 +145,53 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
 
 def read(path: str, known: t.Mapping[str, str]) -> dict[str, t.Any]:
     """Return the content of files whose digest is not known, the paths of all files, and the obstacles."""
-    exists_there = prove_directory(path) == path
     found: dict[str, t.Any] = {
         "files": {},
         # Seconds since each of these was written.
         "ages": {},
         "paths": [],
         "obstacles": {},
-        "exists": exists_there,
+        "exists": prove_directory(path) == path,
         "room": room_in(path),
     }
-    if exists_there:
+    if found["exists"]:
         with opened(None, path, DIRECTORY) as root:
-            read_root(root, known, found)
+            read_directory(root, "", known, found)
     return found
 
 
-def read_root(root: int, known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
-    """Add the files and the obstacles of a vault directory to what was found."""
-    kinds = {name: kind_of(name, root) for name in os.listdir(root)}
+def read_directory(directory: int, above: str, known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
+    """Add the files and the obstacles of a directory in a vault directory to what was found.
+
+    above: what comes before a name in its path, empty for the vault directory.
+    """
+    kinds = {name: kind for name in os.listdir(directory) if (kind := kind_of(name, directory))}
     directories = {name for name, kind in kinds.items() if kind == "directory"}
     # The journals first: a run closes an address there when its key is stored, so a new member is in one of the two.
     for name, kind in sorted(kinds.items(), key=lambda one: one[0] != STATE_NAME):
-        if name in directories:
-            # Other directories, such as lost+found, need not be readable.
-            if name == STATE_NAME or is_member_directory(name) or is_group_directory(name):
-                read_folder(root, [name], known, found)
-        elif kind != "absent" and not is_switched_off(name, directories):
-            found["obstacles"][name] = kind
-
-
-def read_folder(root: int, folders: list[str], known: t.Mapping[str, str], found: dict[str, t.Any]) -> None:
-    """Add the files and the obstacles of one directory in a vault directory to what was found."""
-    with opened_below(root, folders) as folder:
-        for name in os.listdir(folder):
-            path = "/".join([*folders, name])
-            kind = kind_of(name, folder)
-            if folders == [STATE_NAME] and kind == "directory":
-                read_folder(root, [STATE_NAME, name], known, found)
-            elif is_synced_path(path) and kind == "file":
-                # A temporary file may be renamed or removed meanwhile.
-                with contextlib.suppress(FileNotFoundError):
-                    data, about = look(folder, name)
-                    found["paths"].append(path)
-                    if digest(data) != known.get(path):
-                        found["files"][path] = data.decode("latin-1")
-                        found["ages"][path] = time.time() - about.st_mtime
-            elif is_synced_path(path) and kind != "absent":
-                found["obstacles"][path] = kind
+        path = above + name
+        if is_obstacle(path, kind, directories):
+            found["obstacles"][path] = kind
+        elif is_synced_path(path):
+            # A temporary file may be renamed or removed meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                data, about = look(directory, name)
+                found["paths"].append(path)
+                if digest(data) != known.get(path):
+                    found["files"][path] = data.decode("latin-1")
+                    found["ages"][path] = time.time() - about.st_mtime
+        # Other directories, such as lost+found, need not be readable.
+        elif kind == "directory" and is_synced_directory(path):
+            with opened(directory, name, DIRECTORY) as folder:
+                read_directory(folder, f"{path}/", known, found)
 
 
 def kind_of(name: str, directory: int) -> str:
-    """Return the kind of a file in an open directory, ``absent`` if there is none."""
+    """Return the kind of a file in an open directory, empty if there is none."""
     try:
         mode = os.lstat(name, dir_fd=directory).st_mode
     except FileNotFoundError:
-        return "absent"
+        return ""
     kinds = ((stat.S_ISDIR, "directory"), (stat.S_ISLNK, "symlink"), (stat.S_ISREG, "file"))
     return next((kind for fits, kind in kinds if fits(mode)), "special file")
 

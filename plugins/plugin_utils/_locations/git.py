@@ -22,7 +22,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._lease import 
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import (
     FILE_NAME,
     STATE_NAME,
-    is_switched_off,
+    is_obstacle,
     is_synced_path,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.git_command import Git, without_userinfo
@@ -31,7 +31,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.rem
 
 # Names of commits in the repository of this run.
 _TIP, _NEW = "refs/b2/tip", "refs/b2/new"
-_FILE, _SYMLINK, _DIRECTORY = ("100644", "100755"), "120000", "040000"
+_KINDS = {"100644": "file", "100755": "file", "120000": "symlink", "040000": "directory"}
 # How often a push is tried, and how often while nobody else pushes: then something else refuses it.
 _TRIES = 25
 _TRIES_ALONE = 3
@@ -142,36 +142,30 @@ class Repository:
         parts = self._folder.split("/") if self._folder else []
         for number in range(1, len(parts) + 1):
             path = "/".join(parts[:number])
-            mode = next((mode for mode, _name, _path in self._tree(self._tip, path)), "")
-            if not mode:
+            kind = next((kind for kind, _blob, _path in self._tree(self._tip, path)), "")
+            if not kind:
                 return False
-            if mode != _DIRECTORY:
-                kind = "a symlink, which is not followed" if mode == _SYMLINK else "not a directory"
-                raise StoreError(f"{self._url}:{path} is {kind}.", remedy="Choose another vault_dir.")
+            if kind != "directory":
+                what = "a symlink, which is not followed" if kind == "symlink" else "not a directory"
+                raise StoreError(f"{self._url}:{path} is {what}.", remedy="Choose another vault_dir.")
         return True
 
     def _tree(self, *what: str) -> t.Iterator[tuple[str, str, str]]:
-        """Yield (mode, blob, path) of each entry that ls-tree lists."""
+        """Yield (kind, blob, path) of each entry that ls-tree lists."""
         for entry in self._git("ls-tree", "-z", "--full-tree", *what).split(b"\0")[:-1]:
             about, _tab, path = entry.partition(b"\t")
             mode, _kind, blob = about.decode().split(" ")
-            yield mode, blob, os.fsdecode(path)
+            yield _KINDS.get(mode, "submodule"), blob, os.fsdecode(path)
 
     def _listed(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the blob of each file that the remote copy holds, and the obstacles; see Contents."""
         found: dict[str, str] = {}
         obstacles: dict[str, str] = {}
-        entries = list(self._tree("-r", f"{self._tip}:{self._folder}"))
-        folders = {path.partition("/")[0] for _mode, _blob, path in entries if "/" in path}
-        for mode, blob, path in entries:
-            parts = path.split("/")
-            above = "/".join(parts[:2])
-            if len(parts) > 2 and is_synced_path(above):
-                obstacles[above] = "directory"
-            elif (len(parts) == 1 and not is_switched_off(path, folders)) or (
-                is_synced_path(path) and mode not in _FILE
-            ):
-                obstacles[path] = "symlink" if mode == _SYMLINK else "file"
+        entries = list(self._tree("-r", "-t", f"{self._tip}:{self._folder}"))
+        directories = {path for kind, _blob, path in entries if kind == "directory"}
+        for kind, blob, path in entries:
+            if is_obstacle(path, kind, directories):
+                obstacles[path] = kind
             elif is_synced_path(path):
                 found[path] = blob
         return found, obstacles
@@ -241,7 +235,7 @@ class Repository:
         if not self._tip:
             return {}
         by_path = {self._whole(path): path for path in paths}
-        return {by_path[path]: blob for _mode, blob, path in self._tree(self._tip, *by_path)}
+        return {by_path[path]: blob for _kind, blob, path in self._tree(self._tip, *by_path)}
 
     def _whole(self, path: str) -> str:
         return f"{self._folder}/{path}" if self._folder else path

@@ -17,7 +17,7 @@ class Contents:
     """The files of a remote vault directory, by path. They are not trusted: a host sends them, or whoever can push.
 
     files: the content of those whose digest was not known. paths: all files.
-    obstacles: the kind of each path that should be of another kind: symlink, file, directory or special file.
+    obstacles: the kind of each path that should be of another kind: file, directory, symlink, submodule, special file.
     exists: whether the vault directory exists. room: bytes and files that it can still take.
     times: when each of ``files`` was written at the latest, in seconds since the epoch by the controller's clock.
     """

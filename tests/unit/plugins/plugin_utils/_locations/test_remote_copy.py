@@ -896,6 +896,15 @@ def test_obstacles_are_recreated_in_the_remote_copy(run, there):
     one.store.prove(["dir@x", "plain@x", "link@x"], write=False)
 
 
+def test_a_file_that_ansible_does_not_load_is_no_obstacle(there):
+    for name in ("ada@x", "b2_group_1", "all"):
+        (there / name).mkdir(parents=True)
+        (there / f"{name}.yml").write_text("a: b")
+    (there / "ben@x.yml").write_text("a: b")
+    found = b2_vault_files.read(str(there), {})
+    assert found["obstacles"] == {"ben@x.yml": "file"} and found["paths"] == []
+
+
 def test_the_room_is_that_of_the_host(run, monkeypatch):
     one = run()
     one.store.prove([], write=True)
