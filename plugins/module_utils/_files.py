@@ -35,7 +35,7 @@ def opened(directory: t.Optional[int], name: str, flags: int) -> t.Iterator[int]
         os.close(fd)
 
 
-def make_in(directory: t.Optional[int], name: str, modes: Modes = PRIVATE) -> None:
+def make_in(directory: int, name: str, modes: Modes = PRIVATE) -> None:
     """Create a directory in an open one, which the caller syncs. Raises FileExistsError if the directory exists."""
     with _named(directory, name):
         os.mkdir(name, modes.directory, dir_fd=directory)
@@ -82,7 +82,7 @@ def reason_of(exc: OSError, path: str) -> str:
 
 
 def nearest(path: str) -> str:
-    """Return a path itself, or the nearest above it that is there."""
+    """Return a path, or the nearest existing one above it."""
     while not os.path.lexists(path):
         path = os.path.dirname(path) or "."
     return path
@@ -109,16 +109,12 @@ def opened_below(directory: int, names: t.Iterable[str], make: t.Optional[Modes]
 
 
 def make_directory(path: str, modes: Modes = PRIVATE) -> None:
-    """Make a directory, with those above it that are missing, so that none of them is gone after a power cut."""
-    missing = []
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path) or "."
-    for one in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            make_in(None, one, modes)
-        with opened(None, os.path.dirname(one) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as above:
-            os.fsync(above)
+    """Create a directory and the missing ones above it, and sync each of them to disk."""
+    existing = nearest(path)
+    if existing != path:
+        flags, names = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, os.path.relpath(path, existing).split("/")
+        with opened(None, existing, flags) as above, opened_below(above, names, modes):
+            pass
 
 
 def prove_directory(path: str) -> str:
