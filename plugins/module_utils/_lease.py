@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import json
 import os
@@ -107,9 +106,7 @@ def lock_holder(lock: int, kind: int = fcntl.LOCK_EX) -> t.Optional[Lease]:
     """Lock an open lock file without waiting; return the run that holds the lock, None if it is locked for us."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except OSError as exc:
-        if exc.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
+    except (BlockingIOError, PermissionError):
         return read_lease(os.pread(lock, 4096, 0))
     return None
 

@@ -73,10 +73,8 @@ def _symbolic(value: str) -> int:
             raise OptionError(f"vault_mode {value!r} is invalid.", remedy=_REMEDY)
         who, operator, what = parts.groups()
         if set(what) - set(_WHAT):
-            raise OptionError(
-                f"vault_mode {value!r} has other bits than r and w. Directories get x where files get r.",
-                remedy=_REMEDY,
-            )
+            # A mode that modes_of refuses with its reason.
+            return 0o1000
         mask = bits = 0
         for letter in who:
             mask |= _WHO[letter]
