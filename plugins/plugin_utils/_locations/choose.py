@@ -106,16 +106,10 @@ def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskV
     # The same dict for each message, in which Ansible keeps the Python interpreter that it found on the target.
     variables = dict(task_vars)
 
-    def execute(arguments: dict[str, t.Any]) -> t.Mapping[str, t.Any]:
-        result: t.Mapping[str, t.Any] = action._execute_module(
-            module_name=MODULE, module_args=arguments, task_vars=variables
-        )
-        return result
-
     return Target(
         str(action._task.delegate_to or task_vars.get("inventory_hostname") or "the target"),
         path,
-        execute,
+        lambda arguments: action._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables),
         options.get("vault_mode", PRIVATE),
     )
 

@@ -20,17 +20,14 @@ from ansible_collections.community.backblaze.plugins.module_utils._lease import 
     new_lease,
 )
 
+#: Waits for so many seconds, or less if the run is stopped.
+Wait = t.Callable[[float], t.Any]
+
 _POLL_SECONDS = 2.0
 _STALE = f"{STALE_SECONDS / 60:.0f} minutes"
 
 
-def wait_for_lease(
-    claim: t.Callable[[Lease, str], Claim],
-    group: str,
-    name: str,
-    patience: float,
-    wait: t.Callable[[float], t.Any],
-) -> str:
+def wait_for_lease(claim: t.Callable[[Lease, str], Claim], group: str, name: str, patience: float, wait: Wait) -> str:
     """Claim the lease of a Group until it is ours; return a note if it was taken over from another run.
 
     claim: claims it once, for a lease and instead of another one. name: of the vault directory.
@@ -38,25 +35,23 @@ def wait_for_lease(
     """
     lease, instead_of = new_lease(), ""
     deadline = time.monotonic() + patience
-    while True:
-        answer = claim(lease, instead_of)
-        other = answer.other
-        if answer.ours:
-            break
-        if other and other.dead and other.id != instead_of:
+    while not (answer := claim(lease, instead_of)).ours:
+        other = answer.other or Lease()
+        if other.dead and other.id != instead_of:
             instead_of = other.id
-            continue
-        if time.monotonic() >= deadline:
+        elif time.monotonic() >= deadline:
             raise StoreError(
-                f"Another run is at Group {group} in {name}: {other or Lease()}.",
+                f"Another run is at Group {group} in {name}: {other}.",
                 remedy="Wait for that run to end, then run again, or raise vault_lock_timeout. "
                 f"If it was killed on another machine, its lease is taken over after {_STALE}.",
             )
-        wait(_POLL_SECONDS)
-    if not other or other.released:
+        else:
+            wait(_POLL_SECONDS)
+    former = answer.other
+    if not former or former.released:
         return ""
-    why = "has ended without giving it up" if other.dead else f"has not refreshed it for {_STALE}"
-    return f"The lease of Group {group} in {name} was taken over from {other}, which {why}."
+    why = "has ended without giving it up" if former.dead else f"has not refreshed it for {_STALE}"
+    return f"The lease of Group {group} in {name} was taken over from {former}, which {why}."
 
 
 class Heartbeat:

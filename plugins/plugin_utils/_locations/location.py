@@ -15,6 +15,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._files import room_in
 from ansible_collections.community.backblaze.plugins.module_utils._lease import Lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Wait
 
 
 class Location(t.Protocol):
@@ -57,9 +58,7 @@ class Location(t.Protocol):
         Return their paths. They replace what this run has written there, and may have done so if StoreError is raised.
         """
 
-    def lease(
-        self, group: str, patience: float, wait: t.Callable[[float], t.Any]
-    ) -> contextlib.AbstractContextManager[None]:
+    def lease(self, group: str, patience: float, wait: Wait) -> contextlib.AbstractContextManager[None]:
         """Hold the lease of a Group against runs on other machines; publish all files noted by ``later`` at the end.
 
         group: the name of its directory. patience: seconds to wait for another run.
@@ -101,9 +100,7 @@ class Controller:
         """Do nothing."""
         return frozenset()
 
-    def lease(
-        self, group: str, patience: float, wait: t.Callable[[float], t.Any]
-    ) -> contextlib.AbstractContextManager[None]:
+    def lease(self, group: str, patience: float, wait: Wait) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""
         return contextlib.nullcontext()
 

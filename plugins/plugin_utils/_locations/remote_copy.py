@@ -26,7 +26,11 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.cop
     recreate_obstacles,
     write_file,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import Heartbeat, wait_for_lease
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.lease import (
+    Heartbeat,
+    Wait,
+    wait_for_lease,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote import Change, Remote
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
 
@@ -235,7 +239,7 @@ class RemoteCopy:
     # One run at a time for each Group
 
     @contextlib.contextmanager
-    def lease(self, group: str, patience: float, wait: t.Callable[[float], t.Any]) -> t.Iterator[None]:
+    def lease(self, group: str, patience: float, wait: Wait) -> t.Iterator[None]:
         """Hold the lease of a Group; see Location."""
 
         def claim(lease: Lease, instead_of: str) -> Claim:
