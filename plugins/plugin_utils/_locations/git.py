@@ -12,6 +12,7 @@ changes key files and journals only, and does not replace one that somebody else
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import time
@@ -139,14 +140,13 @@ class Repository:
         """Tell whether the vault directory is on the branch; StoreError if it is a file or below a symlink."""
         if not self._tip:
             return False
-        parts = self._folder.split("/") if self._folder else []
-        for number in range(1, len(parts) + 1):
-            path = "/".join(parts[:number])
-            kind = next((kind for kind, _blob, _path in self._tree(self._tip, path)), "")
-            if not kind:
+        paths = list(itertools.accumulate(self._folder.split("/"), os.path.join)) if self._folder else []
+        kinds = {path: kind for kind, _blob, path in self._tree("-t", self._tip, *paths)}
+        for path in paths:
+            if path not in kinds:
                 return False
-            if kind != "directory":
-                what = "a symlink, which is not followed" if kind == "symlink" else "not a directory"
+            if kinds[path] != "directory":
+                what = "a symlink, which is not followed" if kinds[path] == "symlink" else "not a directory"
                 raise StoreError(f"{self._url}:{path} is {what}.", remedy="Choose another vault_dir.")
         return True
 
@@ -245,14 +245,14 @@ class Repository:
         keys = sum(path.endswith(f"/{FILE_NAME}") for path in files)
         sealed = f"Seal keys of Backblaze members ({keys} files)"
         subject = self._subject(sealed if keys else "Note which Backblaze members are under way", keys)
-        parts = [f"commit {_NEW}\nmark :1\ncommitter {self._git.identity()} now\n".encode(), _data(subject.encode())]
+        committer = self._git("var", "GIT_COMMITTER_IDENT")
+        parts = [f"commit {_NEW}\nmark :1\n".encode(), b"committer " + committer, _data(subject.encode())]
         parts += [f"from {self._tip}\n".encode()] if self._tip else []
         for path, data in files.items():
             parts += [b"M 100644 inline " + _quoted(self._whole(path)), _data(data)]
         parts += [b"D " + _quoted(self._whole(path)) for path in gone]
         given = b"".join([*parts, b"get-mark :1\ndone\n"])
-        commit = self._git("fast-import", "--quiet", "--force", "--done", "--date-format=now", given=given)
-        return commit.decode().strip()
+        return self._git("fast-import", "--quiet", "--force", "--done", given=given).decode().strip()
 
     def _subject(self, usual: str, keys: int) -> str:
         """Return the subject of a commit with so many key files."""

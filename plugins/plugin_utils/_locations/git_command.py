@@ -99,11 +99,6 @@ class Git:
         self("init", "--quiet", "--bare")
         self("config", "remote.origin.url", self.url)
 
-    def identity(self) -> str:
-        """Return the committer, as git writes it."""
-        environment = _environment()
-        return f"{environment['GIT_COMMITTER_NAME']} <{environment['GIT_COMMITTER_EMAIL']}>"
-
     def fetch(self, ref: str, name: str) -> str:
         """Fetch the last commit of a ref on the server into the ref ``name``; return it, empty if there is no ref."""
         answer = self.ask("fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{ref}:{name}")
@@ -244,14 +239,9 @@ def _communicate(process: subprocess.Popen[bytes], given: bytes, command: str) -
     try:
         wait_until(done, PATIENCE, f"git {command} did not end")
     except BaseException:
-        # Also if this process is being ended: the command must not go on alone.
-        _end(process)
+        # Also if this process is being ended: neither the command nor a process that it started must go on alone.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
         raise
     return written[0]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and all processes that it started, which keep its output open."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
