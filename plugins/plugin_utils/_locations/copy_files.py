@@ -44,9 +44,7 @@ def write_file(copy: str, path: str, data: bytes, written: t.Optional[float] = N
     """
     target = os.path.join(copy, path)
     os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-    with open(
-        target, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    ) as file:
+    with open(target, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
         file.write(data)
     if written is not None:
         # The remote side may name any time. In this order it is now if the time is not a number.
@@ -63,10 +61,10 @@ def recreate_obstacles(copy: str, old: t.Mapping[str, str], new: t.Mapping[str, 
         (os.rmdir if kind == "directory" else os.unlink)(os.path.join(copy, path))
     for path, kind in new.items():
         target = os.path.join(copy, path)
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
         if kind == "directory":
-            os.mkdir(target, mode=0o700)
+            os.makedirs(target, mode=0o700)
         elif kind == "symlink":
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
             os.symlink("/nonexistent", target)
         else:
             write_file(copy, path, b"")
