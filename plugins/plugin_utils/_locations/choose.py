@@ -27,7 +27,6 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.rem
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.remote_copy import RemoteCopy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.target import MODULE, Target
 
-_COPY = "vault"
 # Git takes a text of this form for an address, and any other text for a path.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
 # Stricter than git, which accepts most other characters as well.
@@ -87,7 +86,7 @@ def remote_copy(
             remote: Remote = _repository(action, options, directory, vault_dir)
         else:
             remote = _target(action, options, task_vars, vault_dir)
-        yield RemoteCopy(os.path.join(directory, _COPY), remote, lost)
+        yield RemoteCopy(os.path.join(directory, "vault"), remote, lost)
 
 
 def _target(action: ActionBase, options: t.Mapping[str, t.Any], task_vars: TaskVars, vault_dir: str) -> Remote:
@@ -151,21 +150,21 @@ def _repository(action: ActionBase, options: t.Mapping[str, t.Any], directory: s
         path = controller_path(action, _local_path(repository))
         prove_durable(f"vault_git_repo {path}", _promised(options))
         repository = path
-    message, lock_branch = options["vault_git_message"] or "", options["vault_git_lock_branch"] or LOCK_BRANCH
+    message = options["vault_git_message"] or ""
     if not message.isprintable() or (message and not message.strip()):
         raise OptionError("vault_git_message is not one line of text.", remedy="Give the subject of a commit.")
-    _prove_branch("vault_git_lock_branch", lock_branch)
-    branch = options["vault_git_branch"] or ""
-    if branch:
-        _prove_branch("vault_git_branch", branch)
+    lock_branch = _branch(options, "vault_git_lock_branch") or LOCK_BRANCH
+    branch = _branch(options, "vault_git_branch")
     return Repository(directory, repository, branch, "" if folder == "." else folder, message, lock_branch)
 
 
-def _prove_branch(option: str, name: str) -> None:
-    """Raise OptionError if the value of an option is not a valid name of a branch."""
+def _branch(options: t.Mapping[str, t.Any], option: str) -> str:
+    """Return the value of an option for the name of a branch, empty if there is none. OptionError if it is invalid."""
+    name = str(options[option] or "")
     invalid = ".." in name or re.search(r"\.(?:lock)?(?:/|$)", name) or name == "HEAD" or name.startswith("refs/")
-    if invalid or not _BRANCH.fullmatch(name):
+    if name and (invalid or not _BRANCH.fullmatch(name)):
         raise OptionError(
             f"{option} {name!r} is not a valid name of a branch.",
             remedy="Use letters, digits and ._+- in its parts, slashes between them, and no refs/heads/ before it.",
         )
+    return name
