@@ -34,7 +34,7 @@ options:
   operation:
     description:
       - V(read) returns files, and V(write) writes and removes files.
-      - V(claim) takes the lease of a Group, V(refresh) keeps it, and V(release) gives it up.
+      - V(claim) takes the lease of a Group, each V(write) with this lease refreshes it, and V(release) gives it up.
       - A lease is refused while a run on the host itself holds the lock of the Group.
       - V(peek) returns the run that holds the Group, by lock or lease, and changes nothing.
     type: str
@@ -43,7 +43,6 @@ options:
       - read
       - write
       - claim
-      - refresh
       - release
       - peek
   bundle:
@@ -58,7 +57,7 @@ options:
     type: str
   lease:
     description:
-      - The record of the run that claims, refreshes or releases the lease. It is one line of JSON with an C(id).
+      - The record of the run that claims, holds or releases the lease. It is one line of JSON with an C(id).
     type: str
   instead_of:
     description:
@@ -302,13 +301,11 @@ def run(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             # Later a missing directory is not created again: the file system that it was on may be gone as well.
             make_directory(path, modes)
         with opened(None, path, DIRECTORY) as root, group_directory(root, group, modes) as folder:
-            if operation == "claim":
-                claim = _lease.claim(folder, lease, options["instead_of"] or "", modes)
-                return {"changed": claim.ours, "ours": claim.ours, "holder": as_text(claim.other)}
-            if operation == "refresh":
-                return {"changed": True, "holder": as_text(_lease.refresh(folder, lease, modes))}
-            _lease.release(folder, lease)
-            return {"changed": True}
+            if operation == "release":
+                _lease.release(folder, lease)
+                return {"changed": True}
+            claim = _lease.claim(folder, lease, options["instead_of"] or "", modes)
+            return {"changed": claim.ours, "ours": claim.ours, "holder": as_text(claim.other)}
 
 
 def unpacked(bundle: t.Optional[str]) -> t.Any:
@@ -326,15 +323,11 @@ def as_text(lease: t.Optional[_lease.Lease]) -> t.Optional[str]:
 
 def main() -> None:
     """Run the module."""
-    needs = [("operation", operation, ("group", "lease")) for operation in ("claim", "refresh", "release")]
+    needs = [("operation", operation, ("group", "lease")) for operation in ("claim", "release")]
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "str", "required": True},
-            "operation": {
-                "type": "str",
-                "required": True,
-                "choices": ["read", "write", "claim", "refresh", "release", "peek"],
-            },
+            "operation": {"type": "str", "required": True, "choices": ["read", "write", "claim", "release", "peek"]},
             # It is no secret, but the log of the host has no use for it.
             "bundle": {"type": "str", "no_log": True},
             "group": {"type": "str"},

@@ -577,7 +577,7 @@ def test_the_heartbeat_notices_a_lost_lease(run, there, monkeypatch):
     monkeypatch.setattr(lease_module, "REFRESH_SECONDS", 0.02)
     first, other = run(), run()
     with first.held():
-        _wait_for(lambda: first.wire.asked.count("refresh") > 2)
+        _wait_for(lambda: first.wire.asked.count("write") > 2)
         other.location._remote.claim(GROUP, dataclasses.replace(new_lease(), pid=4711), _id_of(there))
         _wait_for(lambda: first.stopped)
 
