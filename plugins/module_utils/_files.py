@@ -22,6 +22,8 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_mode im
 from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import temporary_name
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Larger than anything that is ever sealed: an answer is at most 32 MiB, and a vault text twice its plaintext.
+_LARGEST_FILE = 128 * 1024 * 1024
 
 
 @contextlib.contextmanager
@@ -54,13 +56,6 @@ def _named(directory: t.Optional[int], name: str) -> t.Iterator[None]:
         with contextlib.suppress(OSError):
             exc.filename = name if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), name)
         raise
-
-
-# Larger than anything that is ever sealed: an answer is at most 32 MiB, and a vault text twice its plaintext.
-_LARGEST_FILE = 128 * 1024 * 1024
-
-
-_CHUNK = 64 * 1024
 
 
 @contextlib.contextmanager
@@ -193,10 +188,8 @@ def look(directory: int, name: str) -> tuple[bytes, os.stat_result]:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             raise OSError(errno.EINVAL, "not a plain file")
-        content = bytearray()
-        while len(content) < _LARGEST_FILE and (part := os.read(fd, _CHUNK)):
-            content += part
-        return bytes(content), before
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(min(before.st_size, _LARGEST_FILE)), before
 
 
 def put(
