@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Documentation of the action of the same name, which does the work on the controller."""
+"""Document the action of the same name. No code runs as a module: the action does the work on the controller."""
 
 from __future__ import annotations
 
@@ -314,23 +314,3 @@ calls:
     b2_create_group_member: 8
     b2_list_group_members: 2
 """
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.community.backblaze.plugins.module_utils._options import (
-    CONNECTION_SPEC,
-    MEMBERS_RULES,
-    MEMBERS_SPEC,
-)
-
-
-def main() -> None:
-    module = AnsibleModule(argument_spec={**CONNECTION_SPEC, **MEMBERS_SPEC}, supports_check_mode=True, **MEMBERS_RULES)
-    module.fail_json(
-        msg="This ran as a plain module, but the action of the same name does the work on the controller. Nothing was "
-        "changed."
-    )
-
-
-if __name__ == "__main__":
-    main()
