@@ -216,13 +216,11 @@ def prove_named(path: str, config: t.Mapping[str, t.Any]) -> None:
         if config[name] in (None, ""):
             raise OptionError(
                 f"{path} names no Group in {name}.",
-                changed="",
                 remedy=f"Name a Group, or leave {name} out to list all Groups.",
             )
     if len(given) > 1 and {"group_id", "group_name"}.intersection(given):
         raise OptionError(
             f"{path} has {' and '.join(given)}, but group_id and group_name cannot be combined with others.",
-            changed="",
             remedy="Name several Groups by group_ids and group_names.",
         )
 
@@ -239,7 +237,6 @@ def prove_known(path: str, given: t.Iterable[t.Any], definitions: t.Mapping[str,
     nearest = [name for one in unknown for name in difflib.get_close_matches(one, known, 1)]
     raise OptionError(
         f"{path} has {'an unknown option' if len(unknown) == 1 else 'unknown options:'} {', '.join(unknown)}.",
-        changed="",
         remedy=f"Did you mean {', '.join(nearest)}?" if nearest else f"The options are {', '.join(known)}.",
     )
 
@@ -357,7 +354,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 except AnsibleError as exc:
                     if self.get_option("strict"):
                         raise OptionError(
-                            f"hostnames: {expression!r} cannot be evaluated ({type(exc).__name__}).", changed=""
+                            f"hostnames: {expression!r} cannot be evaluated ({type(exc).__name__})."
                         ) from None
                     continue
             if value:

@@ -156,7 +156,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
         )
         try:
             if not vault_dir:
-                raise OptionError("vault_dir is empty.", changed="", remedy="Name the vault directory.")
+                raise OptionError("vault_dir is empty.", remedy="Name the vault directory.")
             # Not of the type "path", with which a relative path would start at the working directory.
             path = path_of(self._loader, os.path.expandvars(vault_dir))
             emails = [_address(term) for term in self._flatten(terms)]
@@ -164,7 +164,6 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
             if not secrets:
                 raise OptionError(
                     "This run has no vault secret, so no key can be read.",
-                    changed="",
                     remedy="Give the run the vault password of the vault files.",
                 )
             # Nothing is encrypted, but a sealer needs a vault id of the run.
@@ -178,7 +177,7 @@ def _address(term: t.Any) -> str:
     """Return an address in lower case; raise OptionError for an invalid one."""
     email = folded(term) if isinstance(term, str) else ""
     if "@" not in email or unsafe_name(email):
-        raise OptionError(f"{term!r} is not an address.", changed="", remedy="Give the address of a member.")
+        raise OptionError(f"{term!r} is not an address.", remedy="Give the address of a member.")
     return email
 
 

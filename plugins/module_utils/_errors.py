@@ -160,9 +160,6 @@ class B2Error(Exception):
 class OptionError(B2Error):
     """Report an invalid option or environment. It is found before anything is changed."""
 
-    def __init__(self, happened: str, *, changed: str = UNCHANGED, remedy: str = "", **facts: t.Any) -> None:
-        super().__init__(happened, changed=changed, remedy=remedy, **facts)
-
 
 class NetworkError(B2Error):
     """Report that no readable answer came.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    UNCHANGED,
     ApiError,
     KeyLostError,
     MemberExistsError,
@@ -73,8 +74,8 @@ def test_a_lost_key_never_claims_that_nothing_changed():
 
 
 def test_what_a_reader_gets_is_what_happened_what_changed_and_what_to_do():
-    assert (
-        str(OptionError("This cannot be.", remedy="Do that."))
-        == "This cannot be. Nothing was changed at Backblaze. Do that."
-    )
+    error = OptionError("This cannot be.", remedy="Do that.")
+    assert error.explain(UNCHANGED) == "This cannot be. Nothing was changed at Backblaze. Do that."
+    # An inventory or a lookup changes nothing, so it does not say so.
+    assert str(error) == "This cannot be. Do that."
     assert MemberExistsError(Member("5f2a1c0b3d4e", "A@x.example")).member.account_id == "5f2a1c0b3d4e"
