@@ -114,7 +114,6 @@ from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructa
 from ansible.utils.display import Display
 from ansible.utils.unsafe_proxy import wrap_var
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import (
     Member,
@@ -153,18 +152,8 @@ _UNREACHABLE = "b2-member.invalid"
 
 def host_variables(member: Member) -> dict[str, t.Any]:
     """Return the host variables of a member; this is also what the cache holds."""
-    return {
-        "b2_account_id": member.account_id,
-        "b2_email": folded(member.email),
-        "b2_group_id": member.group_id,
-        "b2_group_name": member.group_name,
-        "b2_region": member.region,
-        "b2_s3_endpoint": member.s3_endpoint,
-        "b2_bytes_stored": member.bytes_stored,
-        "b2_files_stored": member.files_stored,
-        "b2_bucket_count": member.bucket_count,
-        "b2_stats_timestamp": member.stats_timestamp,
-    }
+    fields = {**vars(member), "email": folded(member.email)}
+    return {f"b2_{name}": value for name, value in fields.items()}
 
 
 def marked(variables: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -195,9 +184,10 @@ def _trusted(value: t.Any) -> t.Any:
 
 
 def list_members(
-    client: Partner, group_ids: t.Sequence[str], group_names: t.Sequence[str]
+    options: dict[str, t.Any], group_ids: t.Sequence[str], group_names: t.Sequence[str]
 ) -> t.Iterator[dict[str, t.Any]]:
-    """Yield the host variables of the members of the named Groups, or of all, each account once."""
+    """Yield the host variables of the members of the named Groups, or of all, each account once, as they arrive."""
+    client = connect(options, connections=_GROUPS_AT_ONCE)
     ids = [*group_ids, *(client.group_id(name) for name in group_names)]
     if not ids:
         ids = [group.group_id for group in client.groups()]
@@ -225,12 +215,12 @@ def prove_named(path: str, config: t.Mapping[str, t.Any]) -> None:
         )
 
 
-def prove_known(path: str, given: t.Iterable[t.Any], definitions: t.Mapping[str, t.Mapping[str, t.Any]]) -> None:
+def prove_known(path: str, given: t.Iterable[t.Any], options: t.Iterable[str]) -> None:
     """Raise OptionError if an inventory file has an option that the plugin does not have.
 
     With a misspelt option for Groups, all Groups would be listed.
     """
-    known = sorted({name for option, definition in definitions.items() for name in (option, *_aliases(definition))})
+    known = sorted(options)
     unknown = sorted(str(name) for name in given if name not in known)
     if not unknown:
         return
@@ -239,10 +229,6 @@ def prove_known(path: str, given: t.Iterable[t.Any], definitions: t.Mapping[str,
         f"{path} has {'an unknown option' if len(unknown) == 1 else 'unknown options:'} {', '.join(unknown)}.",
         remedy=f"Did you mean {', '.join(nearest)}?" if nearest else f"The options are {', '.join(known)}.",
     )
-
-
-def _aliases(definition: t.Mapping[str, t.Any]) -> list[str]:
-    return [alias["name"] if isinstance(alias, dict) else str(alias) for alias in definition.get("aliases") or ()]
 
 
 def cache_digest(realm: str, key_id: str, group_ids: t.Iterable[str], group_names: t.Iterable[str]) -> str:
@@ -277,7 +263,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         options = {name: self.get_option(name) for name in CONNECTION_SPEC}
         group_ids, group_names = (self._named(name) for name in ("group_id", "group_name"))
         if not self.get_option("cache"):
-            return self._arriving(options, group_ids, group_names)
+            return list_members(options, group_ids, group_names)
         found = credentials(options, os.environ)
         digest = cache_digest(found["realm"], found["application_key_id"], group_ids, group_names)
         cache_key = f"{self.get_cache_key(path)}_{digest}"
@@ -286,7 +272,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 return t.cast("list[dict[str, t.Any]]", self._cache[cache_key])
             except KeyError:
                 pass
-        self._cache[cache_key] = members = list(self._arriving(options, group_ids, group_names))
+        self._cache[cache_key] = members = list(list_members(options, group_ids, group_names))
         return members
 
     def _named(self, option: str) -> list[str]:
@@ -294,12 +280,6 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         one = self.get_option(option)
         named = self.get_option(f"{option}s") if one is None else [one]
         return [str(name) for name in named]
-
-    def _arriving(
-        self, options: dict[str, t.Any], group_ids: list[str], group_names: list[str]
-    ) -> t.Iterator[dict[str, t.Any]]:
-        """Yield the variables of the members as they arrive."""
-        return list_members(connect(options, connections=_GROUPS_AT_ONCE), group_ids, group_names)
 
     def _add_hosts(self, members: t.Iterable[dict[str, t.Any]]) -> dict[str, dict[str, t.Any]]:
         """Add a host for each member, while more members arrive. Return the variables of each host."""
@@ -345,18 +325,15 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             self._add_host_to_keyed_groups(keyed_groups, variables, name, strict=strict)
 
     def _host_name(self, hostnames: t.Sequence[str], variables: dict[str, t.Any]) -> str:
+        """Return the first name that is not empty. Each expression is the name of a variable, or a template."""
         for expression in hostnames:
-            if expression in variables:
-                value = variables[expression]
-            else:
-                try:
-                    value = self._compose(expression, variables)
-                except AnsibleError as exc:
-                    if self.get_option("strict"):
-                        raise OptionError(
-                            f"hostnames: {expression!r} cannot be evaluated ({type(exc).__name__})."
-                        ) from None
-                    continue
+            try:
+                value = variables[expression] if expression in variables else self._compose(expression, variables)
+            except AnsibleError as exc:
+                if self.get_option("strict"):
+                    happened = f"hostnames: {expression!r} cannot be evaluated ({type(exc).__name__})."
+                    raise OptionError(happened) from None
+                continue
             if value:
                 return str(value)
         return ""
