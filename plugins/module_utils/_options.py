@@ -10,6 +10,8 @@ import collections
 import os
 import typing as t
 
+from ansible.module_utils.basic import missing_required_lib
+
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._api.credentials import read_credentials
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
@@ -138,27 +140,19 @@ MEMBERS_SPEC: dict[str, t.Any] = {
 #: Which members to list; shared by the module b2_group_member_info and the action of that name.
 MEMBER_INFO_SPEC: dict[str, t.Any] = {
     **GROUP_SPEC,
-    "email": {"type": "str"},
+    **{name: MEMBER_SPEC[name] for name in ("email", "region", "account_id")},
     "email_pattern": {"type": "str"},
-    "region": {"type": "str"},
-    "account_id": {"type": "str"},
-    "vault_dir": {"type": "path"},
     **LOCATION_SPEC,
-    "vault_layout": VAULT_SPEC["vault_layout"],
-    "vault_fallback_dir": VAULT_SPEC["vault_fallback_dir"],
-    "verify_keys": VAULT_SPEC["verify_keys"],
+    **{name: VAULT_SPEC[name] for name in ("vault_dir", "vault_layout", "vault_fallback_dir", "verify_keys")},
 }
 
 #: Moving keys to another layout; shared by the action b2_vault_layout and its documentation.
 VAULT_LAYOUT_SPEC: dict[str, t.Any] = {
+    **{name: VAULT_SPEC[name] for name in ("vault_dir_is_durable", "vault_mode", "vault_id", "vault_lock_timeout")},
     "vault_dir": {"type": "path", "required": True},
     "vault_layout": {"type": "str", "required": True, "choices": VAULT_SPEC["vault_layout"]["choices"]},
     "dest_dir": {"type": "path"},
-    "vault_dir_is_durable": VAULT_SPEC["vault_dir_is_durable"],
-    "vault_mode": VAULT_SPEC["vault_mode"],
-    "vault_id": VAULT_SPEC["vault_id"],
-    "group_id": GROUP_SPEC["group_id"],
-    "vault_lock_timeout": VAULT_SPEC["vault_lock_timeout"],
+    "group_id": {"type": "str"},
 }
 
 _LOCATION_RULES: dict[str, t.Any] = {"required_if": [("vault_location", "git", ("vault_git_repo",))]}
@@ -224,8 +218,7 @@ def connect(
     """
     if REQUESTS_IMPORT_ERROR:
         raise OptionError(
-            "The Python library requests is not installed for the Python that runs this.",
-            remedy="Install it: pip install requests.",
+            f"{missing_required_lib('requests')} ({REQUESTS_IMPORT_ERROR}).", remedy="Install it: pip install requests."
         )
     found = credentials(options, os.environ)
     key_id, key = _checked(found, "application_key_id"), _checked(found, "application_key")
@@ -238,9 +231,7 @@ def connect(
         )
     if not 0 <= retries <= _MOST_RETRIES:
         raise OptionError(f"max_retries is {retries}, but has to be 0 to {_MOST_RETRIES}.")
-    verify: t.Union[bool, str] = bool(options["validate_certs"])
-    if verify and options.get("ca_path"):
-        verify = str(options["ca_path"])
+    verify = bool(options["validate_certs"]) and (options["ca_path"] or True)
     caller = Caller(
         Transport(timeout=float(timeout), verify=verify, connections=connections),
         Repeater(int(retries), **({"wait": wait} if wait else {})),

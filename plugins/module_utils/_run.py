@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
-from ansible_collections.community.backblaze.plugins.module_utils._api.transport import REQUESTS_IMPORT_ERROR
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error
 from ansible_collections.community.backblaze.plugins.module_utils._options import CONNECTION_SPEC, connect
 
@@ -28,8 +27,6 @@ def run_module(
     rules: more arguments of AnsibleModule, such as required_one_of.
     """
     module = AnsibleModule(argument_spec={**CONNECTION_SPEC, **spec}, supports_check_mode=True, **rules)
-    if REQUESTS_IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("requests"), exception=REQUESTS_IMPORT_ERROR)
     try:
         check(module.params)
         # Ansible hides the key by itself only if the key is in module.params, not if it is from the environment or a

@@ -17,7 +17,6 @@ import functools
 import ipaddress
 import os
 import platform
-import traceback
 import typing as t
 import zlib
 from http.client import HTTPException
@@ -33,11 +32,11 @@ try:
     from requests.auth import AuthBase, HTTPBasicAuth
     from requests.utils import check_header_validity, get_environ_proxies
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
-except ImportError:
-    REQUESTS_IMPORT_ERROR: t.Optional[str] = traceback.format_exc()
+
+    REQUESTS_IMPORT_ERROR = ""
+except ImportError as exc:
+    REQUESTS_IMPORT_ERROR = str(exc)
     AuthBase = HTTPAdapter = object  # type: ignore[assignment,misc]  # never used then
-else:
-    REQUESTS_IMPORT_ERROR = None
 
 #: The bytes of a body that are read. A thousand members are about half a megabyte.
 MAX_BODY = 4 * 1024 * 1024

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from ansible_collections.community.backblaze.plugins.module_utils import _options
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._options import (
     CONNECTION_SPEC,
@@ -178,3 +180,11 @@ def test_a_group_id_is_taken_as_it_is_and_a_name_is_looked_up(standin, client):
     assert client.resolve_group("100001", None) == "100001"
     assert standin.state()["calls"] == {}
     assert client.resolve_group(None, "hosting") == standin.groups["hosting"]
+
+
+def test_a_python_without_requests_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(_options, "REQUESTS_IMPORT_ERROR", "No module named 'requests'")
+    with pytest.raises(OptionError) as failed:
+        connect(options(application_key_id="id", application_key="K004secret"))
+    for said in (sys.executable, "(No module named 'requests').", "pip install requests"):
+        assert said in str(failed.value)
