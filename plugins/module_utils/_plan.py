@@ -116,10 +116,6 @@ def outcome_of(error: B2Error) -> Outcome:
     return Outcome.REFUSED if isinstance(error, ApiError) else Outcome.NOT_ATTEMPTED
 
 
-#: The outcomes of steps that change anything, at Backblaze or in the vault.
-CHANGES = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.EJECTED})
-
-
 @dataclasses.dataclass(frozen=True)
 class Wanted:
     """A member as the user wants it. email: in lower case. region: None for any region.
@@ -190,7 +186,11 @@ class Step:
     @property
     def changes(self) -> bool:
         """Whether this step changes anything, at Backblaze or in the vault."""
-        return self.outcome in CHANGES
+        return self.outcome in (Outcome.CREATED, Outcome.ADOPTED, Outcome.EJECTED)
+
+
+#: The outcome of a member in its Group and the message about it, or None if another case decides.
+_Decision = t.Optional[t.Tuple[Outcome, str]]
 
 
 def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[KeyState] = None) -> Step:
@@ -208,8 +208,10 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
         return Step(wanted, Outcome.CONFLICT, member, message)
     if keys is None:
         return Step(wanted, Outcome.UNCHANGED, member)
-    steps = (case(wanted, member, keys) for case in _CASES)
-    return next(step for step in steps if step)
+    outcome, message = next(filter(None, (case(wanted, member, keys) for case in _CASES)))
+    if outcome is Outcome.CREATED:
+        return Step(wanted, outcome, message=message, replaces=member)
+    return Step(wanted, outcome, member, message)
 
 
 def _not_in_group(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
@@ -229,50 +231,47 @@ def _not_in_group(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
     return Step(wanted, Outcome.CONFLICT if message else Outcome.CREATED, message=message)
 
 
-def _stored_for_another_account(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+def _stored_for_another_account(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Report a conflict if the stored key is the key of another account."""
     stored = keys.stored
     if stored is None or stored.account_id in ("", member.account_id):
         return None
-    message = (
+    return Outcome.CONFLICT, (
         f"{stored.path} holds the key of account {stored.account_id}, but the member is account {member.account_id}. "
         f"To adopt a key, {_TAKE_OUT}."
     )
-    return Step(wanted, Outcome.CONFLICT, member, message)
 
 
-def _stored_differs_from_given(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+def _stored_differs_from_given(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Report a conflict if the user gives another key than the stored key."""
     if keys.stored is None or not keys.stored.key_id or not keys.given_differs:
         return None
     message = f"{keys.stored.path} holds another key than the given key. To adopt the given key, {_TAKE_OUT}."
-    return Step(wanted, Outcome.CONFLICT, member, message)
+    return Outcome.CONFLICT, message
 
 
-def _stored_key(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+def _stored_key(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Leave a complete stored key unchanged, unless it was tried and does not open the member's account."""
     if keys.stored is None or not keys.stored.key_id:
         return None
     path = keys.stored.path
     message = f"The key in {path} could not be tried. {keys.stored_untried}" if keys.stored_untried else ""
     name = f"{_ALL_REFUSED if keys.all_refused else ''}The key in {path}"
-    wrong = _wrong_key(wanted, member, keys.stored_opens, name, Outcome.KEY_DEAD)
-    return wrong or Step(wanted, Outcome.UNCHANGED, member, message)
+    return _wrong_key(member, keys.stored_opens, name, Outcome.KEY_DEAD) or (Outcome.UNCHANGED, message)
 
 
-def _given_key(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+def _given_key(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Adopt the given key if it opens the member's account."""
     if not wanted.key:
         return None
     if keys.given_untried:
-        message = f"The given key could not be tried and was not stored. {keys.given_untried}"
-        return Step(wanted, Outcome.NOT_ATTEMPTED, member, message)
+        return Outcome.NOT_ATTEMPTED, f"The given key could not be tried and was not stored. {keys.given_untried}"
     # Without proof the key is not stored: a key that was not tried counts as refused.
-    wrong = _wrong_key(wanted, member, keys.given_opens or "", "The given key", Outcome.KEY_MISSING)
-    return wrong or Step(wanted, Outcome.ADOPTED, member)
+    wrong = _wrong_key(member, keys.given_opens or "", "The given key", Outcome.KEY_MISSING)
+    return wrong or (Outcome.ADOPTED, "")
 
 
-def _wrong_key(wanted: Wanted, member: Member, opens: t.Optional[str], name: str, refused: Outcome) -> t.Optional[Step]:
+def _wrong_key(member: Member, opens: t.Optional[str], name: str, refused: Outcome) -> _Decision:
     """Report a key that was tried and does not open the member's account.
 
     refused: the outcome if the key opens no account.
@@ -280,56 +279,52 @@ def _wrong_key(wanted: Wanted, member: Member, opens: t.Optional[str], name: str
     if opens is None or opens == member.account_id:
         return None
     if opens:
-        message = f"{name} opens account {opens}, but the member is account {member.account_id}."
-        return Step(wanted, Outcome.CONFLICT, member, message)
-    return Step(wanted, refused, member, f"{name} opens no account: Backblaze refused it.")
+        return Outcome.CONFLICT, f"{name} opens account {opens}, but the member is account {member.account_id}."
+    return refused, f"{name} opens no account: Backblaze refused it."
 
 
-def _key_in_fallback(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+def _key_in_fallback(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Name the path of a key that an earlier run stored in the fallback directory."""
     if not keys.fallback or keys.unproven:
         return None
-    message = (
+    return Outcome.KEY_MISSING, (
         f"An earlier run stored the key in {keys.fallback}. To move it to its file, run b2_group_members with that "
         "directory as vault_fallback_dir."
     )
-    return Step(wanted, Outcome.KEY_MISSING, member, message)
 
 
-def _replace_lost(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+def _replace_lost(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Replace an account whose key is lost, if the user asks for that.
 
     The journal has to prove that an earlier run created the account, and no part of its key may be stored.
     """
     if not (keys.lost and keys.proven and keys.recreate) or keys.stored is not None:
         return None
-    message = f"Account {member.account_id}, whose key was lost, would be ejected first."
-    return Step(wanted, Outcome.CREATED, message=message, replaces=member)
+    return Outcome.CREATED, f"Account {member.account_id}, whose key was lost, would be ejected first."
 
 
-def _key_lost(wanted: Wanted, member: Member, keys: KeyState) -> t.Optional[Step]:
+def _key_lost(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Report a key that is lost according to the journal."""
     if not keys.lost:
         return None
-    message = lost_message(wanted.email, member.account_id, proven=keys.proven) + _unproven_note(keys)
-    return Step(wanted, Outcome.KEY_LOST, member, message)
+    message = lost_message(wanted.email, member.account_id, proven=keys.proven)
+    return Outcome.KEY_LOST, message + _unproven_note(keys)
 
 
-def _key_missing(wanted: Wanted, member: Member, keys: KeyState) -> Step:
+def _key_missing(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Report a member without a stored key."""
-    message = (
+    return Outcome.KEY_MISSING, (
         f"Account {member.account_id} is in the Group, but its key is not stored. Backblaze shows a key only once, "
-        "when the account is created."
+        f"when the account is created.{_unproven_note(keys)}"
     )
-    return Step(wanted, Outcome.KEY_MISSING, member, message + _unproven_note(keys))
 
 
 def _unproven_note(keys: KeyState) -> str:
     return f" {keys.unproven} holds a key that may be the member's, without proof." if keys.unproven else ""
 
 
-#: The cases of decide_present for a member in its Group: the first case that returns a step decides.
-_CASES: tuple[t.Callable[[Wanted, Member, KeyState], t.Optional[Step]], ...] = (
+#: The cases of decide_present for a member in its Group: the first case that returns a decision decides.
+_CASES: tuple[t.Callable[[Wanted, Member, KeyState], _Decision], ...] = (
     _stored_for_another_account,
     _stored_differs_from_given,
     _stored_key,
@@ -373,16 +368,14 @@ def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
         return Outcome.CONFLICT, f"The owner of the key is not known yet. {proof.problem} {_AGAIN}"
     owner = new.member.account_id if opens is None else opens
     if not owner and not new.doubt:
-        message = "Backblaze refuses the new key. Sign in as the member, make a new key, and adopt it."
-        return Outcome.KEY_DEAD, message
+        return Outcome.KEY_DEAD, "Backblaze refuses the new key. Sign in as the member, make a new key, and adopt it."
     found = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if member is not None and owner != member.account_id:
-        message = (
+        return Outcome.KEY_LOST, (
             f"The key in that answer is not the key of account {member.account_id}, which is the member: {found}. "
             "Make a new key as the member and adopt it; or, if nobody uses the account, replace it with this option: "
             f"{recreate_line(new.member.email)}"
         )
-        return Outcome.KEY_LOST, message
     if member is not None or (owner and owner == new.member.account_id and new.named):
         return Outcome.CREATED, proof.problem
     problem = proof.problem or "The member is not found in the Group."
@@ -522,20 +515,11 @@ def by_email(members: t.Iterable[Member]) -> dict[str, Member]:
 
 def diff(steps: t.Sequence[Step]) -> dict[str, str]:
     """Return Ansible's diff of the planned changes. It holds no secret."""
-    before: list[str] = []
-    after: list[str] = []
-    for step in steps:
-        leaves = step.replaces or (step.member if step.outcome is Outcome.EJECTED else None)
-        if leaves:
-            before.append(_line(step.wanted.email, leaves.region))
-        if step.outcome is Outcome.CREATED:
-            after.append(_line(step.wanted.email, step.wanted.region))
-    return {
-        "before": "".join(before),
-        "after": "".join(after),
-        "before_header": "members of the Group",
-        "after_header": "members of the Group",
-    }
+    leaving = [(step, step.member if step.outcome is Outcome.EJECTED else step.replaces) for step in steps]
+    before = [_line(step.wanted.email, member.region) for step, member in leaving if member]
+    after = [_line(step.wanted.email, step.wanted.region) for step in steps if step.outcome is Outcome.CREATED]
+    header = "members of the Group"
+    return {"before": "".join(before), "after": "".join(after), "before_header": header, "after_header": header}
 
 
 def _line(email: str, region: t.Optional[str]) -> str:
