@@ -186,16 +186,12 @@ def unsafe_name(name: str) -> str:
         return "it is empty or begins with a dot or a space"
     if "/" in name or "\\" in name:
         return "it contains a slash"
-    # The space is the only white space that is printable.
+    # The space is the only white space that is printable. A surrogate, which cannot be encoded, is not printable.
     if not name.isprintable() or " " in name:
         return "it contains a space or a control character"
     if "{{" in name or "{%" in name or "{#" in name:
         return "it looks like a template"
-    try:
-        too_long = len(name.encode("utf-8")) > _NAME_MAX
-    except UnicodeEncodeError:
-        return "it is not valid Unicode"
-    return "it is too long" if too_long else ""
+    return "it is too long" if len(name.encode("utf-8")) > _NAME_MAX else ""
 
 
 def fits(member: Member, filters: t.Mapping[str, t.Any]) -> bool:
