@@ -294,7 +294,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
     check_region,
     folded,
 )
-from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC, VAULT_SPEC
+from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     Outcome,
     Step,
@@ -306,11 +306,6 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     outcome_of,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._run import run_module
-
-EJECTING = (
-    "Ejecting cannot be undone: the account lives on outside the Group, with its data and its keys, is billed on its "
-    "own, and cannot return. Its owner has to reset the password and accept the terms."
-)
 
 
 def check(params: dict[str, t.Any]) -> None:
@@ -328,17 +323,11 @@ def check(params: dict[str, t.Any]) -> None:
     if params["vault_dir"] is not None and params["state"] == "present":
         # The action of this name seals keys, because only the controller has the vault secrets.
         raise OptionError("vault_dir works on the controller only, but this ran as a plain module.")
-    vault_only = [
-        name for name, rule in VAULT_SPEC.items() if params[name] != rule.get("default") and name != "vault_dir"
-    ]
-    if vault_only and not params["vault_dir"]:
-        raise OptionError(
-            f"{', '.join(vault_only)} can be used with vault_dir only.",
-            remedy="Give vault_dir, so that the key is sealed.",
-        )
     if params["state"] == "absent" and not params["confirm_eject"]:
         raise OptionError(
-            f"state is absent without confirm_eject: true. {EJECTING}",
+            "state is absent without confirm_eject: true. Ejecting cannot be undone: the account lives on outside the "
+            "Group, with its data and its keys, is billed on its own, and cannot return. Its owner has to reset the "
+            "password and accept the terms.",
             remedy="Set confirm_eject: true to eject the member.",
         )
     if params["new_email"]:
@@ -371,7 +360,8 @@ def ensure(module: AnsibleModule, client: Partner) -> dict[str, t.Any]:
     try:
         if step.changes and not module.check_mode:
             if step.outcome is Outcome.EJECTED:
-                step = eject(client, group_id, step, module.params["new_email"])
+                left = client.eject_member(group_id, t.cast(Member, member).account_id, module.params["new_email"])
+                step = step if left else dataclasses.replace(step, outcome=Outcome.ABSENT)
             else:
                 step, key = create(module, client, group_id, step)
         if step.outcome is Outcome.CONFLICT:
@@ -403,11 +393,6 @@ def look_up(client: Partner, group_id: str, email: t.Optional[str], account_id: 
         return next((member for member in client.members(group_id) if member.account_id == account_id), None)
     # A miss in one call is no proof of absence.
     return client.find_member(group_id, email) or client.search_member(group_id, email)
-
-
-def eject(client: Partner, group_id: str, step: Step, new_email: t.Optional[str]) -> Step:
-    left = client.eject_member(group_id, t.cast(Member, step.member).account_id, new_email)
-    return step if left else dataclasses.replace(step, outcome=Outcome.ABSENT)
 
 
 def create(module: AnsibleModule, client: Partner, group_id: str, step: Step) -> tuple[Step, dict[str, str]]:

@@ -214,16 +214,9 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
-from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_INFO_RULES, MEMBER_INFO_SPEC
 from ansible_collections.community.backblaze.plugins.module_utils._run import run_module
-
-
-def check(params: dict[str, t.Any]) -> None:
-    if params["vault_dir"] is not None:
-        # The action of this name reads keys, because only the controller has the vault secrets.
-        raise OptionError("vault_dir works on the controller only, but this ran as a plain module.")
 
 
 def find(module: AnsibleModule, client: Partner) -> dict[str, t.Any]:
@@ -235,7 +228,7 @@ def find(module: AnsibleModule, client: Partner) -> dict[str, t.Any]:
 
 
 def main() -> None:
-    run_module(find, MEMBER_INFO_SPEC, check, **MEMBER_INFO_RULES)
+    run_module(find, MEMBER_INFO_SPEC, **MEMBER_INFO_RULES)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._options import (
     CONNECTION_SPEC,
     LOCATION_SPEC,
+    VAULT_SPEC,
     refuse_text_for_lists,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import modes_of
@@ -45,10 +46,10 @@ def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> di
 
 
 def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
-    """Run the plain module; refuse options that need vault_dir, since without it a key could end on the screen."""
+    """Run the plain module. Refuse options about stored keys: without vault_dir, a key could end on the screen."""
     # The result is always delivered: the only copy of a key may be in it.
     signals.begin()
-    given = sorted(name for name in ("vault_layout", *LOCATION_SPEC) if action._task.args.get(name) is not None)
+    given = [name for name in VAULT_SPEC if action._task.args.get(name) is not None]
     if not given:
         return run_module()
     error = OptionError(

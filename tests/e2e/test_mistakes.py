@@ -130,7 +130,9 @@ def test_a_misspelt_option_is_named_with_the_one_that_was_meant(tmp_path):
         assert addresses(server) == []
 
 
-@pytest.mark.parametrize("forgotten", [{"vault_layout": "group_vars"}, {"vault_location": "target"}])
+@pytest.mark.parametrize(
+    "forgotten", [{"vault_layout": "group_vars"}, {"vault_location": "target"}, {"verify_keys": True}]
+)
 @pytest.mark.parametrize("task", ["b2_group_member", "b2_group_member_info"])
 def test_where_keys_are_to_be_without_a_vault_dir_is_refused(tmp_path, task, forgotten):
     with serving(tmp_path, "hosting") as server:
