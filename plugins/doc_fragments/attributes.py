@@ -75,7 +75,7 @@ attributes:
     details: It runs on the controller, where the vault secrets are, whatever host it addresses.
 """
 
-    PLACES = r"""
+    LOCATION = r"""
 attributes:
   async:
     support: none

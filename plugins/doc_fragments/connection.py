@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Document the connection; ``.group`` the Group, ``.vault`` the stored keys, ``.place`` their location."""
+    """Document the connection; ``.group`` the Group, ``.vault`` the stored keys, ``.location`` the location of the vault directory."""
 
     DOCUMENTATION = r"""
 requirements:
@@ -96,7 +96,7 @@ options:
     type: str
 """
 
-    PLACE = r"""
+    LOCATION = r"""
 options:
   vault_location:
     description:

@@ -57,11 +57,11 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
     ),
     Outcome.KEY_MISSING: (
         (
-            "The member is in the Group, but its key is not stored: the member was created elsewhere, or its key is in "
-            "another directory. Or Backblaze refuses a key to adopt."
+            "The member is in the Group, but its key is not stored: this collection did not create the member, or "
+            "its key is in another directory. Or Backblaze refuses a key to adopt."
         ),
         (
-            "Look for the vault file in backups and other directories. If you have the key elsewhere, adopt it: give "
+            "Look for the vault file in backups and other directories. If you have the key, adopt it: give "
             "application_key_id and application_key in the member's entry, or member_application_key_id and "
             "member_application_key in a task of b2_group_member. If nobody has the key, sign in as the member, make a "
             "new key, and adopt that. With on_key_missing: warn the task does not fail meanwhile."
@@ -478,10 +478,10 @@ def audit(
     opens, by address; empty if no key was tried. other_run: the addresses that another run is creating, with the reason
     why nothing is known of their keys. fallback: the paths of keys in the fallback directory, by account.
     """
-    there = by_email(members)
+    listed = by_email(members)
     refused = all_refused(opened)
     found: dict[str, list[dict[str, t.Optional[str]]]] = {outcome.value: [] for outcome in _AUDITED}
-    for email, member in there.items():
+    for email, member in listed.items():
         tried = opened.get(email, Proof())
         keys = KeyState(
             stored=stored.get(email),
@@ -497,7 +497,7 @@ def audit(
         if outcome in _AUDITED:
             found[outcome.value].append({"email": email, "account_id": member.account_id, "message": step.message})
     for email, key in stored.items():
-        if email not in there:
+        if email not in listed:
             message = (
                 f"{key.path} holds the key of account {key.account_id}, which is in none of these Groups. Keep the key "
                 "as long as the account may be in use."

@@ -26,7 +26,7 @@ extends_documentation_fragment:
   - community.backblaze.connection
   - community.backblaze.connection.group
   - community.backblaze.connection.vault
-  - community.backblaze.connection.place
+  - community.backblaze.connection.location
   - community.backblaze.attributes
   - community.backblaze.attributes.actiongroup_b2
   - community.backblaze.attributes.change
@@ -126,7 +126,7 @@ EXAMPLES = r"""
     state: absent
     confirm_eject: true
 
-- name: Eject a member whose address cannot be written here
+- name: Eject a member whose address the option email refuses
   community.backblaze.b2_group_member:
     group_name: hosting
     account_id: 5f2a1c0b3d4e

@@ -19,7 +19,7 @@ author:
   - community.backblaze contributors (@ansible-collections)
 extends_documentation_fragment:
   - community.backblaze.connection
-  - community.backblaze.connection.place
+  - community.backblaze.connection.location
   - community.backblaze.attributes
   - community.backblaze.attributes.actiongroup_b2
   - community.backblaze.attributes.either

@@ -18,7 +18,7 @@ description:
     Vault file and synced to disk. The key is never returned.
   - Before the first member is created, the task proves that the keys can be stored. It needs a vault secret, a
     writable directory with room for every key, and the lock of the Group in that directory. Every existing vault file
-    there must decrypt.
+    in it must decrypt.
   - Every member of the list has exactly one outcome, and every member that is not as wanted is named. If Backblaze
     refuses some members, the others are created, and the task fails at the end.
   - If a run was interrupted, the next run finds out the outcome of each open address; see RV(settled).
@@ -35,11 +35,11 @@ extends_documentation_fragment:
   - community.backblaze.connection
   - community.backblaze.connection.group
   - community.backblaze.connection.vault
-  - community.backblaze.connection.place
+  - community.backblaze.connection.location
   - community.backblaze.attributes
   - community.backblaze.attributes.actiongroup_b2
   - community.backblaze.attributes.change
-  - community.backblaze.attributes.places
+  - community.backblaze.attributes.location
 options:
   members:
     description:
@@ -138,7 +138,7 @@ EXAMPLES = r"""
     vault_dir: host_vars
     concurrency: 16
 
-- name: Adopt the key of a member that was created elsewhere
+- name: Adopt the key of a member that this collection did not create
   community.backblaze.b2_group_members:
     group_name: hosting
     members:

@@ -48,7 +48,7 @@ _TRANSIENT_STATUS = {
 }
 _TRANSIENT_CODES = frozenset(_TRANSIENT_STATUS.values())
 
-# The documented forms. They find a key in an answer whose fields are not in their places.
+# The documented forms. They find a key in an answer without the documented fields.
 _KEY = re.compile(r"\bK\d{3}[A-Za-z0-9+/_-]{27}(?![A-Za-z0-9+/_-])")
 _KEY_ID = re.compile(r"\b\d{3}([0-9a-f]{12})\d{10}\b")
 _ACCOUNT_ID = re.compile(r"[0-9a-f]{12}")
@@ -134,7 +134,7 @@ def judge_error(error: NetworkError) -> Verdict:
 
 def refuses_token(answer: Answer) -> bool:
     """Tell whether an answer refuses the token of its request."""
-    return not 200 <= answer.status < 300 and judge(answer) is Verdict.RENEW
+    return judge(answer) is Verdict.RENEW
 
 
 def problem(operation: str, answer: Answer, *, of_member: bool = False) -> B2Error:
@@ -298,7 +298,7 @@ def _key_by_form(answer: Answer, text: str, found: t.Optional[NewMember], group_
 
 
 def _keys_of(answer: Answer, group_id: str) -> tuple[list[NewMember], bool]:
-    """Return each key in a create answer once, and whether the answer is JSON with each field in its place."""
+    """Return each key in a create answer once, and whether the answer is JSON with the documented fields."""
     objects = list(_objects(parse(answer)))
     keys = _keys_in(objects, group_id)
     if keys and all(new.key_id and new.member.account_id for new in keys) and not answer.rest.strip():
@@ -318,8 +318,8 @@ def _each_once(keys: t.Iterable[NewMember]) -> list[NewMember]:
     """Return each key once, with its first key id and account that are both known."""
     found: dict[str, NewMember] = {}
     for new in keys:
-        there = found.setdefault(new.key, new)
-        if not (there.key_id and there.member.account_id) and new.key_id and new.member.account_id:
+        known = found.setdefault(new.key, new)
+        if not (known.key_id and known.member.account_id) and new.key_id and new.member.account_id:
             found[new.key] = new
     return list(found.values())
 

@@ -47,7 +47,7 @@ def taken(spec):
             ModuleDocFragment.VAULT,
             {name: option for name, option in VAULT_SPEC.items() if name not in {"vault_dir", *LOCATION_SPEC}},
         ),
-        (ModuleDocFragment.PLACE, LOCATION_SPEC),
+        (ModuleDocFragment.LOCATION, LOCATION_SPEC),
     ],
 )
 def test_options_are_documented_as_they_are(text, spec):
