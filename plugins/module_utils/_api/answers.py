@@ -196,8 +196,8 @@ def _objects(value: t.Any) -> t.Iterator[dict[str, t.Any]]:
 # Far longer than any field. A text whose quote is never closed must not cost more than one pass over it.
 _LONGEST_FIELD = 4096
 _SPACE = r"[ \t\r\n]{0,64}"
-#: Bytes of the answer to a create that are read. A true answer has less than one KiB.
-MAX_CREATE_ANSWER = 256 * 1024
+# Bytes of the answer to a create that are searched for keys. A true answer has less than one KiB.
+_LONGEST_CREATE_ANSWER = 256 * 1024
 # The number of objects that are searched in a body that is not JSON as a whole.
 _MOST_PIECES = 64
 
@@ -331,9 +331,8 @@ def find_new_member(answer: Answer, wanted_email: str, group_id: str, region: st
     the key may be another member's become a ``doubt``. Both are looked into after the key is sealed. Of several keys,
     the key beside the wanted address is taken.
     """
-    if len(answer.body) > MAX_CREATE_ANSWER:
-        # A compressed body may be longer than the bytes that were read.
-        answer = dataclasses.replace(answer, body=answer.body[:MAX_CREATE_ANSWER], complete=False)
+    if len(answer.body) > _LONGEST_CREATE_ANSWER:
+        answer = dataclasses.replace(answer, body=answer.body[:_LONGEST_CREATE_ANSWER], complete=False)
     keys, plain = _keys_of(answer, group_id)
     ours = [new for new in keys if folded(new.member.email) == wanted_email]
     new = next(iter(ours or keys), None)

@@ -18,7 +18,6 @@ import typing as t
 from ansible_collections.community.backblaze.plugins.module_utils._api.answers import parse, problem, refuses_token
 from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater, ignore
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import (
-    MAX_BODY,
     Answer,
     TokenAuth,
     Transport,
@@ -77,7 +76,6 @@ class Handling(t.Generic[T]):
     resend: is called before a call is repeated that the service most probably did not execute, and before such a call
     fails.
     gate: is called each time before the call is sent. Waits, or raises if the call must not be sent now.
-    most: the number of bytes of an answer that are read.
     """
 
     accept: t.Callable[[Answer], t.Optional[T]]
@@ -85,7 +83,6 @@ class Handling(t.Generic[T]):
     settle: t.Callable[[B2Error], None] = ignore
     resend: t.Callable[[B2Error], None] = ignore
     gate: t.Callable[[], None] = lambda: None
-    most: int = MAX_BODY
 
 
 class Caller:
@@ -213,7 +210,7 @@ class Caller:
 
         how.gate()
         self.repeater.count(operation)
-        answer = self._transport.send(method, url, is_sound=is_sound, most=how.most, **request)
+        answer = self._transport.send(method, url, is_sound=is_sound, **request)
         return answer, taken[0] if taken else None
 
 

@@ -15,7 +15,7 @@ import concurrent.futures
 import threading
 import typing as t
 
-from ansible_collections.community.backblaze.plugins.module_utils._api.answers import MAX_CREATE_ANSWER, find_new_member
+from ansible_collections.community.backblaze.plugins.module_utils._api.answers import find_new_member
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import (
     Caller,
     Handling,
@@ -249,7 +249,6 @@ class Partner:
             settle=settle,
             resend=resent.append,
             gate=gate,
-            most=MAX_CREATE_ANSWER,
         )
         try:
             return self._caller.operate(self._service, "POST", CREATE_MEMBER, fields, how)

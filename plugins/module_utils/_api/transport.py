@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import ipaddress
 import os
 import platform
@@ -191,7 +190,6 @@ def _decoded(body: bytes, encoding: str) -> bytes:
         return body
 
 
-@functools.lru_cache(maxsize=None)
 def _strict(pool: t.Any) -> t.Any:
     """Return a pool class of urllib3 whose connections read responses by ``Response``."""
     connection = pool.ConnectionCls
@@ -260,14 +258,11 @@ class Transport:
         query: t.Optional[t.Mapping[str, t.Any]] = None,
         body: t.Optional[bytes] = None,
         is_sound: t.Callable[[Answer], bool] = lambda answer: answer.status == 200,
-        most: int = MAX_BODY,
     ) -> Answer:
         """Send one request, once.
 
-        most: the bytes of a body that are read.
         is_sound: looks at the answer before any other code, and tells whether the answer is the one that was asked for.
-        Only then
-        is the connection used again: after another answer, the right answer may still be on its way.
+        Only then is the connection used again: after another answer, the right answer may still be on its way.
 
         Raises NetworkError if no answer came. Its ``sent`` is false only if the request cannot have reached the
         service.
@@ -278,7 +273,7 @@ class Transport:
         response = self._response(url, prepared)
         usable = False
         try:
-            answer, certain = self._read(response, _credential_of(prepared, auth), most)
+            answer, certain = self._read(response, _credential_of(prepared, auth))
             usable = is_sound(answer) and certain
             return answer
         finally:
@@ -339,14 +334,14 @@ class Transport:
             # Raised about the answer, whatever its headers hold.
             raise _unreadable(url, exc) from None
 
-    def _read(self, response: t.Any, asked_with: tuple[str, ...], most: int) -> tuple[Answer, bool]:
+    def _read(self, response: t.Any, asked_with: tuple[str, ...]) -> tuple[Answer, bool]:
         """Read a body up to its end, its limit or its deadline. Return the answer, and whether its end is certain."""
         # Not by urllib3, which gives the connection to the next thread as soon as it sees the end.
         original: Response = response.raw._original_response
         body = bytearray()
         whole = False
         with contextlib.suppress(HTTPException, OSError, ValueError):
-            while len(body) <= most and not whole:
+            while len(body) <= MAX_BODY and not whole:
                 part = original.read1(_CHUNK)
                 whole = not part
                 body += part

@@ -95,7 +95,7 @@ class Wire:
 
     world: World
 
-    def send(self, method, url, *, auth, is_sound, most, query=None, body=None):
+    def send(self, method, url, *, auth, is_sound, query=None, body=None):
         operation, status, content = url.rpartition("/")[2], 200, None
         if operation == AUTHORIZE:
             content = {
