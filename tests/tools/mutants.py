@@ -102,7 +102,7 @@ def undecorated(source: str) -> str:
             elif isinstance(node, ast.FunctionDef) and node.decorator_list:
                 texts = [ast.unparse(decorator) for decorator in node.decorator_list]
                 # One that works on the class, or on another decorator's result, stays.
-                if len(texts) > 1 or texts[0].endswith(("method", ".setter", "overload", "fixture")):
+                if len(texts) > 1 or texts[0].endswith(("method", "cached_property", ".setter", "overload", "fixture")):
                     continue
                 decorator = node.decorator_list[0]
                 for number in range(decorator.lineno - 1, decorator.end_lineno or decorator.lineno):
