@@ -1,0 +1,108 @@
+# Copyright (c) community.backblaze contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The vault directory, whatever the layout of its keys: proven before the first create, and locked during a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.tests.utils.vault_files import (
+    contents,
+    in_child,
+    prove,
+    with_a_full_disk,
+    write,
+)
+
+GROUP = "100001"
+
+
+def locked(store, patience=0.0, wait=lambda seconds: None):
+    return store.locked(GROUP, patience, wait)
+
+
+# Proofs
+
+
+def test_no_room_is_found_before_anything_is_made(store):
+    with pytest.raises(StoreError, match="no room"):
+        store.prove_room(10**12)
+
+
+def test_a_full_disk_is_found_by_the_proof_which_leaves_nothing(store):
+    os.mkdir(store.path)
+    assert "StoreError" in with_a_full_disk(lambda: prove(store), size=100)
+    assert contents(store.path) == {}
+
+
+def test_a_run_killed_in_the_middle_of_the_proof_does_not_block_the_next_one(store):
+    write(os.path.join(store.path, ".probe.0123456789ab.tmp"), b"half")
+    prove(store)
+
+
+# One run at a time
+
+
+def test_a_second_process_is_told_who_holds_the_lock(store):
+    prove(store)
+
+    def second():
+        try:
+            with locked(store):
+                return "had the lock"
+        except StoreError as exc:
+            return exc
+
+    with locked(store):
+        words, _status = in_child(second)
+    assert f"process {os.getpid()} on {os.uname().nodename}" in words
+    assert "vault_lock_timeout" in words
+    assert in_child(second)[0] == "had the lock"
+
+
+def test_a_lock_of_a_dead_process_holds_nobody(store):
+    prove(store)
+
+    def killed():
+        with locked(store):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.WTERMSIG(in_child(killed)[1]) == signal.SIGKILL
+    with locked(store):
+        pass
+
+
+def test_a_waiting_process_gets_the_lock_in_the_end(store):
+    prove(store)
+    held = locked(store)
+    held.__enter__()
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            held.__exit__(None, None, None)
+
+    with locked(store, 60.0, wait):
+        assert len(waits) == 3
+
+
+def test_a_symlinked_lock_is_not_followed(store, tmp_path):
+    prove(store)
+    os.makedirs(store.state_path(GROUP))
+    os.symlink(tmp_path / "victim", os.path.join(store.state_path(GROUP), "lock"))
+    with pytest.raises(StoreError), locked(store):
+        pass
+    assert not (tmp_path / "victim").exists()
+
+
+def test_errors_of_the_work_under_the_lock_are_not_blamed_on_the_lock(store):
+    prove(store)
+    with pytest.raises(OSError, match="the caller's own"), locked(store):
+        raise OSError("the caller's own")
