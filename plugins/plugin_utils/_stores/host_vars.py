@@ -151,7 +151,8 @@ class HostVarsStore(VaultDir):
         """Seal a key and return the path of its file.
 
         A file with another key is never replaced, only a file with part of a key. again: replace a file with this very
-        key too, because more is known about its account. Otherwise such a file is only synced.
+        key too, because more is known about its account, unless its owner has added lines. Otherwise such a file is
+        only synced.
         """
         email = key.email
         if unsafe_name(email):
@@ -161,7 +162,7 @@ class HostVarsStore(VaultDir):
             there = self._key(get(directory, FILE_NAME), email) if exists(directory, FILE_NAME) else None
             if is_another(key, there):
                 raise StoreError(f"{path} holds another key. The file was not replaced.", remedy="Move the file away.")
-            if again or not there or there.key != key.key:
+            if not there or there.key != key.key or (again and not there.more):
                 sealed = self._sealer.seal(key_text(key))
                 replace(directory, FILE_NAME, sealed, modes=self.modes)
                 self._index.put(email, sealed, key)
