@@ -84,7 +84,11 @@ AREAS = {
             "plugin_utils/_stores", "host_vars", "group_vars", "key_file", "sealer", "fallback", "unproven", "vault_dir"
         )
         + _in("module_utils", "_files"),
-        (f"{UNIT}/plugin_utils/_stores", f"{UNIT}/plugin_utils/_run/test_provision.py"),
+        (
+            f"{UNIT}/plugin_utils/_stores",
+            f"{UNIT}/module_utils/test_files.py",
+            f"{UNIT}/plugin_utils/_run/test_provision.py",
+        ),
         (FAULTS,),
     ),
 }

@@ -484,6 +484,17 @@ def test_a_key_that_was_written_but_not_renamed_is_recovered(store, make_store, 
     assert store.recover(ALICE, ACCOUNT, write=True) is None
 
 
+def test_a_leftover_that_cannot_be_removed_does_no_harm(store, make_store, leave, monkeypatch):
+    prove(store)
+    key = leave()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", failing("unlink", errno.EPERM))
+        assert store.recover(ALICE, ACCOUNT, write=True) == key.known(store.file(ALICE))
+    assert make_store().read(ALICE) == key
+    assert set(os.listdir(os.path.dirname(store.file(ALICE)))) == {"b2_vault.yml", TEMPORARY}
+    assert make_store().recover(ALICE, ACCOUNT, write=True) is None
+
+
 def test_a_leftover_of_an_account_that_is_not_known_is_recovered(store, leave):
     prove(store)
     key = leave(account_id="")

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import re
 import stat
@@ -14,7 +16,11 @@ import pytest
 from ansible.parsing.vault import VaultSecret
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
-from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import (
+    FallbackStore,
+    account_in,
+    open_fallback,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.tests.utils.vault_files import contents, read, write
 
@@ -82,3 +88,66 @@ def test_a_fallback_place_that_cannot_be_is_told(secrets, new_member, tmp_path):
             fallback.seal(new_member())
         assert list(fallback.found()) == []
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_the_key_of_an_account_is_found_unless_it_is_not_certain_to_be_its_own(fallback, new_member):
+    own = fallback.seal(new_member())
+    fallback.seal(dataclasses.replace(new_member(account_id="1" * 12), unproven=True))
+    fallback.seal(new_member(account_id=""))
+    # A file that does not decrypt has the id in its name.
+    foreign = FallbackStore(fallback.path, Sealer([("default", VaultSecret(b"another"))]))
+    unread = foreign.seal(new_member(account_id="2" * 12))
+    assert fallback.paths() == {"5f2a1c0b3d4e": own, "2" * 12: unread}
+    assert account_in(unread) == "2" * 12
+    fallback.remove(own)
+    fallback.remove(own)
+    assert fallback.paths() == {"2" * 12: unread}
+
+
+def test_a_key_that_is_moved_while_it_is_looked_for_is_left_out(fallback, new_member):
+    """By a run for another Group."""
+    paths = sorted(fallback.seal(new_member(key=key)) for key in ("K004one", "K004two"))
+    found = fallback.found()
+    assert next(found)[0] == paths[0]
+    os.unlink(paths[1])
+    assert list(found) == []
+
+
+def test_a_fallback_directory_that_cannot_be_listed_is_no_empty_one(fallback, new_member, monkeypatch):
+    """An account whose key is in it would count as one whose key is lost."""
+    fallback.seal(new_member())
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(StoreError, match="cannot be read"):
+        list(fallback.found())
+
+
+@pytest.mark.parametrize("job", [False, True])
+@pytest.mark.parametrize("named", ["", "given"])
+@pytest.mark.parametrize("durable", [False, True])
+def test_the_fallback_directory_of_a_job_is_used_with_a_warning(monkeypatch, tmp_path, secrets, job, named, durable):
+    for name in ("AWX_ISOLATED_DATA_DIR", "AWX_PRIVATE_DATA_DIR", "AWX_HOST", "JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    if job:
+        monkeypatch.setenv("AWX_PRIVATE_DATA_DIR", "/runner")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    options = {"vault_fallback_dir": named, "vault_dir_is_durable": durable}
+    fallback = open_fallback(options, Sealer(secrets), lambda path: str(tmp_path / path))
+    assert fallback.path == str(tmp_path / (named or "community.backblaze"))
+    if job and not (named and durable):
+        assert fallback.path in fallback.unfit()
+        assert ("vault_fallback_dir is not given" if not named else "vault_dir_is_durable: true") in fallback.unfit()
+    else:
+        assert fallback.unfit() == ""
+
+
+@pytest.mark.parametrize("state", ["", "not/absolute"])
+def test_the_default_fallback_directory_is_in_the_home_of_the_user(monkeypatch, secrets, state):
+    monkeypatch.setenv("XDG_STATE_HOME", state)
+    monkeypatch.setenv("HOME", "/home/ada")
+    for options in ({"vault_fallback_dir": None}, {"vault_fallback_dir": ""}):
+        fallback = open_fallback(options, Sealer(secrets), lambda path: path)
+        assert fallback.path == "/home/ada/.local/state/community.backblaze"

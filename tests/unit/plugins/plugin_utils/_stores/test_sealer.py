@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import pytest
+from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
-from ansible.parsing.vault import VaultSecret
+from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible.template import Templar
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -127,6 +128,64 @@ def test_the_vault_id_to_encrypt_with(monkeypatch):
     monkeypatch.delenv("ANSIBLE_VAULT_ENCRYPT_IDENTITY")
     with pytest.raises(StoreError, match="does not decrypt"):
         Sealer([("dev", VaultSecret(b"one"))]).open(Sealer(secrets, "prod").seal(b"x"), "p")
+
+
+@pytest.mark.parametrize("label", ["default", "prod", "theirs"])
+@pytest.mark.parametrize("password", [b"one", b"two"])
+@pytest.mark.parametrize("vault_id", [None, "dev"])
+def test_a_file_is_written_again_with_its_own_secret_and_id_unless_another_is_asked_for(
+    decrypted, label, password, vault_id
+):
+    secrets = [("dev", VaultSecret(b"one")), ("prod", VaultSecret(b"two"))]
+    sealed = Sealer([(label, VaultSecret(password))]).seal(b"x")
+    plaintext, sealer = Sealer(secrets, vault_id).open_to_rewrite(sealed, "p")
+    again = sealer.seal(plaintext)
+    assert plaintext == b"x"
+    if vault_id:
+        assert again.startswith(b"$ANSIBLE_VAULT;1.2;AES256;dev\n")
+        assert VaultLib([secrets[0]]).decrypt(again) == b"x"
+    else:
+        assert again.splitlines()[0] == sealed.splitlines()[0]
+        assert VaultLib([("x", VaultSecret(password))]).decrypt(again) == b"x"
+
+
+def test_the_secret_that_a_file_names_is_tried_first(decrypted):
+    """Each attempt takes some milliseconds by design."""
+    secrets = [(name, VaultSecret(name.encode())) for name in ("a", "b", "c", "d")]
+    sealed = Sealer(secrets, "d").seal(b"x")
+    assert Sealer(secrets).open_to_rewrite(sealed, "p")[0] == b"x"
+    assert len(decrypted) == 1
+
+
+def test_a_file_that_no_secret_opens_is_not_written_again(secrets):
+    sealed = Sealer([("default", VaultSecret(b"another"))]).seal(b"x")
+    for content in (sealed, sealed[:100]):
+        with pytest.raises(StoreError, match="some/path does not decrypt"):
+            Sealer(secrets).open_to_rewrite(content, "some/path")
+
+
+def test_a_file_opens_alone_with_the_secret_that_is_used_to_encrypt():
+    one, two = (VaultSecret(b"one"), VaultSecret(b"two"))
+    both = Sealer([("one", one), ("two", two)], "two")
+    assert both.opens_alone(Sealer([("x", two)]).seal(b"x"))
+    assert not both.opens_alone(Sealer([("two", one)]).seal(b"x"))
+
+
+def test_a_vault_that_gives_back_something_else_is_found_by_the_proof(secrets, monkeypatch):
+    Sealer(secrets).prove()
+    monkeypatch.setattr(VaultLib, "decrypt", lambda self, sealed: b"something else")
+    with pytest.raises(StoreError, match="did not give back"):
+        Sealer(secrets).prove()
+
+
+def test_a_vault_that_cannot_encrypt_says_so_without_the_text(secrets, monkeypatch):
+    def fails(self, plaintext, **options):
+        raise AnsibleError(f"cannot encrypt {plaintext!r}")
+
+    monkeypatch.setattr(VaultLib, "encrypt", fails)
+    with pytest.raises(StoreError, match="could not encrypt") as failed:
+        Sealer(secrets).seal(b"K004secret")
+    assert "K004" not in str(failed.value) and failed.value.__cause__ is None and failed.value.__suppress_context__
 
 
 def test_without_a_secret_nothing_begins():

@@ -12,6 +12,9 @@ import signal
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import Controller
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.tests.utils.vault_files import (
     contents,
     in_child,
@@ -106,3 +109,33 @@ def test_errors_of_the_work_under_the_lock_are_not_blamed_on_the_lock(store):
     prove(store)
     with pytest.raises(OSError, match="the caller's own"), locked(store):
         raise OSError("the caller's own")
+
+
+def test_the_holder_of_a_lock_is_shown_as_long_as_it_holds_it(store):
+    assert store.holder(GROUP) == ""
+    prove(store)
+    assert store.holder(GROUP) == ""
+    with locked(store) as state:
+        assert f"process {os.getpid()} on {os.uname().nodename}" in store.holder(GROUP)
+        assert store.holder("100002") == ""
+        assert os.path.samestat(os.fstat(state), os.stat(store.state_path(GROUP)))
+        # The journal can be read meanwhile.
+        with store.state(GROUP) as seen:
+            assert os.path.samestat(os.fstat(state), os.fstat(seen))
+    assert store.holder(GROUP) == ""
+    # The file is the same after every run, for those who have it in Git.
+    assert list(contents(store.path).values()) == [b""]
+
+
+def test_the_holder_of_a_lock_in_another_location_is_asked_for_there(tmp_path, secrets):
+    class Elsewhere(Controller):
+        run = None
+
+        def holder(self, group):
+            return self.run and f"{self.run} of {group}"
+
+    location = Elsewhere()
+    store = HostVarsStore(str(tmp_path / "vault"), Sealer(secrets), location=location)
+    assert store.holder(GROUP) == ""
+    location.run = "the run"
+    assert store.holder(GROUP) == f"the run of {GROUP}"
