@@ -95,8 +95,10 @@ AREAS = {
 
 
 def undecorated(source: str) -> str:
-    """Return source with its decorators of functions as calls at its end: mutmut does not change decorated
-    functions."""
+    """Return source with its decorators of functions as calls at its end: mutmut does not change decorated functions.
+
+    A cache is left out: its results of the first run of the tests would be those of each mutant, too.
+    """
     lines, calls = source.split("\n"), []
 
     def visit(nodes: list[ast.stmt], owner: str = "") -> None:
@@ -111,7 +113,8 @@ def undecorated(source: str) -> str:
                 decorator = node.decorator_list[0]
                 for number in range(decorator.lineno - 1, decorator.end_lineno or decorator.lineno):
                     lines[number] = f"{' ' * node.col_offset}# {lines[number].strip()}"
-                calls.append(f"{owner}{node.name} = {texts[0]}({owner}{node.name})")
+                if "lru_cache" not in texts[0]:
+                    calls.append(f"{owner}{node.name} = {texts[0]}({owner}{node.name})")
 
     visit(ast.parse(source).body)
     return "\n".join([*lines, *calls, ""])
