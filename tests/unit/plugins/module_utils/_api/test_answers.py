@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.answers import (
     Verdict,
+    account_in,
     find_new_member,
     judge,
     problem,
@@ -228,6 +229,22 @@ def test_the_two_documented_shapes_have_no_complaint(wrap):
     assert (found.member.region, found.member.s3_endpoint) == ("us-west", "s3.us-west-004.backblazeb2.com")
 
 
+@given(st.sets(st.sampled_from(sorted(MEMBER))), st.sampled_from(["", "us-west"]), st.booleans())
+def test_a_field_that_is_missing_is_a_doubt_only_if_it_says_whose_key_it_is(missing, region, complete):
+    member = {name: value for name, value in MEMBER.items() if name not in missing}
+    found = look({"applicationKeyId": KEY_ID, "applicationKey": KEY, "groupMember": member}, complete, region)
+    same(found)
+    assert ("names no account" in found.doubt, "names no address" in found.doubt) == (
+        "accountId" in missing,
+        "email" in missing,
+    )
+    # Without the account, the key and its fields are searched in the text as well.
+    assert bool(found.doubt) is bool({"accountId", "email"} & missing)
+    assert "Group" not in found.complaint
+    assert ("names no region" in found.complaint) is bool(region and "region" in missing)
+    assert ("cut short" in found.complaint) is not (complete or "accountId" in missing)
+
+
 @st.composite
 def odd_answers(draw):
     """The true fields under junk: other fields of any type, any nesting, any order."""
@@ -249,6 +266,71 @@ def odd_answers(draw):
 @given(odd_answers())
 def test_a_key_in_its_field_is_found_under_any_wrapping(body):
     same(look(body))
+
+
+FIELDS = {"applicationKeyId": KEY_ID, "applicationKey": KEY, **MEMBER}
+
+
+@given(st.permutations(sorted(FIELDS)), st.lists(st.sampled_from("{}"), max_size=3), st.data())
+def test_every_field_that_is_whole_in_a_part_of_an_answer_is_read(order, braces, data):
+    """The answer may be cut at both ends, and its objects may be closed anywhere."""
+    pieces = [f'"{name}": "{FIELDS[name]}"' for name in order]
+    for brace in braces:
+        pieces.insert(data.draw(st.integers(0, len(pieces)), label="brace at"), brace)
+    text = ", ".join(pieces)
+    at = text.index(f'"applicationKey": "{KEY}"')
+    end = data.draw(st.integers(at + len(f'"applicationKey": "{KEY}"'), len(text)), label="end")
+    text = text[data.draw(st.integers(0, at), label="start") : end]
+    whole = {name: value if f'"{name}": "{value}"' in text else "" for name, value in FIELDS.items()}
+    found = look(text.encode(), complete=False)
+    # A key id that is not whole has no quotes, and counts if all its digits are there.
+    same(found, KEY_ID if KEY_ID in text else "")
+    member = found.member
+    assert member.account_id == (whole["accountId"] or account_in(found.key_id))
+    assert (member.region, member.s3_endpoint, member.group_name) == (
+        whole["region"],
+        whole["s3Endpoint"],
+        whole["groupName"],
+    )
+    # The account inside a key id and the one beside the address have to be the same.
+    assert found.named is bool(whole["email"] and (whole["accountId"] or not found.key_id))
+    assert found.doubt and not found.others
+    assert found.complaint == ""
+
+
+PARTS = [{"applicationKeyId": KEY_ID}, {"applicationKey": KEY}]
+
+
+@given(
+    number=st.booleans(),
+    named=st.booleans(),
+    together=st.booleans(),
+    order=st.permutations(range(3)),
+    nested=st.booleans(),
+)
+def test_parts_of_an_answer_that_stand_apart_are_put_together(number, named, together, order, nested):
+    """An account id of digits may be sent as a number, which is read in JSON only."""
+    member = {**MEMBER, "accountId": 123456789012 if number else MEMBER["accountId"]}
+    parts = [*([{**PARTS[0], **PARTS[1]}, {}] if together else PARTS), {"groupMember": member} if named else member]
+    body = [parts[place] for place in order]
+    # The account beside a named member may be the admin's.
+    body = {**({"accountId": 1} if named else {}), "answer": body} if nested else body
+    found = look(body)
+    same(found)
+    assert found.doubt and not found.others
+    assert found.named is not number
+    assert (found.member.region, found.member.s3_endpoint) == (MEMBER["region"], MEMBER["s3Endpoint"])
+    # The account inside the key id wins.
+    assert found.member.account_id == "5f2a1c0b3d4e"
+
+
+@given(st.text(st.characters(exclude_categories=())).map("K004 {}".format), st.booleans())
+def test_a_key_is_taken_as_it_was_sent(key, cut):
+    """All but a character that no file can hold."""
+    text = json.dumps({**OURS, "applicationKey": key})
+    found = look(text[: -1 if cut else None].encode(), complete=not cut)
+    assert found.key == key.encode("utf-8", "replace").decode()
+    assert (found.key_id, bool(found.doubt), found.others) == (KEY_ID, cut, ())
 
 
 def test_a_long_number_is_no_key_id():
@@ -288,6 +370,8 @@ def test_a_key_of_the_documented_form_is_found_under_any_name(name, form):
     same(found)
     assert found.doubt
     assert not found.named
+    # Nothing is known of its member, and nothing is wrong with it.
+    assert found.complaint == ""
     assert found.member.account_id == "5f2a1c0b3d4e"
 
 
