@@ -179,7 +179,7 @@ def test_an_error_that_repeats_the_credential_does_not_show_it(standin, make_cli
         standin.faults(
             [{"operation": "*", "times": None, "action": {"kind": "raw", "status": 401, "body": json.dumps(body)}}]
         )
-        with pytest.raises(B2Error) as caught:
+        with pytest.raises(AnswerError if location == "code" else ApiError) as caught:
             list(client.members(group_id))
         assert secret not in str(caught.value) + repr(caught.value.facts)
         assert location == "code" or "x [hidden] y" in str(caught.value)
@@ -639,15 +639,6 @@ def test_a_throttled_call_waits_as_long_as_it_was_asked_to(standin, client):
     assert max(client.waits) >= 58
 
 
-def test_a_service_that_throttles_for_ever_is_left(standin, make_client):
-    standin.faults([{"operation": "b2_list_groups", "times": None, "action": {"kind": "throttle", "retry_after": 5}}])
-    client = make_client(standin, max_retries=1)
-    with pytest.raises(ApiError) as failed:
-        client.groups()
-    assert failed.value.code == "too_many_requests"
-    assert calls(standin)["b2_list_groups"] < 50
-
-
 @pytest.mark.parametrize("retries, most", [(0, 1), (5, 100)])
 @pytest.mark.parametrize("asked", [{"retry_after": 0}, {"retry_after_date": -60}])
 def test_being_asked_to_come_back_at_once_is_no_reason_to_ask_for_ever(standin, make_client, retries, most, asked):
@@ -656,32 +647,6 @@ def test_being_asked_to_come_back_at_once_is_no_reason_to_ask_for_ever(standin, 
         make_client(standin, max_retries=retries).groups()
     assert failed.value.code == "too_many_requests"
     assert calls(standin)["b2_list_groups"] <= most
-
-
-@pytest.mark.parametrize("action", [{"kind": "throttle"}, {"kind": "error", "status": 503}, {"kind": "cut_before"}])
-def test_no_retries_means_one_call_and_no_waiting(standin, make_client, action):
-    standin.faults([{"operation": "b2_list_groups", "times": 300, "action": action}])
-    client = make_client(standin, max_retries=0)
-    with pytest.raises(B2Error):
-        client.groups()
-    assert calls(standin)["b2_list_groups"] == 1
-    assert client.waits == []
-
-
-def test_being_throttled_does_not_use_up_the_attempts(standin, make_client):
-    """Five times 429 and then one 503, where one repeat is allowed."""
-    standin.faults(
-        [
-            {"operation": "b2_list_groups", "times": 5, "action": {"kind": "throttle", "retry_after": 1}},
-            {"operation": "b2_list_groups", "action": {"kind": "error", "status": 503}},
-        ]
-    )
-    client = make_client(standin, max_retries=1)
-    assert len(client.groups()) == 1
-    assert calls(standin)["b2_list_groups"] == 7
-    standin.faults([{"operation": "b2_list_groups", "times": 2, "action": {"kind": "error", "status": 503}}])
-    with pytest.raises(ApiError):
-        client.groups()
 
 
 @pytest.mark.parametrize(
@@ -710,18 +675,6 @@ def test_without_a_throttling_nobody_waits(standin, make_client, group_id):
     numbers = iter(range(64))
     in_threads(8, lambda: [client.create_member(group_id, f"m{next(numbers)}@x.example") for _number in range(8)])
     assert client.waits == []
-
-
-def test_after_a_throttling_the_calls_are_spread(standin, client):
-    standin.faults([{"operation": "b2_list_groups", "after": 3, "action": {"kind": "throttle", "retry_after": 2}}])
-    for _number in range(4):
-        client.groups()
-    client.waits.clear()
-    for _number in range(5):
-        client.groups()
-    # As long as the clock stands still, each turn is later than the one before.
-    assert client.waits == sorted(client.waits)
-    assert len(set(client.waits)) == 5
 
 
 def test_many_threads_that_are_throttled_at_once_slow_down_once(standin, make_client):
@@ -757,7 +710,8 @@ def test_a_wish_to_stop_ends_the_wait_for_a_turn(standin, client, group_id):
     assert CREATE not in calls(standin)
 
 
-def test_the_pauses_of_others_use_up_the_patience_of_a_throttled_call(standin, make_client, monkeypatch):
+@pytest.mark.parametrize("pauses", [[40.0], [15.0, 15.0]])
+def test_the_pauses_of_others_use_up_the_patience_of_a_throttled_call(standin, make_client, monkeypatch, pauses):
     """Or each of many calls would wait for all the others in turn, where the service throttles for ever."""
     client = make_client(standin, max_retries=1)
     client.authorize()
@@ -766,8 +720,9 @@ def test_the_pauses_of_others_use_up_the_patience_of_a_throttled_call(standin, m
 
     def wait(seconds):
         now[0] += seconds
-        if not client.waits:
-            client._caller.repeater._note(client._caller.repeater._pace.turn(now[0]), 40.0)
+        if pauses[len(client.waits) :]:
+            turn = client._caller.repeater._pace.turn(now[0])
+            client._caller.repeater._note(turn, pauses[len(client.waits)])
         client.waits.append(seconds)
 
     client._caller.repeater.wait = wait
