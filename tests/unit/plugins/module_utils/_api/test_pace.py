@@ -350,3 +350,54 @@ def test_whatever_happens_pauses_are_kept_and_turns_are_spread(events, chance):
             assert turn is AT_ONCE or 0.2 <= turn.rate <= 10000
             if turn.era == before.era and turn is not AT_ONCE:
                 assert turn.at - before.at >= 0.999 / before.rate
+
+
+# Whole fractions of a second, so that the sums are exact.
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["turn", "turn", "pass", "throttle"]),
+        st.sampled_from([0.0, 0.0, 0.015625, 0.25, 1.0, 16.0]),
+        st.sampled_from([0.0, 0.5, 1.0, 300.0]),
+        st.integers(0, 5),
+    ),
+    max_size=60,
+)
+
+
+def turns(events, chance, start):
+    """Return the turns that a pace gives out if its clock begins at this time, as if it had begun at 0."""
+    pace, now, given_out = Pace(lambda: chance), start, [AT_ONCE]
+    for what, later, asked, which in events:
+        now += later
+        turn = given_out[-1 - which % len(given_out)]
+        if what == "pass":
+            pace.passed(turn, now)
+        elif what == "throttle":
+            pace.throttled(turn, now, asked)
+        else:
+            given_out.append(pace.turn(now))
+    return [
+        (pace.holds(turn), turn.era, turn.rate, turn.at - (0.0 if turn is AT_ONCE else start)) for turn in given_out
+    ]
+
+
+@settings(max_examples=200)
+@given(EVENTS, st.sampled_from([0.0, 0.25, 0.5]))
+# The first throttling may come at once, and the next ones at the same moment.
+@example([("throttle", 0.0, 0.5, 0), ("turn", 0.0, 0.0, 0), ("throttle", 0.0, 0.5, 0), ("turn", 0.0, 0.0, 0)], 0.0)
+def test_no_matter_when_the_clock_began(events, chance):
+    early, late = turns(events, chance, 0.0), turns(events, chance, 65536.0)
+    assert [turn[:2] for turn in early] == [turn[:2] for turn in late]
+    assert [turn[2:] for turn in early] == [pytest.approx(turn[2:], abs=1e-6) for turn in late]
+
+
+@pytest.mark.parametrize(
+    "calls, seconds, low, high", [(1, 0.0, 1 / 2.05, 20), (20, 1.0, 20 / 3, 20), (40, 2.0, 10, 20)]
+)
+def test_the_first_pace_lies_between_a_burst_and_a_steady_flow(calls, seconds, low, high):
+    """Either all calls of the last two seconds were one burst, or they came evenly."""
+    pace = Pace(lambda: 0.5)
+    for number in range(calls):
+        pace.passed(AT_ONCE, 100.0 + seconds * number / calls)
+    pace.throttled(AT_ONCE, 100.0 + seconds, 1.0)
+    assert pace.turn(100.0 + seconds).rate == pytest.approx(0.98 * math.sqrt(low * high), rel=0.05)

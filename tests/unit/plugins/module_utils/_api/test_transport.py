@@ -295,14 +295,6 @@ def test_redirects_are_not_followed(standin, other_standin, transport, status):
     assert other_standin.state()["calls"] == {}
 
 
-def test_what_backblaze_requires_of_a_user_agent(standin, transport):
-    authorize(transport, standin)
-    agent = standin.log()[-1]["user_agent"]
-    assert agent.startswith("community.backblaze/")
-    assert " Python/3." in agent
-    assert " requests/2." in agent
-
-
 def test_no_answer_within_the_timeout(standin):
     transport = Transport(timeout=0.3, verify=True)
     standin.faults([{"operation": "*", "action": {"kind": "hang_before"}}])
@@ -389,10 +381,10 @@ def test_connections_are_kept_alive(standin, monkeypatch):
 
 
 @contextlib.contextmanager
-def scripted(answers, certificate=""):
+def scripted(answers, certificate="", received=None):
     """A server that answers each request with the next of these bytes.
 
-    Yields its URL and, for each request, the number of its connection.
+    Yields its URL and, for each request, the number of its connection. received: a list that gets the requests.
     """
     waiting, connections = list(answers), []
 
@@ -402,8 +394,10 @@ def scripted(answers, certificate=""):
             context.load_cert_chain(certificate)
             line = context.wrap_socket(line, server_side=True)
         with line, contextlib.suppress(OSError):
-            while line.recv(65536) and waiting:
+            while (request := line.recv(65536)) and waiting:
                 connections.append(number)
+                if received is not None:
+                    received.append(request)
                 for part in waiting.pop(0):
                     line.sendall(part)
                     time.sleep(0.02)
@@ -448,7 +442,8 @@ def test_an_interim_answer_is_not_taken_for_the_final_one(transport, interim, to
     assert connections == [0, 0], "an exchange that ended for certain leaves its connection for the next one"
 
 
-def test_interim_answers_without_end_are_no_answer(transport):
+def test_interim_answers_without_end_are_no_answer():
+    transport = Transport(timeout=0.5, verify=True)
     with scripted([[EARLY_HINTS * 300]]) as (url, _connections), pytest.raises(NetworkError) as failed:
         transport.send("GET", url + "/", auth=basic_auth("a", "b"))
     assert failed.value.sent
@@ -492,6 +487,44 @@ def test_a_connection_of_which_it_is_not_certain_that_its_exchange_is_over_is_no
         time.sleep(0.05)
         assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).body == b"second"
     assert connections == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "auth, credential, asked_with",
+    [(TokenAuth("4_token"), "4_token", ("4_token",)), (basic_auth("id", "key"), "Basic aWQ6a2V5", ("aWQ6a2V5", "key"))],
+)
+@pytest.mark.parametrize(
+    "method, query, body, target",
+    [
+        ("GET", None, None, "/x"),
+        ("GET", {}, None, "/x"),
+        ("GET", {"a": "b c&", "n": 1000}, None, "/x?a=b+c%26&n=1000"),
+        ("POST", None, b'{"a": 1}', "/x"),
+    ],
+)
+def test_a_request_has_its_own_headers_and_no_others(
+    transport, auth, credential, asked_with, method, query, body, target
+):
+    received = []
+    with scripted([[fine(b"{}")]], received=received) as (url, _connections):
+        answer = transport.send(method, f"{url}/x", auth=auth, query=query, body=body)
+    head, _end, sent = received[0].partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    agent = headers.pop("User-Agent")
+    assert agent.startswith("community.backblaze/") and " Python/3." in agent and " requests/2." in agent
+    assert (first, sent) == (f"{method} {target} HTTP/1.1", body or b"")
+    own = {"Content-Type": "application/json", "Content-Length": str(len(body))} if body else {}
+    assert headers == {
+        "Host": url.partition("//")[2],
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "Connection": "keep-alive",
+        "Authorization": credential,
+        **own,
+    }
+    # What an error must not repeat: the credential as it was sent, and the key of HTTP Basic.
+    assert answer.asked_with == asked_with
 
 
 @pytest.mark.parametrize("late", [b"", b"x" * 100])
@@ -598,7 +631,11 @@ def test_no_token_is_in_an_error_or_a_repr(standin, make_client):
     ("variable", "value", "said"),
     [
         ("ALL_PROXY", "socks5h://127.0.0.1:9", r"SOCKS proxy.*PySocks.*pip install 'requests\[socks\]'"),
-        ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", r"cannot be read from /nowhere/ca\.pem.*REQUESTS_CA_BUNDLE"),
+        (
+            "REQUESTS_CA_BUNDLE",
+            "/nowhere/ca.pem",
+            r"cannot be read from /nowhere/ca\.pem \(it is missing or damaged\).*REQUESTS_CA_BUNDLE",
+        ),
     ],
 )
 def test_what_is_wrong_in_the_environment_is_named(monkeypatch, variable, value, said):
