@@ -31,6 +31,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import O
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers as workers_module
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Policy, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.workers import Workers
+from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey, key_of
 
 GROUP, EMAIL, OTHER = "100001", "ada@example.com", "bob@example.com"
 OLD, NEW, FOREIGN = "old0", "new1", "foreign2"
@@ -65,6 +66,7 @@ class World:
         self.fallback_fails, self.in_fallback = fallback_fails, in_fallback
         self.stop = Stop()
         self.keys: dict[str, str] = {}
+        self.stored: dict[str, StoredKey] = {}
         self.directory, self.path = types.SimpleNamespace(path="vault"), "vault"
         self.unproven = types.SimpleNamespace(put=self.put, discard=lambda path: self.drop("discard", path))
 
@@ -105,7 +107,7 @@ class World:
         if self.failures:
             self.failures -= 1
             raise StoreError("The disk is full.")
-        self.keys[path] = key.key
+        self.keys[path], self.stored[path] = key.key, key
         self.log.append(("store", path, key.account_id))
         return path
 
@@ -301,7 +303,7 @@ def test_a_step_that_replaces_ejects_first(known):
 
 
 OPENS = [None, "", NEW, FOREIGN]
-LISTED = [None, Member(NEW, EMAIL), Member(FOREIGN, EMAIL)]
+LISTED = [None, Member(NEW, EMAIL.title(), region="us-west", s3_endpoint="s3.example"), Member(FOREIGN, EMAIL)]
 
 
 @given(
@@ -337,6 +339,9 @@ def test_a_key_of_an_odd_answer_is_stored_tried_and_kept(doubt, complaint, named
         assert world.open == {}
         owner = listed or new.member
         assert result.member == dataclasses.replace(owner, email=EMAIL, group_id=GROUP)
+        # The file has all that is known about the account, and Ansible may load it.
+        assert world.stored[FILE] == key_of(dataclasses.replace(new, member=result.member))
+        assert not world.stored[FILE].unproven
     elif expected is Outcome.KEY_DEAD:
         assert (path, world.open, result.member) == (FILE, {}, new.member)
     elif expected is Outcome.KEY_LOST:
