@@ -172,7 +172,7 @@ def expected(states, store, verify_keys):
     return steps, tried
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(st.lists(KNOWN, min_size=1, max_size=3), st.booleans())
 def test_each_step_follows_from_what_is_known_of_the_member(known, verify_keys):
     states = dict(zip(EMAILS, known, strict=False))

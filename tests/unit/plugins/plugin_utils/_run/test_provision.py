@@ -850,14 +850,20 @@ def test_a_member_whose_directory_is_not_made_is_no_reason_to_refuse(standin, st
     assert sorted(keys_of(standin)) == EMAILS[:2]
 
 
-def test_a_run_that_fails_after_it_moved_a_key_says_so(store, fallback, run, monkeypatch):
+@pytest.mark.parametrize("check_mode", [False, True])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_that_fails_says_whether_it_moved_a_key(store, fallback, run, monkeypatch, moved, check_mode):
     (result,) = run(EMAILS[:1]).results
-    fallback.seal(store.read(EMAILS[0]))
-    os.unlink(result.path)
+    if moved:
+        fallback.seal(store.read(EMAILS[0]))
+        os.unlink(result.path)
     monkeypatch.setattr(location_module.Controller, "room", lambda self, path: (0, None))
     with pytest.raises(StoreError, match="no room") as refused:
-        run(EMAILS[:2])
-    assert refused.value.facts["changed"] is True and "was moved from" in refused.value.facts["warnings"][0]
+        run(EMAILS[:2], check_mode=check_mode)
+    if moved and not check_mode:
+        assert refused.value.facts["changed"] is True and "was moved from" in refused.value.facts["warnings"][0]
+    else:
+        assert not {"changed", "warnings"} & refused.value.facts.keys()
     monkeypatch.undo()
     assert outcomes(run(EMAILS[:1])) == {EMAILS[0]: "unchanged"}
 
