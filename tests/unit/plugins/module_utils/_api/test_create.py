@@ -33,6 +33,12 @@ ALICE = "alice@x.example"
 GROUP = "100001"
 OURS, STRANGER, LEFT = "5f2a1c0b3d4e", "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 KEY, KEY_ID = "K004abc/DEF+ghi_JKL-mno/PQRstuv", f"004{OURS}0000000001"
+# What is said of a create that failed and whose account is not found.
+_UNCLEAR = (
+    "A create got no clear answer, and a look-up did not find the account. "
+    "If the account appears later, its key is lost."
+)
+_REFUSED_FIRST = "The account was most probably not created. The next run looks for it."
 # How often a full look-up is made of an address that is taken after a create that may have been executed.
 LATE_LOOKS = 3
 
@@ -136,7 +142,7 @@ def told(world: World, max_retries: int) -> tuple[str, t.Any]:
     except MemberExistsError as exc:
         return "exists", exc.member.account_id
     except B2Error as exc:
-        return "not created", (exc.facts.get("code", ""), exc.may_have_acted)
+        return "not created", (exc.facts.get("code", ""), exc.may_have_acted, exc.changed)
     assert (new.key, new.key_id, new.doubt) == (KEY, KEY_ID, "")
     return "created", new.member.account_id
 
@@ -194,7 +200,8 @@ def expected_of_a_failure(world: World, end: t.Any, unclear: bool, in_doubt: boo
     if unclear and (account is None or end == TAKEN):
         return "lost", ""
     code = end[1] if isinstance(end, tuple) else ""
-    return "not created", ("service_unavailable" if end == BUSY else code, in_doubt)
+    changed = _UNCLEAR if unclear else _REFUSED_FIRST if in_doubt else "It was not created."
+    return "not created", ("service_unavailable" if end == BUSY else code, in_doubt, changed)
 
 
 STEPS = st.one_of(

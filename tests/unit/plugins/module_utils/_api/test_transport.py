@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import re
 import socket
 import ssl
 import threading
@@ -19,6 +20,13 @@ import pytest
 import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
 from urllib3.util import parse_url
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import (
@@ -115,6 +123,7 @@ def test_urls_that_are_refused(url):
     for error in (OptionError, AnswerError):
         with pytest.raises(error) as refused:
             check_url(url, "The realm", error)
+        assert str(refused.value).startswith(f"The realm {str(url)[:200]!r} is refused: ")
         assert str(refused.value).isprintable()
 
 
@@ -595,9 +604,79 @@ def test_what_cannot_be_sent_is_known_as_not_sent(standin, transport):
     with pytest.raises(NetworkError) as failed:
         transport.send("GET", standin.url + AUTHORIZE, auth=TokenAuth("to\nken"))
     assert (failed.value.sent, failed.value.hopeless) == (False, True)
+    assert "Check the credentials." in failed.value.explain()
 
 
 SECRET = "K004Secret/that+nobody_may-see1"
+
+
+def failed_by(cause, error=requests.exceptions.ConnectionError):
+    """Return an error of requests as it wraps one of urllib3; any of them may quote the request."""
+    return error(MaxRetryError(None, f"/{SECRET}", cause), request=SECRET)
+
+
+@pytest.mark.parametrize(
+    "error, sent, hopeless, said",
+    [
+        (
+            requests.exceptions.InvalidHeader(SECRET),
+            True,
+            True,
+            r"not valid HTTP \(InvalidHeader\)\..* Check the realm",
+        ),
+        (ValueError(SECRET), True, True, r"not valid HTTP \(ValueError\)\..* Check the realm"),
+        (requests.exceptions.InvalidURL(SECRET), False, True, r"a URL is not valid\..* Check the realm"),
+        (
+            failed_by(ssl.SSLError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] expired"), requests.exceptions.SSLError),
+            True,
+            True,
+            r"TLS connection to far\.example .* Check ca_path",
+        ),
+        (failed_by(ssl.SSLError(1, "bad"), requests.exceptions.SSLError), True, False, r"TLS connection .*\(bad\)"),
+        (
+            failed_by(OSError(f"Tunnel connection failed: 403 {SECRET}"), requests.exceptions.ProxyError),
+            False,
+            False,
+            r"proxy for far\.example does not answer \(OSError\)\..* Check the proxy",
+        ),
+        (failed_by(OSError(5, "cut"), requests.exceptions.ProxyError), True, False, r"does not answer \(cut\)"),
+        (
+            failed_by(ConnectTimeoutError(None, SECRET), requests.exceptions.ConnectTimeout),
+            False,
+            False,
+            r"far\.example cannot be reached \(ConnectTimeoutError\)\..* Check the network",
+        ),
+        (failed_by(NewConnectionError(None, SECRET)), False, False, r"cannot be reached \(NewConnectionError\)"),
+        (
+            failed_by(ReadTimeoutError(None, SECRET, SECRET), requests.exceptions.ReadTimeout),
+            True,
+            False,
+            r"far\.example did not answer within 5 seconds\..* raise api_timeout",
+        ),
+        (
+            requests.exceptions.ConnectionError(
+                ProtocolError(SECRET, ConnectionResetError(104, "reset")), request=SECRET
+            ),
+            True,
+            False,
+            r"connection to far\.example broke \(reset\)\..* Run again",
+        ),
+        (OSError(SECRET), False, True, r"read from /ca\.pem \(it is missing or damaged\)\..* Check ca_path"),
+        (OSError(13, "Permission denied"), False, True, r"read from /ca\.pem \(Permission denied\)"),
+    ],
+)
+def test_each_error_of_the_http_library_says_whether_the_request_was_sent(monkeypatch, error, sent, hopeless, said):
+    transport = Transport(timeout=5.0, verify="/ca.pem")
+
+    def failing(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr("requests.adapters.HTTPAdapter.send", failing)
+    with pytest.raises(NetworkError) as failed:
+        transport.send("GET", f"https://far.example{AUTHORIZE}", auth=basic_auth("id", SECRET))
+    assert (failed.value.sent, failed.value.hopeless) == (sent, hopeless)
+    assert re.search(said, failed.value.explain())
+    assert SECRET not in "".join(traceback.format_exception(failed.value)) + repr(failed.value.facts)
 
 
 @pytest.mark.parametrize(
