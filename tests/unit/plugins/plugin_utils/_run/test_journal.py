@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import tempfile
 
 import pytest
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Event, Open
+from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import modes_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal, is_recent
 
 
@@ -273,6 +275,136 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_line(directory):
     assert 0 < len(content) <= 512
     assert content.endswith(b"\n")
     assert [entry.email for entry in reopened(directory)] == [f"m{number}@x" for number in range(content.count(b"\n"))]
+
+
+@pytest.mark.parametrize(
+    "mode, kept", [(0o600, 0o600), (0o640, 0o640), (0o664, 0o664), (0o777, 0o666), (0o4640, 0o640)]
+)
+@pytest.mark.parametrize("asked", [None, "0660"])
+def test_the_journal_keeps_its_mode_unless_the_user_asks_for_another(directory, mode, kept, asked):
+    file = directory[0] / "journal.jsonl"
+    file.write_bytes(b"")
+    file.chmod(mode)
+    reopened(directory, modes=modes_of(asked))
+    assert stat.S_IMODE(file.stat().st_mode) == (0o660 if asked else kept)
+
+
+class Elsewhere:
+    """A location that writes down what the journal asks it to publish."""
+
+    def __init__(self):
+        self.log, self.fails = [], False
+
+    def publish(self, *paths):
+        self.log.append(("publish", *paths))
+        if self.fails:
+            raise StoreError("No route to host.")
+
+    def later(self, path):
+        self.log.append(("later", path))
+
+
+def test_a_note_is_published_when_it_is_on_disk_and_the_end_of_a_run_with_the_next_files(directory, monkeypatch):
+    elsewhere, path = Elsewhere(), os.path.join(str(directory[0]), "journal.jsonl")
+    journal = Journal(directory[1], str(directory[0]), location=elsewhere)
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (elsewhere.log.append(("fsync",)), fsync(fd)))
+    journal.pending("1", "open@x")
+    assert elsewhere.log == [("fsync",), ("publish", path)]
+    elsewhere.log.clear()
+    journal.close("1", "open@x", sync=False)
+    assert elsewhere.log == []
+    elsewhere.fails = True
+    with pytest.raises(StoreError, match="No route"):
+        journal.pending("1", "open@x")
+    for quiet in (journal.close, lambda *key: journal.fallback(*key, "5f2a1c0b3d4e", "/path")):
+        quiet("1", "open@x")
+    elsewhere.log.clear()
+    journal.finish()
+    assert elsewhere.log == [("fsync",), ("fsync",), ("later", path)]
+    elsewhere.log.clear()
+    # A journal that is closed is closed.
+    journal.finish()
+    assert elsewhere.log == []
+
+
+def test_a_line_that_is_written_in_pieces_is_whole(directory, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+    journal = Journal(directory[1], str(directory[0]))
+    journal.pending("1", "open@x")
+    journal.lost("1", "lost@x", "5f2a1c0b3d4e")
+    journal.finish()
+    assert reopened(directory) == [Open("open@x", "1"), Open("lost@x", "1", Event.LOST, "5f2a1c0b3d4e")]
+
+
+def test_a_note_keeps_the_time_of_its_event(directory):
+    """Or an address would stay open for ever: each run writes the file again."""
+    before = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    journal = Journal(directory[1], str(directory[0]))
+    journal.note(Open("old@x", "1", at="2026-01-01T00:00:00Z"))
+    journal.pending("1", "new@x")
+    journal.finish()
+    reopened(directory)
+    old, new = reopened(directory)
+    assert old.at == "2026-01-01T00:00:00Z"
+    moment = datetime.datetime.strptime(new.at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
+    assert before <= moment <= datetime.datetime.now(datetime.timezone.utc)
+
+
+def test_a_line_has_the_fields_that_are_known_and_no_others(directory, journal):
+    journal.fallback("1", "fallback@x", "5f2a1c0b3d4e", "/path")
+    journal.told("1", "fallback@x", "0a1b2c3d4e5f")
+    journal.pending("1", "open@x")
+    lines = [json.loads(line) for line in (directory[0] / "journal.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line.pop("at")
+    known = {"event": "fallback", "email": "fallback@x", "group_id": "1", "path": "/path"}
+    assert lines == [
+        {**known, "account_id": "5f2a1c0b3d4e"},
+        {**known, "account_id": "0a1b2c3d4e5f", "told": True},
+        {"event": "pending", "email": "open@x", "group_id": "1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "step, said", [("fsync", "cannot be written"), ("write", "cannot be written"), ("stat", "is gone")]
+)
+def test_a_note_that_is_not_on_disk_is_an_error_that_names_the_file(directory, journal, monkeypatch, step, said):
+    journal.pending("1", "open@x")
+
+    def failing(*_arguments, **_options):
+        raise OSError(errno.EIO, "a bad disk")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, step, failing)
+        with pytest.raises(StoreError, match=f"journal.jsonl {said} \\(a bad disk\\)"):
+            journal.pending("1", "other@x")
+    # A line that was written stays: an address that is open without need costs a look-up.
+    expected = ["open@x", "other@x"] if step == "fsync" else ["open@x"]
+    assert [entry.email for entry in journal.entries("1")] == expected
+    assert [entry.email for entry in reopened(directory, writable=False)] == expected
+
+
+@pytest.mark.parametrize("step", ["open", "unlink", "rename", "fsync", "write"])
+def test_a_run_begins_only_with_a_journal_that_can_be_written(directory, monkeypatch, step):
+    made = Journal(directory[1], str(directory[0]))
+    made.pending("1", "open@x")
+    made.finish()
+    real = os.open
+
+    def failing(*arguments, **options):
+        # To read the journal is one thing.
+        if step == "open" and arguments[0] == "journal.jsonl" and arguments[1] & os.O_ACCMODE == os.O_RDONLY:
+            return real(*arguments, **options)
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, step, failing)
+        with pytest.raises(StoreError, match=r"journal.jsonl cannot be written \(read-only\)"):
+            Journal(directory[1], str(directory[0]))
+    assert reopened(directory) == [Open("open@x", "1")]
+    assert [entry.name for entry in directory[0].iterdir()] == ["journal.jsonl"]
 
 
 # Few addresses, so that most notes are about one that is open.
