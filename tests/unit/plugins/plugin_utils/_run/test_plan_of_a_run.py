@@ -12,7 +12,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import os
 import tempfile
+import time
 import types
 
 import pytest
@@ -197,6 +199,58 @@ def test_each_step_follows_from_what_is_known_of_the_member(known, verify_keys):
     if idle:
         assert f"recreate_members names {', '.join(idle)}," in report.notes[0]
         assert "Nothing would be replaced" in report.notes[0]
+
+
+NEVER = 9
+
+
+@settings(max_examples=30)
+@given(
+    states=st.lists(
+        st.tuples(st.booleans(), st.sampled_from([60, 200]), st.sampled_from([0, 1, 2, 3, NEVER]), st.booleans()),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_a_member_whose_key_is_new_is_looked_for_until_it_is_listed(states):
+    """The first look is the listing, the second asks for one member, and the others are listings again."""
+    states = dict(zip(EMAILS, states, strict=False))
+    waits, listings = [], []
+
+    def members(group_id):
+        listings.append(group_id)
+        look = 0 if len(listings) == 1 else len(listings)
+        return [
+            Member(account_of(email), email, GROUP) for email, (*_other, first, _one) in states.items() if first <= look
+        ]
+
+    def find_member(group_id, email):
+        first, shown_alone = states[email][2:]
+        return Member(account_of(email), email, GROUP) if first <= 1 and shown_alone else None
+
+    client = types.SimpleNamespace(members=members, find_member=find_member)
+    kinds = {email: Known(False, "own" if stored else "", "", "", False) for email, (stored, *_other) in states.items()}
+    stop = Stop()
+    stop.wait = waits.append
+    with world(kinds) as (store, fallback), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(provision_module, "LISTING_DELAYS", (1.0, 2.0))
+        for email, (stored, age, *_other) in states.items():
+            if stored:
+                os.utime(store.file(email), (time.time() - age,) * 2)
+        job = Job(GROUP, [Wanted(email) for email in states], vault_lock_timeout=0.0, check_mode=True)
+        plan, _report = provision(client, job, store, fallback, stop)
+    # The model: only a stored key is a reason to look again, and only a new one is a reason to wait.
+    found = {email for email, (_stored, _age, first, _alone) in states.items() if first == 0}
+    found |= {email for email, (stored, _age, first, alone) in states.items() if stored and first <= 1 and alone}
+    expected_waits = []
+    for look, delay in ((2, 1.0), (3, 2.0)):
+        if not any(stored and age < 120 and email not in found for email, (stored, age, *_other) in states.items()):
+            break
+        expected_waits.append(delay)
+        found |= {email for email, (stored, _age, first, _alone) in states.items() if stored and first <= look}
+    assert waits == expected_waits
+    assert {step.wanted.email for step in plan.steps if step.member} == found
+    assert set(plan.accounts.values()) == found
 
 
 ANSWERS = st.sampled_from(["account", "", "clear", "unclear", "unclear", "no answer", "no answer"])
