@@ -148,6 +148,14 @@ def test_two_keys_of_one_address_are_both_stored_again():
     assert world.noted == [("fallback", GROUP, EMAIL, ACCOUNT, FALLBACK)]
 
 
+def test_two_keys_of_an_address_that_nobody_wants_are_both_stored_again():
+    world = World([FILE, ASIDE], unproven=UNPROVEN)
+    results, notes = world.confirm({})
+    assert (results, world.noted) == ({}, [])
+    assert {key.key for key in world.saved} == {KEY.key, UNPROVEN.key}
+    assert [f"gone from {path}: " in note for path, note in zip((FILE, ASIDE), notes, strict=True)] == [True, True]
+
+
 def test_an_address_that_nobody_wants_is_named_in_a_warning():
     world = World([FILE, f"vault/{OTHER}"])
     results, notes = world.confirm({}, concerned=(EMAIL, OTHER))
