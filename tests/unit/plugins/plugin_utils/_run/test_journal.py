@@ -177,8 +177,9 @@ def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(directory, journ
         file.write(line)
     journal.pending("1", "later@x")
     before = (directory[0] / "journal.jsonl").read_bytes()
-    with pytest.raises(StoreError, match="Line 2 of the journal"):
+    with pytest.raises(StoreError, match="Line 2 of the journal") as failed:
         reopened(directory)
+    assert "Repair or remove that line." in failed.value.explain()
     assert (directory[0] / "journal.jsonl").read_bytes() == before
 
 

@@ -408,6 +408,7 @@ def test_a_given_key_is_sealed_and_its_address_closed(failures):
     assert result.member == Member(NEW, EMAIL, GROUP)
     if failures:
         assert (result.outcome, world.open) == (Outcome.KEY_MISSING, {EMAIL: ("lost", NEW)})
+        assert "The disk is full." in result.message
     else:
         assert (result.outcome, result.path, world.open) == (Outcome.ADOPTED, FILE, {})
         assert world.keys == {FILE: "key"}
