@@ -13,7 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The files and directories that the check reads.
-READ = ("plugins", "docs", "roles", "playbooks", "README.md", "CONTRIBUTING.md", "TESTING.md")
+READ = (
+    "plugins",
+    "docs",
+    "roles",
+    "playbooks",
+    "README.md",
+    "CONTRIBUTING.md",
+    "TESTING.md",
+    "SECURITY.md",
+    "tests/bench/README.md",
+)
 SUFFIXES = (".py", ".yml", ".md", ".rst")
 #: Refused wording as a regular expression of whole words, and its replacement. A space also matches a line break.
 WORDING = {

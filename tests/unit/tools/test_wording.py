@@ -20,6 +20,7 @@ def a_repository(tmp_path, **texts):
     """Return a repository whose checked files are empty, except for these."""
     for name in wording.READ:
         path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch() if path.suffix else path.mkdir()
     for name, text in texts.items():
         (tmp_path / "plugins" / f"{name}.py").write_text(text)
