@@ -122,7 +122,7 @@ def test_a_move_switches_off_no_file_of_variables(source, target, sealer, new_me
         assert all(f"switch off the variables in b2_group_{GROUP}.yml beside it" in one.message for one in moved.left)
     os.unlink(unproven)
     assert len(move("group_vars").moved) == 2
-    # And back: here it is in the way of one member only.
+    # Back to host_vars: the file of variables is an obstacle for one member only.
     with open(os.path.join(source, f"{BOB}.yaml"), "wb"):
         pass
     back = move("host_vars", here=target, there=source)
@@ -230,7 +230,7 @@ def test_one_group_moves_alone(move, keys, source, target, sealer, members):
 
 @pytest.fixture
 def stores(source, target, sealer):
-    """The store that a move to a layout takes keys from, and the one that it puts them into."""
+    """Return the stores of a move to a layout: the store with the keys, and the store that gets them."""
 
     def make(layout):
         if layout == "host_vars":
@@ -241,7 +241,9 @@ def stores(source, target, sealer):
 
 
 @pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
-def test_another_key_in_the_new_place_leaves_both_alone(move, keys, source, target, stores, new_member, layout):
+def test_another_key_in_the_new_vault_file_leaves_both_unchanged(
+    move, keys, source, target, stores, new_member, layout
+):
     here, there = stores(layout)
     os.mkdir(target)
     here.seal(new_member())
@@ -327,12 +329,14 @@ def test_a_file_that_cannot_be_opened_does_not_keep_the_other_groups(move, sourc
 
 
 def kill_before_rename(store, email):
-    """Leave the file of a key as a run does that is killed before it is in its place."""
+    """Leave the temporary file of a key, as a run does that is killed before the rename."""
     os.rename(store.file(email), os.path.join(os.path.dirname(store.file(email)), TEMPORARY))
 
 
 @pytest.mark.parametrize("write", [True, False])
-def test_a_key_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, keys, source, sealer, new_member, write):
+def test_a_key_that_a_killed_run_left_keeps_its_group_until_it_is_recovered(
+    move, keys, source, sealer, new_member, write
+):
     single = GroupVarsStore(source, sealer, GROUP)
     single.seal(new_member(BOB))
     kill_before_rename(single, BOB)
@@ -351,7 +355,7 @@ def test_a_key_that_a_killed_run_left_keeps_its_group_until_it_is_home(move, key
 
 
 @pytest.mark.parametrize("group_id", [None, GROUP])
-def test_a_file_that_a_killed_run_left_keeps_its_group_until_it_is_home(
+def test_a_file_that_a_killed_run_left_keeps_its_group_until_it_is_recovered(
     move, keys, source, sealer, new_member, group_id
 ):
     store = HostVarsStore(source, sealer)
@@ -388,7 +392,7 @@ def test_what_a_killed_run_left_of_an_unknown_group_keeps_everything(move, sourc
 
 @pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
 @pytest.mark.parametrize("torn", [True, False])
-def test_what_a_killed_run_left_of_a_key_in_the_new_place_is_in_nobodys_way(
+def test_a_temporary_file_of_a_key_that_is_in_the_new_directory_is_no_obstacle(
     move, source, target, sealer, stores, new_member, layout, torn
 ):
     here, there = stores(layout)
@@ -480,7 +484,9 @@ def test_where_there_is_no_room_is_said_in_check_mode_too(move, source, sealer, 
 
 @pytest.mark.parametrize("fault", ["read", "remove"])
 @pytest.mark.parametrize("layout", ["group_vars", "host_vars"])
-def test_keys_that_are_in_both_places_are_all_named(move, keys, source, sealer, new_member, monkeypatch, layout, fault):
+def test_keys_that_are_in_both_layouts_are_all_named(
+    move, keys, source, sealer, new_member, monkeypatch, layout, fault
+):
     here = HostVarsStore(source, sealer) if layout == "group_vars" else GroupVarsStore(source, sealer, GROUP)
     here.seal(new_member())
     here.seal(new_member(BOB))
@@ -545,7 +551,7 @@ def test_a_key_that_changed_meanwhile_is_left_alone(move, keys, source, sealer, 
     assert {**keys(source)[0], **keys(source)[1]}[ALICE].region == "changed"
 
 
-def test_what_does_not_come_back_from_its_new_place_stays_in_its_old_one(
+def test_a_key_that_cannot_be_read_back_stays_in_its_old_vault_file(
     move, keys, source, sealer, new_member, monkeypatch
 ):
     HostVarsStore(source, sealer).seal(new_member())
@@ -555,7 +561,7 @@ def test_what_does_not_come_back_from_its_new_place_stays_in_its_old_one(
     assert set(keys(source)[0]) == {ALICE}
 
 
-def test_a_place_that_cannot_be_costs_nothing(move, keys, source, target, sealer, new_member):
+def test_an_invalid_directory_changes_nothing(move, keys, source, target, sealer, new_member):
     HostVarsStore(source, sealer).seal(new_member())
     with open(target, "w"):
         pass
@@ -588,9 +594,7 @@ def entries_in(path, sealer, group_id=GROUP):
 LOST = ("lost", "lost@x.example", "aaaaaaaaaaaa")
 
 
-def test_what_a_journal_knows_about_lost_keys_goes_along_and_is_known_in_one_place_only(
-    move, source, target, sealer, new_member
-):
+def test_the_record_of_lost_keys_moves_along_and_is_in_one_journal_only(move, source, target, sealer, new_member):
     HostVarsStore(source, sealer).seal(new_member())
     note(source, sealer, GROUP, LOST, ("ejecting", "out@x.example", "bbbbbbbbbbbb"), ("pending", "open@x.example"))
     move("group_vars", write=False)
@@ -601,7 +605,7 @@ def test_what_a_journal_knows_about_lost_keys_goes_along_and_is_known_in_one_pla
     assert there["lost@x.example"].account_id == "aaaaaaaaaaaa" and there["out@x.example"].event is Event.EJECTING
 
 
-def test_no_account_is_taken_for_lost_whose_key_may_be_in_the_old_place(move, source, target, sealer, new_member):
+def test_no_account_counts_as_lost_whose_key_may_be_in_the_old_directory(move, source, target, sealer, new_member):
     store = HostVarsStore(source, sealer)
     store.seal(new_member())
     seal(store.file(BOB), sealer, key_text(new_member(BOB)) + b"port: 22\n")

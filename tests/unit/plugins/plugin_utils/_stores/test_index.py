@@ -79,7 +79,7 @@ def test_a_file_that_changed_is_opened_again(sealed, decrypted, tmp_path):
         sealed()
 
 
-def test_a_file_in_another_place_is_not_known_there(sealed, tmp_path):
+def test_a_file_in_another_directory_is_not_known(sealed, tmp_path):
     os.rename(tmp_path / "host_vars" / MEMBERS[0], tmp_path / "host_vars" / "other@x.example")
     with pytest.raises(StoreError, match="another address"):
         sealed()
