@@ -87,7 +87,7 @@ class Host:
         return path
 
     def location(self, directory: pathlib.Path) -> HostPlace:
-        """Return this host as a place for the keys of a project."""
+        """Return this host as the location of the keys of a project."""
         return HostPlace(self, self.inventory(directory / "inventory.json"))
 
     def inventory(self, path: pathlib.Path, **variables: t.Any) -> pathlib.Path:
@@ -270,11 +270,10 @@ class GitPlace:
             hook.chmod(0o755)
 
     def apart(self, mark: str) -> dict[str, str]:
-        """Return the environment of a run in which what works at the far end is without a variable that would have it
-        killed with the run.
+        """Return the environment of a run whose git at the far end has no mark, so that it is not killed with the run.
 
-        That is a process of a server elsewhere. Killed with -9 it leaves the lock of a branch behind, and no run could
-        push any more.
+        In real use that is a process of another server. If it were killed with -9, the lock of a branch would stay, and
+        no run could push any more.
         """
         command = f"env -u {mark} git receive-pack"
         return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.receivepack", "GIT_CONFIG_VALUE_0": command}
@@ -421,7 +420,7 @@ def play(
     keywords: t.Optional[t.Mapping[str, t.Any]] = None,
     **options: t.Any,
 ) -> pathlib.Path:
-    """Write a play with one task that provisions into a place, and keeps its result beside it as JSON."""
+    """Write a play with one task that creates members, and writes its result beside the play as JSON."""
     path = project.directory / name
     result = path.with_name(f"{path.stem}-result.json")
     here = {

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys that live elsewhere than on the controller, as users have them there: on the task's host, behind a real sshd,
-and in a Git repository."""
+"""Store keys in other locations than the controller, as users do: on the host of the task, behind a real sshd, and in a
+Git repository."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CREATE = "b2_create_group_member"
 
 
 class Scene:
-    """A project, the stand-in it works against, and the place for its keys."""
+    """A project, its stand-in, and the location of its vault directory."""
 
     def __init__(self, directory, server, location):
         self.server = server
@@ -61,7 +61,7 @@ class Scene:
         return process.stdout + process.stderr, process.returncode == 0
 
     def compare(self):
-        """Hold the ledger against what is in the place."""
+        """Compare the ledger with the keys in the location."""
         with self.location.keys() as directory:
             return ledger.compare(self.server.url, str(directory), self.project.password.encode())
 
@@ -137,7 +137,7 @@ def test_fifty_members_and_a_second_run_that_changes_nothing(scene):
 
 
 @pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
-def test_check_mode_and_audit_look_into_the_place_and_write_nothing(scene, layout):
+def test_check_mode_and_audit_read_the_location_and_write_nothing(scene, layout):
     _said, foreseen = scene.run(FEW, "--check", vault_layout=layout)
     assert foreseen["counts"] == {"created": 3} and foreseen["changed"], foreseen
     assert not scene.location.state()
@@ -192,8 +192,8 @@ def test_a_file_of_variables_is_not_switched_off(scene):
 
 
 @pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
-def test_a_doubtful_key_waits_in_the_place_for_the_run_that_tries_it(scene, layout):
-    """Its file is beside the place of the key there, and leaves when the key is in it."""
+def test_an_unproven_key_waits_in_the_location_for_the_run_that_tries_it(scene, layout):
+    """Its file is beside the vault file in the location, and is removed when the key is in the vault file."""
     odd = {"kind": "patch", "body": {"groupMember": {"email": "mallory@customers.example.com"}}}
     untried = {
         "operation": "b2_authorize_account",
@@ -226,7 +226,7 @@ def test_one_member(scene):
     assert fine and f"IN {scene.location.name}/{FEW[0]}/b2_vault.yml, True" in said, said
     found = scene.compare()
     assert found.complete and found.sealed == 1
-    # The place without a directory is a mistake, and no reason to show the key.
+    # A location without vault_dir is an error, and no reason to return the key.
     args = {"group_name": "hosting", "email": FEW[1], **scene.location.options}
     del args["vault_dir"]
     said, fine = scene.tasks({"community.backblaze.b2_group_member": args})
@@ -387,7 +387,8 @@ def test_in_a_job_the_target_must_not_be_the_job_itself(on_host):
         said
     )
     assert "vault_dir_is_durable: true" in result["msg"] and not on_host.server.ledger()
-    # Over a connection it is not for this machine to judge. The fallback directory is here, and only warned of.
+    # For a host behind a connection, the task needs no promise. The fallback directory is on this machine, so the task
+    # warns of it.
     said, result = on_host.run(FEW, environment=JOB)
     assert result["counts"] == {"created": 3}, said
     assert "vault_fallback_dir is not given" in said and "may be lost with this job" in " ".join(said.split())

@@ -147,7 +147,7 @@ def test_a_directory_that_is_none_is_refused(remote, pushed, folder, said):
         remote(folder).read({})
 
 
-def test_a_push_that_is_refused_is_made_anew_on_what_others_have_pushed(remote, origin, pushed):
+def test_a_refused_push_is_repeated_on_top_of_the_commits_of_others(remote, origin, pushed):
     one = remote()
     pushed("readme", "1")
     one.read({})
@@ -672,7 +672,7 @@ def test_a_url_with_a_password_is_not_rewritten(tmp_path, monkeypatch):
 
 
 def test_hooks_do_not_see_what_the_run_was_given(remote, origin, tmp_path, monkeypatch):
-    """Over a path a hook of the repository is a child of git here."""
+    """The repository is a path, so its hook is a child process of the git of this test."""
     hook = origin / "hooks" / "pre-receive"
     hook.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\n")
     hook.chmod(0o755)
