@@ -54,7 +54,7 @@ def found(environment=None, **given):
     return values["application_key_id"], values["application_key"], values["realm"]
 
 
-def test_without_any_place_only_the_realm_has_a_value():
+def test_without_any_source_only_the_realm_has_a_value():
     assert found() == ("", "", "production")
 
 
@@ -66,7 +66,7 @@ def test_the_environment_is_asked_in_the_order_that_is_documented():
     assert found(environment, application_key_id="mine", realm="production") == ("mine", "key", "production")
 
 
-def test_the_nearest_place_is_taken_for_each_of_them(write):
+def test_each_value_is_from_the_first_source_that_has_it(write):
     near = write("near", application_key_id="near-id", application_key="near-key", realm="near")
     far = write("far", application_key_id="far-id", application_key="far-key", realm="far")
     around = {"B2_APPLICATION_KEY": "key", "B2_CREDENTIALS_FILE": far}

@@ -48,7 +48,7 @@ HALF = Stored("5f2a1c0b3d4e", "", "hv/alice@x.example/b2_vault.yml")
 HAS_KEY = {"key_id": "0045f2a1c0b3d4e0000000009", "key": "K004"}
 
 PRESENT = [
-    # wanted besides the address, member, what is known about the key (None: keys are not stored here), outcome
+    # wanted besides the address, member, what is known about the key (None: the task stores no keys), outcome
     ({}, None, KeyState(), Outcome.CREATED),
     ({"region": "us-east"}, None, None, Outcome.CREATED),
     ({}, None, KeyState(lost=True), Outcome.CREATED),

@@ -65,7 +65,7 @@ def test_a_key_that_is_sealed_is_on_disk(tmp_path, secrets, new_member, done, la
     assert done == names
 
 
-def test_a_key_in_the_fallback_place_is_on_disk(tmp_path, secrets, new_member, done):
+def test_a_key_in_the_fallback_directory_is_on_disk(tmp_path, secrets, new_member, done):
     path = FallbackStore(str(tmp_path / "state" / "fallback"), Sealer(secrets)).seal(new_member())
     made = [("fsync", "."), ("fsync", "state")]
     written = [

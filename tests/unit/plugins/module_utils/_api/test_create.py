@@ -67,7 +67,7 @@ class World:
     """The service as it really is: what it does with each request, and what its listings show."""
 
     script: list[Step]
-    # Who has the address at first: nobody, somebody else in the Group, or an account elsewhere.
+    # Who has the address at first: nobody, somebody else in the Group, or an account outside the Group.
     taken_by: str
     # An account that has just left is still listed.
     left_is_listed: bool

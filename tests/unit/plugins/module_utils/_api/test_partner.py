@@ -203,7 +203,7 @@ def test_a_credential_too_short_to_be_one_changes_no_verdict(standin, make_clien
 @pytest.mark.parametrize(
     "url", ["https://example.com", "http://example.com", "http://127.0.0.1@example.com", "file:///etc/passwd"]
 )
-def test_a_groups_url_that_leads_elsewhere_gets_no_token(standin, client, url):
+def test_a_groups_url_of_another_owner_gets_no_token(standin, client, url):
     standin.settings(groups_api_url=url)
     with pytest.raises(AnswerError, match="groupsApiUrl"):
         client.groups()
@@ -657,7 +657,7 @@ def test_a_retry_after_holds_every_call_of_the_client(standin, client, group_id,
     standin.faults([{"operation": "b2_list_groups", "action": action}])
     assert len(client.groups()) == 1
     client.waits.clear()
-    # The clock of the pace did not move, for nothing was slept here.
+    # The clock of the pace did not move, because the client waited without sleeping.
     client.create_member(group_id, ALICE)
     assert max(client.waits) > 6
 

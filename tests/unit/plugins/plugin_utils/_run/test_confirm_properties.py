@@ -187,7 +187,7 @@ def test_a_changed_file_that_cannot_be_fetched_counts_as_gone():
     assert (world.saved, results[EMAIL].path) == ([KEY], FALLBACK)
 
 
-def test_a_result_with_its_key_elsewhere_is_not_about_its_file():
+def test_a_result_whose_key_is_in_another_file_is_not_about_its_file():
     world = World([FILE])
     before = {EMAIL: result_of(Outcome.CREATED, FALLBACK)}
     assert world.confirm(before) == (before, ())

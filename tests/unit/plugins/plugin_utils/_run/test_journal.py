@@ -77,7 +77,7 @@ def test_what_is_known_of_an_account_is_so_for_the_next_run(directory, journal):
     ]
     assert journal.entries("1") == wanted
     assert reopened(directory) == reopened(directory) == wanted
-    # What is created anew is pending again, and no longer the account that was ejected.
+    # A recreated address is pending again, without the account that was ejected.
     again = Journal(directory[1], str(directory[0]))
     again.pending("1", "ejecting@x")
     again.finish()
@@ -216,7 +216,7 @@ def test_a_run_that_ends_well_leaves_only_what_is_open(directory):
 
 @pytest.mark.parametrize("step", ["open", "write", "fsync", "rename"])
 def test_nothing_is_lost_where_the_end_of_a_run_is_interrupted(directory, monkeypatch, step):
-    """By a kill at any step of it, for which an error at that step stands here."""
+    """An error at a step has the same effect as a kill at this step."""
     made = Journal(directory[1], str(directory[0]))
     made.pending("1", "done@x")
     made.pending("1", "open@x")
@@ -443,7 +443,7 @@ def after(entries, kind, key, account):
 def test_the_next_run_knows_every_note_that_was_whole_on_disk(all_runs):
     """Kill runs at any byte of what they append, and hold the entries of each next run against a model."""
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patched:
-        # No machine is lost here: what a process has written stays.
+        # The machine does not stop, so written bytes stay without a sync.
         patched.setattr(os, "fsync", lambda fd: None)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         file = os.path.join(path, "journal.jsonl")

@@ -197,7 +197,7 @@ def test_what_a_killed_run_left_open_is_settled(standin, store, run):
     assert [(one.email, one.known) for one in run(EMAILS[1:2]).settled] == [(EMAILS[1], True), (EMAILS[2], False)]
 
 
-def test_without_a_place_nothing_is_created(standin, store, run):
+def test_without_a_vault_directory_nothing_is_created(standin, store, run):
     os.symlink("/nowhere", store.path)
     with pytest.raises(StoreError):
         run()
@@ -246,7 +246,7 @@ def test_a_long_run_says_how_far_it_is(run, monkeypatch):
     assert seconds == sorted(seconds) and seconds[0] >= 0 and seconds[-1] < 60
 
 
-def test_a_key_that_cannot_be_stored_goes_to_the_fallback_place_and_ends_the_run(
+def test_a_key_that_cannot_be_stored_goes_to_the_fallback_directory_and_ends_the_run(
     standin, store, fallback, run, monkeypatch
 ):
     """The disk fails after the first member was created."""
@@ -271,7 +271,7 @@ def test_a_key_that_cannot_be_stored_goes_to_the_fallback_place_and_ends_the_run
     assert store.read(EMAILS[0]).key == entry["key"]
 
 
-def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(standin, store, fallback, run):
+def test_a_key_in_the_fallback_directory_that_is_not_the_stored_key_stays_in_it(standin, store, fallback, run):
     run(EMAILS[:1])
     with open(store.file(EMAILS[0]), "rb") as file:
         before = file.read()
@@ -291,7 +291,7 @@ def test_a_key_in_the_fallback_place_that_is_not_the_stored_one_stays_there(stan
         assert file.read() == before
 
 
-def test_a_key_that_is_moved_home_switches_off_no_file_of_variables(standin, store, fallback, run):
+def test_moving_a_key_to_its_vault_file_switches_off_no_file_of_variables(standin, store, fallback, run):
     """Its member need not be a wanted one, and keeps nobody else from being created."""
     run(EMAILS[:2])
     new = store.read(EMAILS[1])
@@ -484,10 +484,10 @@ def test_an_account_of_which_the_journal_proves_that_we_made_it_is_replaced_when
     assert still_open(store, standin.groups["hosting"]) == {}
 
 
-def test_a_key_that_lies_in_another_fallback_place_is_not_lost(
+def test_a_key_that_lies_in_another_fallback_directory_is_not_lost(
     standin, store, fallback, run, tmp_path, secrets, monkeypatch
 ):
-    """Least of all is its account replaced: the next run may be somebody else's, or in AWX, and look elsewhere."""
+    """The account is not replaced. The next run, of another user or in AWX, may use another fallback directory."""
 
     def failing(new, *, again=False):
         raise StoreError("The disk is full.")
@@ -621,7 +621,7 @@ def test_a_member_that_is_not_listed_yet_is_waited_for(standin, store, run, monk
 
 @pytest.fixture(params=["target", "git"])
 def remote_copy(request, tmp_path, secrets):
-    """Open the store of a run whose vault directory is elsewhere, and have it look as if it was written long ago."""
+    """Open the store of a vault directory in another location, with the time of its files long ago."""
     there, origin = tmp_path / "there", tmp_path / "origin.git"
     if request.param == "git":
         subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(origin)], check=True)
@@ -649,7 +649,9 @@ def remote_copy(request, tmp_path, secrets):
     return opened
 
 
-def test_a_member_that_left_is_waited_for_elsewhere_only_where_its_key_is_new(standin, remote_copy, run, monkeypatch):
+def test_in_a_remote_copy_a_run_waits_for_a_missing_member_only_if_its_key_is_new(
+    standin, remote_copy, run, monkeypatch
+):
     # However slow this machine is.
     monkeypatch.setattr(provision_module, "_NEW_SECONDS", 3600)
 
@@ -942,7 +944,7 @@ def test_a_doubtful_key_that_cannot_be_tried_waits_for_the_next_run(standin, sto
     assert aside(store, secrets) == {} and still_open(store, GROUP) == {}
 
 
-def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, store, fallback, run, monkeypatch):
+def test_an_unproven_key_that_finds_no_room_goes_to_the_fallback_directory(standin, store, fallback, run, monkeypatch):
     def failing(_email, _new):
         raise StoreError("The disk is full.")
 
@@ -962,7 +964,7 @@ def test_a_doubtful_key_that_finds_no_room_goes_to_the_fallback_place(standin, s
 
 
 @pytest.mark.parametrize("opens", [True, False])
-def test_a_doubtful_key_in_the_fallback_place_is_tried_before_anybody_uses_it(standin, store, fallback, run, opens):
+def test_an_unproven_key_in_the_fallback_directory_is_tried_before_it_is_used(standin, store, fallback, run, opens):
     lost = lose(standin, run, EMAILS[0])
     key_id, key = keys_of(standin)[EMAILS[0]]
     path = fallback.seal(
@@ -1035,7 +1037,7 @@ def test_a_new_member_that_the_group_does_not_list_is_named(standin, run):
     assert EMAILS[0] in note and "1 more" in note
 
 
-def test_a_part_of_a_key_is_kept_in_its_place(standin, store, secrets, run):
+def test_a_part_of_a_key_is_kept_in_its_vault_file(standin, store, secrets, run):
     """Without its id it opens nothing, for nobody; with the rest it may be of use."""
     standin.faults([{"operation": CREATE, "action": {"kind": "truncate", "bytes": 51}}])
     (result,) = run(EMAILS[:1]).results
@@ -1267,7 +1269,7 @@ def test_an_account_is_not_ejected_after_the_wish_to_stop(standin, store, run, m
     assert members_named(standin, EMAILS[0]) == [there.account_id]
 
 
-def test_a_fallback_place_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(standin, store, fallback, run):
+def test_an_unreadable_fallback_directory_does_not_count_as_empty(standin, store, fallback, run):
     """There may be the key of an account that would else count as one whose key is lost."""
     leave_open(store, standin.groups["hosting"], EMAILS[0])
     standin.add_member("hosting", EMAILS[0])
@@ -1310,8 +1312,10 @@ def test_keys_that_were_moved_away_while_a_run_waited_for_the_lock_are_not_missi
 
 
 class There(RemoteCopy):
-    """A place on a host, which is a directory here. meddle: what somebody else does before the keys are confirmed, and
-    ``closed`` after it."""
+    """A remote copy whose target host is a directory of this machine.
+
+    meddle: a change by somebody else before the keys are confirmed. closed: operations that fail after that change.
+    """
 
     def __init__(self, copy, there, meddle=lambda there: None, closed=()):
         super().__init__(copy, Target("srv1", str(there), self.execute))
@@ -1467,7 +1471,7 @@ def test_a_doubtful_key_that_is_gone_is_in_the_fallback_directory(standin, run, 
     assert outcomes(run(EMAILS[:1], store=place_of())) == {EMAILS[0]: "unchanged"} and not list(fallback.found())
 
 
-def test_a_key_that_was_moved_home_and_is_gone_goes_back(standin, run, place_of, fallback, monkeypatch):
+def test_a_key_that_was_moved_to_its_vault_file_and_removed_goes_back(standin, run, place_of, fallback, monkeypatch):
     store = place_of()
     with monkeypatch.context() as broken:
         broken.setattr(store, "seal", lambda new, again=False: store.file(1 / 0))
@@ -1512,7 +1516,7 @@ def test_keys_of_a_group_that_are_gone_at_the_end_are_named(
 
 @pytest.mark.parametrize("new", [True, False])
 def test_keys_of_earlier_runs_that_were_removed_are_named(standin, make_client, run, place_of, secrets, fallback, new):
-    """They are not written again. If this run stores no key of its own, it does not look at the place for that."""
+    """They are not written again. A run that stores no key does not read the location once more."""
     run(EMAILS, store=place_of())
     store = place_of(meddle=remove_keys)
     location = store.location
