@@ -142,7 +142,7 @@ def mutate(sample: str, files: list[str]) -> None:
 
 
 def teach() -> None:
-    """Teach mutmut the mutations that matter here, and to leave prose alone."""
+    """Teach mutmut the mutations that matter for this code, and not to change prose."""
     import libcst as cst
     from mutmut.mutation import mutators
 
