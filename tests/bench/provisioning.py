@@ -138,7 +138,7 @@ class Converged:
         index.unlink()
         measured = self.run()
         if not index.exists():
-            raise Failed("the converged run did not write the index anew")
+            raise Failed("the converged run did not write the index again")
         return measured
 
     def run(self, mode: str = "process") -> Measured:

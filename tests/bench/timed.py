@@ -56,7 +56,7 @@ def main() -> int:
     figures = {
         "seconds": seconds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        # Of the largest process; in bytes on macOS, in KiB elsewhere.
+        # Of the largest process; in bytes on macOS, in KiB on other systems.
         "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "peak_tree_bytes": peak_tree,
     }

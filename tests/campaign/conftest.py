@@ -64,7 +64,7 @@ class Count:
     invented: list[str]
     undecryptable: list[str]
     doubled: list[str]
-    # Whole keys in temporary files, which are in no place of their own.
+    # Whole keys that are only in temporary files.
     astray: list[str]
 
     @property
@@ -218,8 +218,8 @@ class Run:
 
 
 def _key_files(directory: pathlib.Path) -> t.Iterator[pathlib.Path]:
-    """Yield what may hold a key: in a vault directory one directory an address or a Group, in the fallback place one
-    file an account."""
+    """Yield the files that may hold a key. A vault directory has a directory for each address or Group, a fallback
+    directory has a file for each account."""
     yield from (path for path in directory.glob("*/*") if path.parent.name != ".b2_members")
     yield from (path for path in directory.glob("*b2_vault.yml*") if path.is_file())
 
@@ -314,7 +314,7 @@ class Campaign(project.Project):
                 names = ("b2_account_id", "b2_application_key_id", "b2_application_key")
                 keys = [(email, *(each[name] for name in names)) for email, each in entries.items()]
             except (AnsibleError, yaml.YAMLError, KeyError, TypeError):
-                # Half a temporary file is what a kill leaves; half a file in its place is a lost key.
+                # A kill leaves half a temporary file. Half a vault file is a lost key.
                 undecryptable += [str(path)] * placed
                 continue
             if placed:

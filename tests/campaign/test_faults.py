@@ -211,7 +211,7 @@ class Lab:
         return {name: variables for name, variables in read.items() if variables}
 
     def kept(self) -> dict[str, str]:
-        """Every key that is encrypted on disk, in its place or not, with the address that it is kept for."""
+        """Return every key that is encrypted on disk, in its vault file or not, with the address of its file."""
         found = {variables.key: email for email, variables in self.sealed().items()}
         found.update((variables.key, email) for email, variables in self.aside().items())
         fallback = FallbackStore(str(self.directory / "fallback"), self.sealer)
@@ -221,7 +221,7 @@ class Lab:
         }
 
     def aside(self) -> dict[str, StoredKey]:
-        """What each file holds that is beside the place of a key, by the address of that place."""
+        """Return the key in each file of an unproven key, by the address of the vault file beside it."""
         files = self.vault_dir.glob("*/.b2_vault.yml.*.aside")
         return {path.parent.name: read_key(self.sealer.open(path.read_bytes(), str(path)), str(path)) for path in files}
 
@@ -256,8 +256,8 @@ def check_invariants(
 
     known: account ids whose keys were handed out before this run. most: how many accounts an address may have had.
     nameless: whether a lost key may be reported without its account id, because the look-up was disturbed too. removed:
-    keys whose files the user has taken away. counterfeit: addresses whose create answer held another text in place of
-    the key: that it is sealed is all that can be.
+    keys whose files the user has taken away. counterfeit: addresses whose create answer held another text instead
+    of the key: the run can only seal this text.
     """
     promise(run.seconds < BOUND, f"the run took {run.seconds:.0f} s")
     entries = lab.created()
@@ -303,7 +303,7 @@ def check_invariants(
         if email in invented:
             continue
         entry = next(entry for entry in lab.server.ledger() if entry["key"] == variables.key)
-        promise(entry["email"].lower() == email, f"the key of {entry['email']} is in the place of {email}")
+        promise(entry["email"].lower() == email, f"the key of {entry['email']} is in the vault file of {email}")
         promise(variables.account_id in ("", entry["account_id"]), f"{email} is sealed with a wrong account id")
 
 
@@ -753,7 +753,7 @@ def lose_key(lab: Lab, policy: Policy = Policy()) -> str:
     return str(run.results[VICTIM].member.account_id)
 
 
-def test_a_lost_account_is_ejected_and_the_address_made_anew(tmp_path):
+def test_a_lost_account_is_ejected_and_its_member_recreated(tmp_path):
     with Lab(tmp_path) as lab:
         lost = lose_key(lab)
         run = lab.run(WANTED, policy=RECREATE)

@@ -108,7 +108,7 @@ def test_a_kill_in_the_middle_of_a_write_loses_no_key_silently(campaigns, chance
 
 
 @pytest.mark.mounts
-def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
+def test_a_full_disk_sends_keys_to_the_fallback_directory(campaigns):
     campaign = campaigns(latency_ms_by_operation={"b2_create_group_member": 150})
     disk = campaign.directory / "disk"
     mount(disk, "size=4m")
@@ -135,7 +135,7 @@ def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
     assert not campaign.exposed()
     unmount(disk)
     print(
-        f"storage: full disk, one file: {held.handed_out} made, {len(away)} of their keys in the fallback place; "
+        f"storage: full disk, one file: {held.handed_out} made, {len(away)} of their keys in the fallback directory; "
         f"after the rerun {count}"
     )
 

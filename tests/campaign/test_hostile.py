@@ -97,7 +97,7 @@ Path = tuple[t.Union[str, int], ...]
 
 
 def places(body: t.Any, at: Path = ()) -> t.Iterator[Path]:
-    """Yield the place of every branch and leaf of an answer."""
+    """Yield the path of every branch and leaf of an answer."""
     yield at
     entries = body.items() if isinstance(body, dict) else enumerate(body[:1]) if isinstance(body, list) else ()
     for name, value in entries:
@@ -187,7 +187,7 @@ def check_harmless(lab: Lab, run: Run) -> None:
     if lab.vault_dir.is_dir():
         names = {path.name for path in lab.vault_dir.iterdir()}
         assert names <= {".b2_members", *(one.email for one in WANTED)}, names
-        # A key of which it is not certain whose it is stands beside its place.
+        # An unproven key is in a file beside the vault file.
         assert all(
             re.fullmatch(r"b2_vault\.yml|\.b2_vault\.yml\.[0-9a-f]+\.aside", path.name)
             for path in lab.vault_dir.glob("*@*/*")

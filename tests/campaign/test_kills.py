@@ -73,7 +73,7 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
             recovered += sum("A run was killed before the key of" in note for note in result.get("warnings", ()))
         assert not campaign.exposed()
         assert not list(campaign.fallback.glob("*")), (
-            "a key is in the fallback place, though its own place was there all the time"
+            "a key is in the fallback directory, although the vault directory was writable"
         )
         members, handed_out = members + len(wanted), handed_out + count.handed_out
         sealed, lost = sealed + count.sealed, lost + len(count.lost)
@@ -82,7 +82,7 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
     print(
         f"kills: {kills} kills over {members} members; {handed_out} handed out = {sealed} sealed + {lost} reported "
         "lost; "
-        f"0 silent, 0 undecryptable, 0 doubled; {recovered} keys brought home from beside their place; seed {seed}"
+        f"0 silent, 0 undecryptable, 0 doubled; {recovered} keys recovered from temporary files; seed {seed}"
     )
 
 
@@ -101,7 +101,7 @@ ODD_ANSWERS = (
 
 
 def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns, chance, seed, long_form):
-    """Between the answer, the sealing, the trial and the place of a key."""
+    """Kill the run between the answer, the sealing, the trial and the move of a key to its vault file."""
     wanted_kills = LONG_KILLS // 2 if long_form else SHORT_KILLS // 2
     campaign, wanted, kills = campaigns(latency_ms=10), [], 0
     while kills < wanted_kills:
@@ -127,12 +127,12 @@ def test_a_kill_while_answers_are_odd_gives_nobody_another_members_key(campaigns
         assert not (count.silent or count.wrongly_lost or count.undecryptable or count.doubled), (
             f"seed {seed}: {count!r}"
         )
-        # Each in its own place; those of the other accounts, which are in the Group too, when they were tried.
+        # Each key is in the vault file of its owner, also the tried keys of other accounts in the Group.
         everybodys = {one["key"]: one["email"] for one in campaign.server.ledger()}
         in_place = campaign.keys_in_place()
         assert all(everybodys.get(key) == email for email, key in in_place.items()), f"seed {seed}: {count!r}"
-        # What stands beside a place is another account's, or the place has it too; or it came with a wrong id, without
-        # which it opens nothing.
+        # A key in a file beside a vault file is another account's, or is in the vault file too, or has a wrong id and
+        # opens no account.
         own = {one["key"]: one["email"] for one in campaign.server.ledger() if one["operation"] == CREATE}
         unproven = own.keys() & set(campaign.keys_beside()) - set(in_place.values())
         assert {own[key] for key in unproven} <= set(count.lost), f"seed {seed}: {count!r}"

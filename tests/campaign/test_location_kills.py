@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Keys that live elsewhere, and what goes wrong: kill -9 and the machine thrown away, a place that takes no more, two
-runs at once."""
+"""Disturb runs whose vault directory is on a host or in a Git repository: kill -9 and the loss of the machine, a
+location that fails, two runs at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONG = 4 * PATIENCE
 
 
 class Trial:
-    """A campaign, and a place for its keys."""
+    """A campaign, and the location of its vault directory."""
 
     def __init__(self, campaign, location):
         self.campaign = campaign
@@ -113,10 +113,10 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
         said = " ".join([result["msg"], *result.get("warnings", ())])
         assert all(email in said and accounts[email] in said for email in count.lost), said
         assert not campaign.exposed()
-    print(f"elsewhere: {location.kind}: {kills} kills, each with its machine thrown away: {count}; seed {seed}")
+    print(f"locations: {location.kind}: {kills} kills, each with its machine thrown away: {count}; seed {seed}")
 
 
-def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials):
+def test_a_stopped_run_whose_location_fails_keeps_its_keys(trials):
     """What Ansible shows of each message fills a queue that nobody reads any more; the keys are in memory only then."""
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 600_000})
     campaign, location = trial.campaign, trial.location
@@ -134,7 +134,7 @@ def test_a_stopped_run_whose_place_takes_no_more_keeps_its_keys(trials):
     count = campaign.count({}, campaign.fallback)
     assert count.holds and count.sealed == CONCURRENCY, f"{count!r}; {run.output[-5000:]}"
     assert set(campaign.outcomes(trial.finish(play), wanted)) == {"created", "unchanged"}
-    print(f"elsewhere: {location.kind}: SIGTERM, and the place takes no more: {count}")
+    print(f"locations: {location.kind}: SIGTERM, and the location fails: {count}")
 
 
 def test_check_mode_and_the_audit_name_the_run_that_is_under_way(trials):
@@ -164,7 +164,7 @@ def test_check_mode_and_the_audit_name_the_run_that_is_under_way(trials):
     assert campaign.outcomes(first.end(LONG), wanted) == {"created": wanted}
 
 
-def test_a_place_that_takes_nothing_for_a_moment_is_waited_out(trials):
+def test_a_run_waits_for_a_location_that_fails_for_a_moment(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": LATENCY_MS})
     campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(24)
@@ -186,10 +186,10 @@ def test_a_place_that_takes_nothing_for_a_moment_is_waited_out(trials):
     assert set(campaign.outcomes(result, wanted)) <= {"created", "unchanged"}, result["msg"]
     count = trial.count(result)
     assert count.holds and count.sealed == len(wanted) and not count.lost, repr(count)
-    print(f"elsewhere: {location.kind}: nothing taken for 5 s, {during} made before: {count}")
+    print(f"locations: {location.kind}: nothing taken for 5 s, {during} made before: {count}")
 
 
-def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(trials):
+def test_a_location_that_fails_to_the_end_sends_keys_to_the_fallback_directory(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 1000})
     campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(24)
@@ -221,12 +221,12 @@ def test_a_place_that_takes_nothing_any_more_sends_keys_to_the_fallback_place(tr
     count = trial.count(result)
     assert count.holds and count.sealed == len(wanted) and not list(campaign.fallback.iterdir()), repr(count)
     print(
-        f"elsewhere: {location.kind}: nothing taken to the end: {held.handed_out} made, {len(away)} in the "
-        f"fallback place; after the rerun {count}"
+        f"locations: {location.kind}: nothing taken to the end: {held.handed_out} made, {len(away)} in the "
+        f"fallback directory; after the rerun {count}"
     )
 
 
-def test_two_runs_at_one_place_wait_or_name_the_holder(trials):
+def test_two_runs_in_one_location_wait_or_name_the_holder(trials):
     trial = trials(latency_ms_by_operation={"b2_create_group_member": 2500})
     campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(12)
@@ -249,7 +249,7 @@ def test_two_runs_at_one_place_wait_or_name_the_holder(trials):
     assert campaign.outcomes(result, wanted) == {"unchanged": wanted} and not result["changed"], result
     count = trial.count(result)
     assert count.holds and count.sealed == len(wanted) == campaign.creates(), repr(count)
-    print(f"elsewhere: {location.kind}: one named the holder, one waited: {count}")
+    print(f"locations: {location.kind}: one named the holder, one waited: {count}")
 
 
 def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
@@ -262,7 +262,7 @@ def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     assert run.kill()
     trial.throw_away()
     campaign.hurry()
-    # As if it had run in a container of its own: whether it is gone cannot be told from here.
+    # As if it had run in a container of its own: this machine cannot tell whether it is gone.
     location.from_elsewhere(60)
     result = trial.finish(play)
     assert result["failed"] and "Another run is at Group" in result["msg"] and "after 10 minutes" in result["msg"], (
@@ -273,4 +273,4 @@ def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     assert any("was taken over from process" in note and location.name in note for note in result["warnings"]), result
     count = trial.count(result)
     assert count.holds and count.handed_out == len(wanted), repr(count)
-    print(f"elsewhere: {location.kind}: a lease of 10 minutes ago was taken over: {count}")
+    print(f"locations: {location.kind}: a lease of 10 minutes ago was taken over: {count}")

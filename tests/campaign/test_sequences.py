@@ -177,7 +177,7 @@ class Sequences(RuleBasedStateMachine):
     @rule(policy=policies)
     def run(self, policy: Policy) -> None:
         foretold = self._foretell(policy)
-        taken = self._taken_elsewhere()
+        taken = self._taken_outside()
         run = self._act(policy)
         if self.accidents:
             figures["accidents"] += self.accidents
@@ -244,20 +244,20 @@ class Sequences(RuleBasedStateMachine):
         figures["keys lost"] += sum(one.outcome is Outcome.KEY_LOST for one in run.results.values())
         return run
 
-    def _taken_elsewhere(self) -> set[str]:
+    def _taken_outside(self) -> set[str]:
         """The addresses of accounts that are in no Group: no list shows them, and none of them is free."""
         return {
             account["email"].lower() for account in self.lab.server.state()["accounts"] if account["group_id"] is None
         }
 
     def _compare(self, foretold: Run, run: Run, taken: t.Collection[str]) -> None:
-        """Hold the real run against what check mode said: only that an address is taken elsewhere nobody could know."""
+        """Compare the run with check mode, which does not know the addresses of accounts outside the Groups."""
         foreseen = dict(foretold.outcomes)
         for email, outcome in foretold.outcomes.items():
             if outcome is Outcome.CREATED and email in taken:
                 foreseen[email] = Outcome.REFUSED
                 assert run.results[email].code == "invalid_email", run.results[email]
-                figures["taken elsewhere"] += 1
+                figures["taken outside"] += 1
         assert foreseen == run.outcomes, "check mode foretold something else"
         assert foretold.plan and run.plan and foretold.plan.steps == run.plan.steps
         assert run.calls.get(CREATE, 0) == sum(step.outcome is Outcome.CREATED for step in foretold.plan.steps)

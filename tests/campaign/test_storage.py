@@ -2,8 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The place for keys fails while members are created: full, read-only or gone. Keys that were handed out are kept all
-the same.
+"""Fill, remount or remove the vault directory while members are created. No key that was handed out is lost silently.
 
 Each test runs in a mount namespace of its own (see conftest.py), so what it mounts is seen by nobody else and outlives
 nothing.
@@ -57,8 +56,7 @@ def _quiet(campaign, run):
 
 
 def _check_fallback(campaign, run, result, wanted, fallback, store):
-    """Make sure that keys went to the fallback place, the rest was not attempted, and that the result says all of
-    that."""
+    """Check the result: some keys are in the fallback directory, and the other members were not attempted."""
     found = campaign.outcomes(result, wanted)
     assert set(found) == {"created", "not_attempted"}, result["msg"]
     away = {one["email"]: one for one in result["members"] if (one["path"] or "").startswith(str(fallback))}
@@ -72,8 +70,8 @@ def _check_fallback(campaign, run, result, wanted, fallback, store):
     return away
 
 
-def _check_home(campaign, play, wanted, away, *directories):
-    """Make sure that the next run moves the keys home and finishes."""
+def _check_moved(campaign, play, wanted, away, *directories):
+    """Check that the next run moves the keys to their vault files, and creates the other members."""
     campaign.hurry()
     result = campaign.finish(play)
     found = campaign.outcomes(result, wanted)
@@ -85,7 +83,7 @@ def _check_home(campaign, play, wanted, away, *directories):
     return count
 
 
-def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
+def test_a_full_disk_sends_keys_to_the_fallback_directory(campaigns):
     campaign, disk, wanted, play = _on_a_small_disk(campaigns)
     run = _begin(campaign, play)
     ballast = fill(disk)
@@ -95,11 +93,11 @@ def test_a_full_disk_sends_keys_to_the_fallback_place(campaigns):
     held = campaign.count(result, campaign.vault_dir, campaign.fallback)
     assert held.holds and not held.lost, repr(held)
     ballast.unlink()
-    count = _check_home(campaign, play, wanted, away, campaign.vault_dir, campaign.fallback)
+    count = _check_moved(campaign, play, wanted, away, campaign.vault_dir, campaign.fallback)
     assert not list(campaign.fallback.iterdir())
     unmount(disk)
     print(
-        f"storage: full disk: {held.handed_out} made, {len(away)} of their keys in the fallback place; after the "
+        f"storage: full disk: {held.handed_out} made, {len(away)} of their keys in the fallback directory; after the "
         f"rerun {count}"
     )
 
@@ -180,7 +178,7 @@ def test_no_member_is_created_while_one_key_is_not_stored(campaigns):
     print(f"storage: one key held up: {during} begun meanwhile, and then {count}")
 
 
-def test_a_directory_that_stays_read_only_sends_keys_to_the_fallback_place(campaigns):
+def test_a_directory_that_stays_read_only_sends_keys_to_the_fallback_directory(campaigns):
     campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
     fallback = campaign.directory / "elsewhere"
     wanted = campaign.addresses(MEMBERS)
@@ -194,9 +192,9 @@ def test_a_directory_that_stays_read_only_sends_keys_to_the_fallback_place(campa
     unmount(campaign.vault_dir)
     held = campaign.count(result, campaign.vault_dir, fallback)
     assert held.holds and not held.lost, repr(held)
-    count = _check_home(campaign, play, wanted, away, campaign.vault_dir, fallback)
+    count = _check_moved(campaign, play, wanted, away, campaign.vault_dir, fallback)
     print(
-        f"storage: read-only to the end: {held.handed_out} made, {len(away)} of them in the fallback place; after "
+        f"storage: read-only to the end: {held.handed_out} made, {len(away)} of them in the fallback directory; after "
         f"the rerun {count}"
     )
 
@@ -243,12 +241,12 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
         shutil.rmtree(campaign.vault_dir, ignore_errors=True)
     result = _quiet(campaign, run)
 
-    # What was stored before is gone, and nobody but who removed it could know; every key that came later is kept
-    # elsewhere, or named.
+    # Keys that were stored before the removal are gone, which the run cannot know. Every later key is in the fallback
+    # directory, or reported as lost.
     found = campaign.outcomes(result, wanted)
     assert set(found) <= {"created", "not_attempted", "key_lost"} and found["not_attempted"], result["msg"]
     kept = campaign.count(result, campaign.fallback)
-    assert not campaign.vault_dir.exists(), "the directory was made anew, as if all was well"
+    assert not campaign.vault_dir.exists(), "the removed directory was recreated"
     gone = [
         one["email"]
         for one in result["members"]
@@ -263,8 +261,8 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
     assert 1 <= len(away) + len(kept.lost) <= under_way(CONCURRENCY)
     assert result["failed"] and all(email in result["msg"] for email in found["not_attempted"])
 
-    # The next run finds the directory missing, makes it, brings home what was kept, and says of the others that their
-    # keys are not there.
+    # The next run creates the directory, moves the keys from the fallback directory, and names the members whose keys
+    # are not stored.
     campaign.hurry()
     again = campaign.finish(play)
     then = campaign.outcomes(again, wanted)
@@ -279,11 +277,11 @@ def test_what_was_removed_with_its_directory_is_missed_and_the_rest_is_kept(camp
     assert campaign.creates() == MEMBERS and not campaign.exposed()
     print(
         f"storage: removed: {kept.handed_out} made, {len(gone)} of their keys removed with it, {len(away)} kept "
-        f"elsewhere; after the rerun {final}"
+        f"in the fallback directory; after the rerun {final}"
     )
 
 
-def test_a_key_with_no_place_left_is_named_with_its_account(campaigns):
+def test_a_key_that_no_directory_accepts_is_named_with_its_account(campaigns):
     campaign = campaigns(latency_ms_by_operation={CREATE: LATENCY_MS})
     disk = campaign.directory / "disk"
     mount(disk, "size=4m")
@@ -311,7 +309,7 @@ def test_a_key_with_no_place_left_is_named_with_its_account(campaigns):
     final = campaign.count(again, campaign.vault_dir, fallback)
     assert final.holds and final.handed_out == MEMBERS, repr(final)
     unmount(disk)
-    print(f"storage: no place at all: {count}; after the rerun {final}")
+    print(f"storage: no directory at all: {count}; after the rerun {final}")
 
 
 def test_lost_answers_and_a_full_disk_at_once_are_all_named(campaigns):

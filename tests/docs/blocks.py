@@ -25,7 +25,7 @@ from docutils.utils import Reporter
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-#: Roles of Sphinx and of antsibull-docs; their text is of no matter here.
+#: Roles of Sphinx and of antsibull-docs; the tests do not read their text.
 ROLES = (
     "ref",
     "doc",
@@ -116,7 +116,7 @@ def _with_marks(page: pathlib.Path, way: t.Iterable[Met]) -> list[Block]:
 
 
 class _CodeBlock(Directive):
-    """Sphinx's code-block as far as it is needed here."""
+    """Read the directive code-block of Sphinx, as far as pages use it."""
 
     has_content = True
     required_arguments = 1

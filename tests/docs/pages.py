@@ -23,13 +23,13 @@ def member_info(story: Story) -> None:
 
 
 def member(story: Story) -> None:
-    """Cleo was created elsewhere, and her key is known."""
+    """Cleo was created by other means, and her key is known."""
     cleo = story.server.add_member("hosting", "cleo@customers.example.com")
     story.variables = {"cleo_key_id": cleo["applicationKeyId"], "cleo_key": cleo["applicationKey"]}
 
 
 def members(story: Story) -> None:
-    """Two lists, and Cleo, made elsewhere, with a key that is at hand."""
+    """Write two lists. Cleo was created by other means, and her key is known."""
     story.write("customers.csv", CUSTOMERS)
     story.write("hosting.csv", CUSTOMERS)
     cleo = story.server.add_member("hosting", "cleo@customers.example.com")

@@ -207,7 +207,7 @@ class Story:
 
 
 def _read(block: Block) -> t.Any:
-    """Return what a YAML block holds; tags such as !vault stand for nothing here."""
+    """Return what a YAML block holds; tags such as !vault have no meaning."""
     loader = yaml.SafeLoader(block.text)
     loader.yaml_multi_constructors = {**loader.yaml_multi_constructors, "!": lambda *_unread: ""}
     try:

@@ -84,7 +84,7 @@ WRONG = {
         yaml("a: b", options="   :caption: vars.yml\n"),
         r"p\.rst:7: vars\.yml is used by nothing",
     ),
-    "a file elsewhere": (
+    "a file outside of the directory": (
         "p.md",
         "In `/etc/x.yml`:\n\n```yaml\na: b\n```\n\n```shell\ncat /etc/x.yml\n```\n",
         r"p\.md:4: /etc/x\.yml is not within",

@@ -5,7 +5,7 @@
 """The playbook that sets up AWX, with the real modules of awx.awx, against a stand-in for AWX's REST resources; and the
 jobs that it describes.
 
-What no test here can say is what a live AWX makes of it.
+No test uses a live AWX, so no test shows the behaviour of one.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def test_a_second_run_changes_nothing_and_secrets_are_renewed_on_request(made):
     assert changed(made.run("--check")) == 0 and made.written() == []
     assert credentials["B2 vault"]["inputs"]["vault_password"] == "the one before"
 
-    # Through a playbook of the user's elsewhere, with variables of its own and the secrets in a vault file.
+    # A user's playbook in another directory imports the playbook, with its own variables and a vault file of secrets.
     (made.directory / "mine").mkdir()
     renew = {"b2_awx_update_secrets": True, "b2_awx_audit_rrule": ""}
     (made.directory / "mine" / "setup.yml").write_text(json.dumps([{"import_playbook": PLAYBOOK, "vars": renew}]))

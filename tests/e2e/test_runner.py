@@ -218,7 +218,7 @@ def test_a_promise_is_taken_as_it_is(jobs, tmp_path):
     print(f"\nrunner: isolated: refused, then promised; 0 leaks in {job.searched}; {time.monotonic() - started:.1f} s")
 
 
-def test_a_job_of_awx_keeps_nothing_but_what_is_elsewhere(jobs, tmp_path):
+def test_a_job_of_awx_keeps_only_files_outside_of_the_job(jobs, tmp_path):
     started = time.monotonic()
     job = jobs("awx_61_ifxztvul")
     kept = tmp_path / "kept" / "host_vars"

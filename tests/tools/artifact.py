@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Build the artifact, install it elsewhere and look at it as its user would."""
+"""Build the artifact, install it in another directory, and test it as its user would."""
 
 from __future__ import annotations
 

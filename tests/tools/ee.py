@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Build the execution environment of the guide to AWX with podman: the collection from its artifact, on a base image of
-your own or one made here.
+your own, or on a minimal Debian.
 
 BASE in the environment names a base image, with a Python of 3.11 or newer and its pip as python3. Without it a minimal
 Debian is one. All that podman keeps is in .build/ee: its configuration, images and locks. Images of the machine are not
@@ -90,7 +90,7 @@ def environment() -> dict[str, str]:
 
 
 def write(path: Path, content: str) -> None:
-    """Write a file, unless that is in it: podman builds anew what has a new date."""
+    """Write a file, unless that is in it: podman builds a file with a new date again."""
     if not path.exists() or path.read_text() != content:
         path.write_text(content)
 
@@ -108,7 +108,7 @@ def built() -> t.Iterator[dict[str, str]]:
     """Build, and hand out the environment for what runs containers; none of these, and nothing that was mounted for
     them, is left behind."""
     provide("podman", *([] if os.environ.get("BASE") else ["mmdebstrap"]))
-    # As after a start of the machine. What else is here saves work.
+    # As after a start of the machine. The other files save work.
     shutil.rmtree(EE / "run", ignore_errors=True)
     (EE / "packages").mkdir(parents=True, exist_ok=True)
     for name, content in CONFIGURATION.items():
@@ -128,7 +128,7 @@ def built() -> t.Iterator[dict[str, str]]:
 
 
 def provide(*programs: str) -> None:
-    """Install what is missing, where we may; say what it is elsewhere."""
+    """Install missing programs if this user may; name them otherwise."""
     missing = [program for program in programs if not shutil.which(program)]
     if missing and (os.geteuid() or not shutil.which("apt-get")):
         raise SystemExit(
@@ -173,8 +173,7 @@ def there(image: str) -> bool:
 
 
 def mirror() -> list[str]:
-    """Return the mirror that this machine has Debian from; nothing where it is of another kind, for mmdebstrap knows
-    one."""
+    """Return the mirror of Debian that this machine uses. Nothing for another system: mmdebstrap has a default."""
     if not shutil.which("apt-get"):
         return []
     listed = told(
@@ -195,8 +194,8 @@ def apt_options() -> list[str]:
 
 
 def define(image: str, python: Python) -> None:
-    """Write the definition that the guide shows, but to be built from what is here, and what ansible-builder makes of
-    it."""
+    """Write the definition that the guide shows, built from local files only. ansible-builder makes the build context
+    of it."""
     collection = artifact.build()
     definition = guide()
     assert definition["dependencies"]["galaxy"]["collections"] == [{"name": tree.NAME}]
@@ -235,7 +234,7 @@ def guide() -> dict[str, t.Any]:
 def fetch(python: Python) -> None:
     """Download what will be installed, for the Python of the base image."""
     if not python.glibc:
-        raise SystemExit("The base image has no glibc; packages for others are not looked for here.")
+        raise SystemExit("The base image has no glibc; packages for other libraries are not supported.")
     major, minor = python.version
     names = ["manylinux2014", *(f"manylinux_2_{number}" for number in range(17, int(python.glibc.split(".")[1]) + 1))]
     wanted = [guide()["dependencies"][name]["package_pip"] for name in ("ansible_core", "ansible_runner")]

@@ -216,7 +216,9 @@ def main(names: t.Sequence[str]) -> None:
     tree.make()
     every = {str(pair): pair for pair in pairs()}
     if unknown := set(names) - set(every):
-        raise SystemExit(f"No such pair here: {', '.join(sorted(unknown))}. There are {', '.join(every)}.")
+        raise SystemExit(
+            f"This machine does not have these pairs: {', '.join(sorted(unknown))}. There are {', '.join(every)}."
+        )
     releases = {every[name]: prepare(every[name]) for name in names or every}
     if names and not all(releases.values()):
         raise SystemExit(1)

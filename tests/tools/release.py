@@ -70,7 +70,7 @@ def what_is_missing(version: str, current: str, released: Collection[str], fragm
 
 
 def replace(path: Path, pattern: str, line: str) -> None:
-    """Write one line of a file anew, found by a pattern."""
+    """Rewrite one line of a file, found by a pattern."""
     text, found = re.subn(pattern, line, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if found != 1:
         sys.exit(f"{path} has {found} lines with a version, not one.")

@@ -39,8 +39,8 @@ def check_python() -> None:
 
 
 def stamps(requirements: str, venv: Path, more: list[str]) -> list[str]:
-    """One line for each level that the requirements file covers; they change with the files, the Python and the place
-    (scripts name it)."""
+    """Return one line for each level that the requirements file covers. The lines change with the files, the Python and
+    the path of the environment, which its scripts name."""
     lines, content = [], f"{sys.version} {venv} {more}".encode()
     for level in LEVELS[: LEVELS.index(requirements) + 1]:
         content += (ROOT / level).read_bytes()
@@ -79,7 +79,7 @@ def main(requirements: str, directory: str = str(ROOT / ".venv"), *more: str) ->
         f"Making {venv.name} with Python {sys.version.split()[0]} from {' and '.join([requirements, *more])} ...",
         flush=True,
     )
-    # This may run in the very environment that is made anew: start from the Python below it.
+    # This may run in the very environment that is recreated, so start from the Python below it.
     base = getattr(sys, "_base_executable", None) or sys.executable
     subprocess.run([base, "-m", "venv", "--clear", str(venv)], check=True)
     pip = [str(venv / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

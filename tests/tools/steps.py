@@ -122,7 +122,7 @@ def lint() -> int:
     """The sessions of noxfile.py that need no container; each is counted once."""
     # With CI the formatter says what it would change, and changes nothing.
     env = {**tree.environment(), "CI": "true"}
-    # The tree is made anew each time, the environments are not. Galaxy's importer only warns of much that keeps a
+    # The tree is recreated each time, the environments are not. Galaxy's importer only warns of much that keeps a
     # collection out of Automation Hub, and antsibull-nox of a check that finds nothing to look at.
     return stream(
         ["nox", "--envdir", str(tree.ROOT / ".nox"), "--reuse-existing-virtualenvs", "--nocolor"],
@@ -191,7 +191,7 @@ def faults() -> int:
 
 
 def vault() -> int:
-    """What keys become and where they show: it is here that releases of ansible-core differ."""
+    """Test the vault files, and search for shown keys: releases of ansible-core differ in both."""
     return campaign(f"{E2E}/test_vault.py", LEAKS)
 
 

@@ -28,7 +28,7 @@ BIN = Path(sys.prefix) / "bin"
 
 
 def environment(collections: Path = TREE) -> dict[str, str]:
-    """The caller's environment with our virtual environment first and our collection found in one place only."""
+    """Return the caller's environment, with our virtual environment first and one directory of collections only."""
     return {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

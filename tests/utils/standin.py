@@ -36,7 +36,7 @@ groups     ``{"name", "id"?, "sso_domain"?, "members"?: n}``   the Group (GET: a
            ``{"remove": id}``
 members    ``{"group": id or name, "email", "region"?}``       the member with its key (GET: all members, no keys)
            ``{"remove": email or account id, "email"?: new}``  the member that left
-taken      ``[email, ...]`` replaces the list                  addresses that are accounts elsewhere at Backblaze
+taken      ``[email, ...]`` replaces the list                  addresses of accounts outside the Groups
 tokens     ``{"action": "expire"}`` or ``"revoke"``            how many tokens were struck (GET: every token handed out)
 reset      ``{}``                                              as it was at the start, Group ids included
 =========  ==================================================  =====================================================
@@ -614,7 +614,7 @@ class Partner:
         return self._key_row(Key(call.fields["applicationKeyId"], "", call.account_id, ""), call.version)
 
     def list_buckets(self, call: Call) -> Json:
-        """There are no buckets here. Clients ask all the same, for the names of those that a key is restricted to."""
+        """Return no buckets. Clients ask for the names of the buckets that a key is restricted to."""
         named = call.fields.get("bucketId") or call.fields.get("bucketName")
         if self.tokens[call.authorization].bucket_ids is not None and not named:
             raise ApiFault(401, "unauthorized", "a key that is restricted to buckets has to name one")
@@ -873,7 +873,7 @@ class Rule:
 
     @classmethod
     def of(cls, described: Fields) -> Rule:
-        """A rule that would never fire, or fail when it does, is refused here: a test must not pass because of it."""
+        """Refuse a rule that would never fire, or that would fail: a test must not pass because of it."""
         try:
             # What "faults" shows may be put back: its counts are not taken over.
             rule = cls(**{name: value for name, value in described.items() if name not in ("matches", "hits")})
@@ -1082,7 +1082,7 @@ class Connection(asyncio.Protocol):
                 await self._serve_api(request)
             if not request.keep_alive:
                 self.close()
-        except Exception:  # noqa: BLE001 - a mistake in here must not pass for a fault that somebody asked for
+        except Exception:  # noqa: BLE001 - a mistake of the stand-in must not pass for a fault that somebody asked for
             traceback.print_exc()
             await self._send_json(
                 500, {"status": 500, "code": "standin_broken", "message": traceback.format_exc(limit=-1)}

@@ -23,7 +23,7 @@ def test_the_version_that_is_sent_is_that_of_galaxy_yml():
     assert yaml.safe_load(release.GALAXY.read_text(encoding="utf-8"))["version"] == _version.VERSION
 
 
-def test_one_line_is_written_anew(tmp_path):
+def test_one_line_is_rewritten(tmp_path):
     path = tmp_path / "galaxy.yml"
     path.write_text("name: backblaze\nversion: 0.1.0\nversions: many\n")
     release.replace(path, r"^version: .*$", "version: 0.2.0")

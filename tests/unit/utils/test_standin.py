@@ -77,7 +77,7 @@ def caller(standin):
 
 
 class Line:
-    """A connection, byte for byte: nothing here knows what belongs to which request."""
+    """A connection, byte for byte, which does not tell the bytes of one request from those of another."""
 
     def __init__(self, host):
         self.socket = socket.create_connection(host.split(":"), timeout=5.0)
