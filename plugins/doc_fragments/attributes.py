@@ -39,13 +39,13 @@ attributes:
 attributes:
   check_mode:
     support: full
-    details: It changes nothing.
+    details: The module changes nothing.
   diff_mode:
     support: N/A
-    details: It changes nothing.
+    details: The module changes nothing.
   idempotent:
     support: full
-    details: It changes nothing.
+    details: The module changes nothing.
 """
 
     CHANGE = r"""
@@ -72,7 +72,8 @@ attributes:
     support: none
   delegation:
     support: N/A
-    details: It runs on the controller, where the vault secrets are, whatever host it addresses.
+    details:
+      - The task runs on the controller, whatever host it addresses, because only the controller has the vault secrets.
 """
 
     LOCATION = r"""
@@ -82,8 +83,8 @@ attributes:
   delegation:
     support: partial
     details:
-      - It runs on the controller, where the vault secrets are. The host matters only with O(vault_location=target),
-        which is about its own disk.
+      - The task runs on the controller, because only the controller has the vault secrets. The host of the task is
+        used only with O(vault_location=target), which stores the keys on that host.
 """
 
     FILES = r"""
@@ -94,7 +95,7 @@ attributes:
     support: none
   idempotent:
     support: partial
-    details: With O(operation=read) it changes nothing.
+    details: With O(operation=read) the module changes nothing.
   async:
     support: none
   delegation:
@@ -108,6 +109,6 @@ attributes:
   delegation:
     support: partial
     details:
-      - With O(vault_dir) it runs on the controller, where the vault secrets are, whatever host it addresses. With
-        O(vault_location=target) the keys are on that host.
+      - With O(vault_dir) the task runs on the controller, whatever host it addresses, because only the controller has
+        the vault secrets. With O(vault_location=target) the keys are on the host of the task.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Document the connection; ``.group`` the Group, ``.vault`` the stored keys, ``.location`` the location of the vault directory."""
+    """Document the connection; ``.group`` the Group, ``.vault`` the stored keys, ``.location`` their location."""
 
     DOCUMENTATION = r"""
 requirements:
@@ -80,7 +80,7 @@ options:
 notes:
   - Environment variables and files are those of the machine that does the work. That is the controller if a key is
     sealed or an inventory is read, and the host of the task otherwise. The keyword C(environment) of a play or task
-    is seen only by what runs as a module.
+    has an effect only if the task runs as a module.
 """
 
     GROUP = r"""
@@ -111,8 +111,8 @@ options:
         one commit. A key is stored when its push was accepted. If somebody else has pushed before, the commit is
         repeated on top of theirs. The controller needs the command C(git).
       - The promises are the same in every location. A member has its result only after its encrypted key is in the
-        location, and the journal there names an address before its account is created. So a run on any machine can
-        find out the outcome of an address that another run left open.
+        location, and the journal in the location names an address before its account is created. So a run on any
+        machine can find out the outcome of an address that another run left open.
       - At its end a run on V(target) or V(git) looks at its keys once more. If somebody has removed a key file, such
         as by deleting or rewriting the branch, the file is written again. If that fails, or if a changed file does
         not hold the key any more, the key goes to the fallback directory. If key files of earlier runs were removed,
@@ -221,7 +221,7 @@ options:
   vault_lock_timeout:
     description:
       - Seconds to wait for another run that holds the lock of the same Group in the same O(vault_dir). A task that
-        addresses many hosts is many runs. Use C(run_once) for it, unless each host is for a Group of its own.
+        addresses many hosts is many runs. Use C(run_once) for such a task, unless each host has a Group of its own.
     type: float
     default: 60.0
   on_key_missing:
@@ -244,8 +244,8 @@ options:
         the member once more under its own address. Ejecting cannot be undone. The ejected account lives on and is
         billed on its own.
       - Accounts whose key an earlier run lost are not ejected because of this option; see O(recreate_members).
-      - Do not use V(recreate) if others create members of the same addresses at the same time. An answer that does
-        not arrive does not tell whose account it was about.
+      - Do not use V(recreate) if others create members of the same addresses at the same time. If an answer does not
+        arrive, the task cannot know who created the account.
       - It is not confirmed that Backblaze frees the old address. If Backblaze does not, the message of the member
         says so.
     type: str

@@ -36,7 +36,7 @@ EXAMPLES = r"""
   community.backblaze.b2_group_info:
   register: result
 
-- name: Show their ids
+- name: Show the ids of the Groups
   ansible.builtin.debug:
     msg: "{{ result.groups | items2dict(key_name='group_id', value_name='group_name') }}"
 """

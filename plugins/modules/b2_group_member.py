@@ -36,9 +36,9 @@ options:
     description:
       - Address of the member. It must look like an address, but no mailbox has to exist. No Backblaze account may
         have it yet.
-      - It is compared and sent in lower case. An account cannot be deleted, so an address that may be a typing
-        mistake is refused. Such an address contains a character that is not ASCII, a blank, a bracket, a quote or one
-        of C(,;:\*?), has a domain without a dot, or begins with C(#), C(!), C(&), C(-) or C(~).
+      - The address is compared and sent in lower case. An account cannot be deleted, so an address that may be a
+        typing mistake is refused. Such an address contains a character that is not ASCII, a blank, a bracket, a quote
+        or one of C(,;:\*?), has a domain without a dot, or begins with C(#), C(!), C(&), C(-) or C(~).
       - Exactly one of O(email) and O(account_id) is required.
     type: str
   account_id:
@@ -65,7 +65,7 @@ options:
       - absent
   confirm_eject:
     description:
-      - O(state=absent) requires V(true), because ejecting cannot be undone.
+      - Confirms the ejecting. O(state=absent) requires V(true), because ejecting cannot be undone.
     type: bool
     default: false
   new_email:
@@ -88,8 +88,9 @@ options:
       - Directory on the controller for the keys. The key of the member is stored as
         C(<vault_dir>/<email>/b2_vault.yml), encrypted with the vault secret of this run. A C(host_vars) directory is
         a good choice. See also O(vault_layout) and O(vault_location).
-      - With it O(state=present) runs on the controller, whatever host the task addresses. A relative path starts at
-        the directory of the playbook, or at the working directory if the playbook is run by its fully qualified name.
+      - With this option, O(state=present) runs on the controller, whatever host the task addresses. A relative path
+        starts at the directory of the playbook, or at the working directory if the playbook is run by its fully
+        qualified name.
     type: path
 seealso:
   - module: community.backblaze.b2_group_members
@@ -126,7 +127,7 @@ EXAMPLES = r"""
     state: absent
     confirm_eject: true
 
-- name: Eject a member whose address the option email refuses
+- name: Eject a member by its account id, if the option email refuses its address
   community.backblaze.b2_group_member:
     group_name: hosting
     account_id: 5f2a1c0b3d4e

@@ -13,7 +13,7 @@ short_description: List the members of Backblaze B2 Groups
 version_added: 0.1.0
 description:
   - Lists the members of one Group, or of all Groups of the admin. Each member is a Backblaze B2 account of its own.
-  - With O(vault_dir) it also compares the Groups with the stored keys; see RV(audit).
+  - With O(vault_dir) the task also compares the Groups with the stored keys; see RV(audit).
   - Keys are never listed. Backblaze shows the key of a member only once, when the account is created.
 author:
   - community.backblaze contributors (@ansible-collections)
@@ -53,7 +53,8 @@ options:
     description:
       - Directory with the stored keys, on the controller or in the location that O(vault_location) names. The keys
         are compared with the Groups; see RV(audit).
-      - With it the task runs on the controller, whatever host it addresses, and needs the vault secrets of the keys.
+      - With this option, the task runs on the controller, whatever host it addresses, and needs the vault secrets of
+        the keys.
     type: path
   vault_layout:
     description:

@@ -14,11 +14,11 @@ version_added: 0.1.0
 description:
   - Creates the members of a list that are not in the Group yet, many at a time, in one task. Existing members are not
     changed.
-  - Each new member's key is sealed before anything else can go wrong. That means it is encrypted into an Ansible
-    Vault file and synced to disk. The key is never returned.
+  - Each new member's key is sealed before the task does anything else for that member. To seal a key means to encrypt
+    it into an Ansible Vault file and to sync the file to disk. The key is never returned.
   - Before the first member is created, the task proves that the keys can be stored. It needs a vault secret, a
     writable directory with room for every key, and the lock of the Group in that directory. Every existing vault file
-    in it must decrypt.
+    in the directory must decrypt.
   - Every member of the list has exactly one outcome, and every member that is not as wanted is named. If Backblaze
     refuses some members, the others are created, and the task fails at the end.
   - If a run was interrupted, the next run finds out the outcome of each open address; see RV(settled).
@@ -138,7 +138,7 @@ EXAMPLES = r"""
     vault_dir: host_vars
     concurrency: 16
 
-- name: Adopt the key of a member that this collection did not create
+- name: Adopt the key of an existing member
   community.backblaze.b2_group_members:
     group_name: hosting
     members:
