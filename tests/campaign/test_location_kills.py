@@ -68,7 +68,7 @@ def trials(request, campaigns, tmp_path):
     def make(**settings):
         campaign = campaigns(**settings)
         if request.param == "git":
-            return Trial(campaign, locations.GitPlace(tmp_path))
+            return Trial(campaign, locations.GitLocation(tmp_path))
         host = request.getfixturevalue("host").location(campaign.directory)
         return Trial(campaign, host)
 
@@ -263,12 +263,12 @@ def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     trial.throw_away()
     campaign.hurry()
     # As if it had run in a container of its own: this machine cannot tell whether it is gone.
-    location.from_elsewhere(60)
+    location.from_another_machine(60)
     result = trial.finish(play)
     assert result["failed"] and "Another run is at Group" in result["msg"] and "after 10 minutes" in result["msg"], (
         result["msg"]
     )
-    location.from_elsewhere(601)
+    location.from_another_machine(601)
     result = trial.finish(play)
     assert any("was taken over from process" in note and location.name in note for note in result["warnings"]), result
     count = trial.count(result)

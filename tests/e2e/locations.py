@@ -86,9 +86,9 @@ class Host:
         path.chmod(0o755)
         return path
 
-    def location(self, directory: pathlib.Path) -> HostPlace:
+    def location(self, directory: pathlib.Path) -> HostLocation:
         """Return this host as the location of the keys of a project."""
-        return HostPlace(self, self.inventory(directory / "inventory.json"))
+        return HostLocation(self, self.inventory(directory / "inventory.json"))
 
     def inventory(self, path: pathlib.Path, **variables: t.Any) -> pathlib.Path:
         """Write an inventory in which this is a host."""
@@ -109,7 +109,7 @@ class Host:
         return path
 
 
-class HostPlace:
+class HostLocation:
     """A directory on a host, as a task names it and as one sees it there."""
 
     kind = "target"
@@ -152,7 +152,7 @@ class HostPlace:
         killed with the run."""
         return {}
 
-    def from_elsewhere(self, age: float) -> None:
+    def from_another_machine(self, age: float) -> None:
         """Make the lease that is there one of another machine, and so many seconds old."""
         (file,) = self.host.keys.glob(".b2_members/*/lease")
         record = json.loads(file.read_text())
@@ -177,7 +177,7 @@ class HostPlace:
         return found
 
 
-class GitPlace:
+class GitLocation:
     """A directory on a branch of a bare repository, as a task names it and as one sees it in a fresh clone."""
 
     kind = "git"
@@ -278,7 +278,7 @@ class GitPlace:
         command = f"env -u {mark} git receive-pack"
         return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.receivepack", "GIT_CONFIG_VALUE_0": command}
 
-    def from_elsewhere(self, age: float) -> None:
+    def from_another_machine(self, age: float) -> None:
         """Make the lease that is there one of another machine, and so many seconds old."""
         (ref,) = self.git(
             "for-each-ref", "--format=%(refname)", "refs/heads/b2-members-lock", cwd=self.repository

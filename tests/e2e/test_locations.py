@@ -97,7 +97,7 @@ def on_host(project, server, host):
 
 @pytest.fixture
 def in_git(project, server, tmp_path):
-    return Scene(project, server, locations.GitPlace(tmp_path))
+    return Scene(project, server, locations.GitLocation(tmp_path))
 
 
 @pytest.fixture(params=["on_host", "in_git"])

@@ -183,7 +183,7 @@ def test_keys_in_a_repository_are_pushed_by_the_images_own_git(jobs, host, tmp_p
     started = time.monotonic()
     job = jobs("private")
     job.mounts.append(f"--volume={host.directory}:{host.directory}:ro")
-    location = locations.GitPlace(tmp_path)
+    location = locations.GitLocation(tmp_path)
     login = json.loads(host.inventory(tmp_path / "inventory.json").read_text())["all"]["hosts"][locations.HOST]
     ssh = [
         "ssh",
