@@ -99,7 +99,7 @@ def vault(secrets):
 
 @pytest.fixture
 def elsewhere(make_store, new_member, path, tmp_path):
-    """A vault directory of the same layout in another place, with a key for Alice, to which symlinks lead."""
+    """Return another vault directory of the same layout with a key for Alice, for symlinks that lead to it."""
     make_store().prove([ALICE], write=True)
     make_store().seal(new_member())
     os.rename(path, tmp_path / "elsewhere")
