@@ -54,7 +54,7 @@ _KEY_ID = re.compile(r"\b\d{3}([0-9a-f]{12})\d{10}\b")
 _ACCOUNT_ID = re.compile(r"[0-9a-f]{12}")
 _KEY_ID_FIELD = "applicationKeyId"
 _KEY_FIELD = "applicationKey"
-_MEMBER_FIELDS = ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")
+_API_FIELDS = ("accountId", "email", "groupId", "groupName", "region", "s3Endpoint")
 
 
 class Verdict(enum.Enum):
@@ -259,7 +259,7 @@ def _keys_in_text(text: str, group_id: str) -> list[NewMember]:
     for number, (_at, key) in enumerate(keys):
         end = next((start for start in starts[number:] if start > starts[number]), len(text))
         part = text[starts[number] : end] if len(keys) > 1 else text
-        raw = {name: _field_in_text(part, name) for name in _MEMBER_FIELDS}
+        raw = {name: _field_in_text(part, name) for name in _API_FIELDS}
         if key:
             found.append(NewMember(read_member(raw, group_id), _field_in_text(part, _KEY_ID_FIELD), _secret(key)))
     return found

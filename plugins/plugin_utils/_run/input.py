@@ -20,7 +20,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Policy
 
-_MEMBER_FIELDS = frozenset({"email", "region", "application_key_id", "application_key"})
+_ENTRY_FIELDS = frozenset({"email", "region", "application_key_id", "application_key"})
 
 
 #: Entries as the user wrote them, and the line of each if they are from a file.
@@ -104,10 +104,10 @@ def _wanted_member(entry: t.Any) -> Wanted:
         raise OptionError(
             f"The entry is {type(entry).__name__}, but has to be a dictionary with email and, if wanted, region."
         )
-    unknown = sorted(str(name) for name in entry if name not in _MEMBER_FIELDS)
+    unknown = sorted(str(name) for name in entry if name not in _ENTRY_FIELDS)
     if unknown:
         raise OptionError(f"The entry has unknown fields: {', '.join(unknown)}.")
-    values = {name: entry.get(name) for name in _MEMBER_FIELDS - {"email"}}
+    values = {name: entry.get(name) for name in _ENTRY_FIELDS - {"email"}}
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
             raise OptionError(f"{name} is {type(value).__name__}, but has to be a string.")
