@@ -123,14 +123,16 @@ class RemoteCopy:
 
     def publish(self, *paths: str) -> None:
         """Publish all pending files; StoreError if one of these files is refused."""
+        for path, reason in self._try_to_publish(paths).items():
+            raise StoreError(f"{path} cannot be written ({reason}).", remedy="Run again.")
+
+    def _try_to_publish(self, paths: t.Collection[str]) -> dict[str, str]:
+        """Publish all pending files; return why, for each of these files that is refused."""
         for path in paths:
             self.later(path)
         self._round(self._publish_pending)
         refused = self._refused
-        for path in paths:
-            reason = refused.get(os.path.relpath(path, self.copy))
-            if reason:
-                raise StoreError(f"{path} cannot be written ({reason}).", remedy="Run again.")
+        return {path: refused[name] for path in paths if (name := os.path.relpath(path, self.copy)) in refused}
 
     def _publish_pending(self) -> None:
         time.sleep(_GATHER_SECONDS)
@@ -194,38 +196,28 @@ class RemoteCopy:
         prove_paths(self.copy, found)
         removed = self._fetched - found.paths - self._published
         self.removed = frozenset(os.path.join(self.copy, path) for path in removed)
-        reasons = {}
-        gone = set()
+        reasons: dict[str, str] = {}
+        gone = []
         for path, data in published.items():
+            whole = os.path.join(self.copy, path)
             kind = found.obstacles.get(path) or found.obstacles.get(os.path.dirname(path))
             if kind:
-                reasons[path] = f"a {kind} is in the way"
+                reasons[whole] = f"a {kind} is in the way"
             elif path not in found.paths:
-                gone.add(path)
+                self._digests.pop(path, None)
+                gone.append(whole)
             elif found.files.get(path, data) != data:
-                reasons[path] = "somebody else has changed the file"
+                reasons[whole] = "somebody else has changed the file"
                 self._changed[path] = found.files[path]
-        reasons.update(self._publish_again(gone))
-        return {os.path.join(self.copy, path): reason for path, reason in reasons.items()}
+        return {**reasons, **self._publish_again(gone)}
 
-    def _publish_again(self, gone: t.Collection[str]) -> dict[str, str]:
+    def _publish_again(self, paths: t.Collection[str]) -> dict[str, str]:
         """Publish key files that somebody else has removed; return why, for each that cannot be written again."""
-        if not gone:
-            return {}
-        for path in gone:
-            self._digests.pop(path, None)
-        with self._noting:
-            self._pending.update(gone)
         try:
-            self._round(self._publish_pending)
-            refused = self._refused
+            refused = self._try_to_publish(paths) if paths else {}
         except StoreError as exc:
-            refused = dict.fromkeys(gone, exc.happened.rstrip("."))
-        return {
-            path: f"the file was removed and cannot be written again: {refused[path]}"
-            for path in gone
-            if path in refused
-        }
+            refused = dict.fromkeys(paths, exc.happened.rstrip("."))
+        return {path: f"the file was removed and cannot be written again: {reason}" for path, reason in refused.items()}
 
     def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
         """Write those of some key files that confirm has found changed into the remote copy; see Location."""
