@@ -28,7 +28,7 @@ _LARGEST_FILE = 128 * 1024 * 1024
 
 @contextlib.contextmanager
 def opened(directory: t.Optional[int], name: str, flags: int) -> t.Iterator[int]:
-    """Open something by its name in an open directory."""
+    """Open a file or a directory by its name in an open directory."""
     with _named(directory, name):
         fd = os.open(name, flags, 0o600, dir_fd=directory)
     try:
@@ -48,11 +48,11 @@ def make_in(directory: int, name: str, modes: Modes = PRIVATE) -> None:
 
 @contextlib.contextmanager
 def _named(directory: t.Optional[int], name: str) -> t.Iterator[None]:
-    """Let an error that permissions are missing say where."""
+    """Set the path of an error about missing permissions."""
     try:
         yield
     except PermissionError as exc:
-        # Where there is no /proc the name alone has to do.
+        # Without /proc the error keeps the name alone.
         with contextlib.suppress(OSError):
             exc.filename = name if directory is None else os.path.join(os.readlink(f"/proc/self/fd/{directory}"), name)
         raise
@@ -126,22 +126,22 @@ def prove_directory(path: str) -> str:
     return existing
 
 
-def prove_place(path: str, name: str) -> None:
-    """Show that a directory is one, or can be made, and that a file in it is one, or can be made; else StoreError."""
-    for location, fits, what in (
-        (path, stat.S_ISDIR, "a directory"),
-        (os.path.join(path, name), stat.S_ISREG, "a plain file"),
+def prove_file(directory: str, name: str) -> None:
+    """Raise StoreError if a directory or a file in it is of another kind, or the directory cannot be written."""
+    for path, fits, what in (
+        (directory, stat.S_ISDIR, "a directory"),
+        (os.path.join(directory, name), stat.S_ISREG, "a plain file"),
     ):
         try:
-            found = os.lstat(location).st_mode
+            found = os.lstat(path).st_mode
         except FileNotFoundError:
             return
         if not fits(found):
             raise StoreError(
-                f"{location} is not {what}{' but a symlink' if stat.S_ISLNK(found) else ''}.", remedy="Move it away."
+                f"{path} is not {what}{' but a symlink' if stat.S_ISLNK(found) else ''}.", remedy="Move it away."
             )
-        if stat.S_ISDIR(found) and not os.access(location, os.R_OK | os.W_OK | os.X_OK):
-            raise StoreError(f"{location} cannot be written by this user.", remedy="Fix its permissions.")
+        if stat.S_ISDIR(found) and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreError(f"{path} cannot be written by this user.", remedy="Fix its permissions.")
 
 
 def replace(
@@ -152,7 +152,7 @@ def replace(
     last_look: t.Callable[[], None] = lambda: None,
     modes: Modes = PRIVATE,
 ) -> os.stat_result:
-    """Put a file in its place whole or not at all, and return what it is then; syncing the directory is the caller's.
+    """Write a file whole or not at all, and return its status; the caller syncs the directory.
 
     like, modes: see put. last_look: called before the rename; raises StoreError if the file must not be replaced.
     """
@@ -169,7 +169,7 @@ def replace(
 
 
 def exists(directory: int, name: str) -> bool:
-    """Tell whether there is anything of that name, be it a symlink."""
+    """Tell whether a directory contains a file, a directory or a symlink of this name."""
     try:
         os.lstat(name, dir_fd=directory)
     except FileNotFoundError:
@@ -183,7 +183,7 @@ def get(directory: int, name: str) -> bytes:
 
 
 def look(directory: int, name: str) -> tuple[bytes, os.stat_result]:
-    """Read a plain file; return with its content what it was just before."""
+    """Return the content of a plain file, and its status before it was read."""
     with opened(directory, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC) as fd:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
@@ -195,9 +195,9 @@ def look(directory: int, name: str) -> tuple[bytes, os.stat_result]:
 def put(
     directory: int, name: str, data: bytes, like: t.Optional[os.stat_result] = None, modes: Modes = PRIVATE
 ) -> os.stat_result:
-    """Write a new file whole and on disk; return what it is then.
+    """Write a new file and sync it to disk; return its status.
 
-    like: a file whose owner it gets, and its mode if the user has not asked for another one.
+    like: a file whose owner the new file gets, and whose mode if the user has not asked for one.
     """
     with opened(directory, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC) as fd:
         rest = memoryview(data)
@@ -207,7 +207,7 @@ def put(
             with contextlib.suppress(OSError):
                 os.fchown(fd, -1, like.st_gid)
                 if not modes.given:
-                    # What a group was allowed is for that group only.
+                    # Only if the new file has the group that this mode was meant for.
                     os.fchmod(fd, stat.S_IMODE(like.st_mode) & 0o777)
         modes.allow_file(fd)
         if like:
@@ -218,7 +218,7 @@ def put(
 
 
 def identity(found: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a file is written or replaced."""
+    """Return the part of a file's status that changes when the file is written or replaced."""
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 

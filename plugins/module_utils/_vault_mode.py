@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The option ``vault_mode``: who may read and write what is made in a vault directory."""
+"""Read the option ``vault_mode``: the mode of new files and directories in a vault directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REMEDY = (
 
 
 class Modes(t.NamedTuple):
-    """Modes of files and directories that are made. given: whether the user asked for them."""
+    """The modes of new files and directories. given: whether the user asked for them."""
 
     file: int = 0o600
     directory: int = 0o700
@@ -65,7 +65,7 @@ def modes_of(value: t.Any) -> Modes:
 
 
 def _symbolic(value: str) -> int:
-    """Return the mode that a symbolic one makes of 0600."""
+    """Return the mode 0600 as a symbolic mode changes it."""
     mode = PRIVATE.file
     for clause in value.split(","):
         parts = _CLAUSE.fullmatch(clause)

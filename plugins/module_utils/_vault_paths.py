@@ -14,24 +14,35 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._members import unsafe_name
 
+FILE_NAME = "b2_vault.yml"
+#: The end of the name of each file in the fallback directory.
+FALLBACK_SUFFIX = f".{FILE_NAME}"
+JOURNAL_NAME = "journal.jsonl"
+STATE_NAME = ".b2_members"
+#: With a dot, which no Group's directory begins with.
+INDEX_NAME = ".index"
+#: The lock of a Group, for runs on one machine, and its lease, for runs on several.
+LOCK_NAME = "lock"
+LEASE_NAME = "lease"
+
+_GROUP_PREFIX = "b2_group_"
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TEMPORARY_SUFFIX = ".tmp"
 _ASIDE_SUFFIX = ".aside"
 
 
-_TEMPORARY_SUFFIX = ".tmp"
-
-
 def temporary_name(name: str) -> str:
-    """Return a name beside a file for what is to take its place."""
+    """Return a name for the temporary file that replaces a file, in the same directory."""
     return f".{name}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}"
 
 
 def is_temporary(candidate: str, name: str) -> bool:
-    """Tell whether something was written to take the place of a file."""
+    """Tell whether a file has a name of ``temporary_name``."""
     return bool(re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]+{re.escape(_TEMPORARY_SUFFIX)}", candidate))
 
 
 def aside_name(name: str) -> str:
-    """Return the name beside a file for an unproven key, which may not belong into that file."""
+    """Return a name for the file of an unproven key, which may not belong into the key file beside it."""
     return f".{name}.{secrets.token_hex(6)}{_ASIDE_SUFFIX}"
 
 
@@ -40,43 +51,13 @@ def is_aside(candidate: str, name: str) -> bool:
     return bool(re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]+{re.escape(_ASIDE_SUFFIX)}", candidate))
 
 
-FILE_NAME = "b2_vault.yml"
-
-
-#: The end of the name of each file in the fallback directory.
-FALLBACK_SUFFIX = f".{FILE_NAME}"
-
-
-#: With a dot, which no Group's directory begins with.
-INDEX_NAME = ".index"
-
-
-JOURNAL_NAME = "journal.jsonl"
-
-
-STATE_NAME = ".b2_members"
-
-
-#: The lock of a Group, for runs on one machine, and its lease, for runs on several.
-LOCK_NAME = "lock"
-
-
-LEASE_NAME = "lease"
-
-
-_GROUP_PREFIX = "b2_group_"
-
-
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
 def group_directory(group_id: str) -> str:
-    """Return the name of the directory for what Ansible itself loads for the members of a Group."""
+    """Return the name of the directory of a Group, which Ansible itself loads for the members of the Group."""
     return f"{_GROUP_PREFIX}{name_of(group_id)}"
 
 
 def is_group_directory(name: str) -> bool:
-    """Tell such a name from an address."""
+    """Tell whether a name is that of a Group's directory, and not an address."""
     return name.startswith(_GROUP_PREFIX) and "@" not in name
 
 
@@ -86,7 +67,7 @@ def is_member_directory(name: str) -> bool:
 
 
 def group_of(name: str) -> str:
-    """Return what stands for the Group in such a name: its id, or another text that name_of gives the same name to."""
+    """Return the id of the Group in the name of its directory, or another text that has the same ``name_of``."""
     return name[len(_GROUP_PREFIX) :]
 
 

@@ -36,7 +36,7 @@ def prove_durable(directory: str, promised: bool, otherwise: str = "") -> None:
     if promised or not is_job():
         return
     remedy = (
-        "Mount a directory that outlives the job, name it here, and set vault_dir_is_durable: true. "
+        "Mount a directory that outlives the job, give its path in this option, and set vault_dir_is_durable: true. "
         "An emptyDir does not outlive the job."
     )
     raise StoreError(

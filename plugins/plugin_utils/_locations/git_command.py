@@ -139,7 +139,7 @@ class Git:
         except OSError as exc:
             raise StoreError(
                 f"git cannot be run on the controller ({exc.strerror}).",
-                remedy="Install git there, or choose another vault_location.",
+                remedy="Install git on the controller, or choose another vault_location.",
             ) from exc
         output, errors = _communicate(process, given, arguments[0])
         lines = [

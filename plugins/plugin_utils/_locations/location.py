@@ -55,7 +55,7 @@ class Location(t.Protocol):
     def take_changed(self, paths: t.Collection[str]) -> frozenset[str]:
         """Write those of some key files to the controller's disk that the last confirm found changed by somebody else.
 
-        Return their paths. They replace what this run has written there, and may have done so if StoreError is raised.
+        Return their paths. They replace files that this run has written, and may have done so if StoreError is raised.
         """
 
     def lease(self, group: str, patience: float, wait: Wait) -> contextlib.AbstractContextManager[None]:

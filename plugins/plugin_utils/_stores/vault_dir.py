@@ -25,7 +25,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._files import 
     opened,
     opened_below,
     prove_directory,
-    prove_place,
+    prove_file,
     put,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._lease import (
@@ -141,7 +141,7 @@ class VaultDir:
         self.prove_directory(write=write)
         with explained("cannot be used", self.path):
             for folder in dict.fromkeys(map(self.folder, wanted)):
-                prove_place(os.path.join(self.path, folder), FILE_NAME)
+                prove_file(os.path.join(self.path, folder), FILE_NAME)
         self.prove_not_in_other_layout(wanted)
 
     def prove_directory(self, *, write: bool) -> None:

@@ -170,13 +170,13 @@ def test_a_place_for_a_file_is_proven_on_both_levels(tmp_path):
     folder = str(tmp_path / "folder")
     for make in (lambda: None, lambda: os.mkdir(folder), lambda: (tmp_path / "folder" / NAME).write_bytes(b"")):
         make()
-        _files.prove_place(folder, NAME)
+        _files.prove_file(folder, NAME)
     for there, what in ((tmp_path / "folder" / NAME, "a plain file"), (tmp_path / "folder", "a directory")):
         (os.rmdir if there.is_dir() else os.unlink)(there)
         for make, also in ((os.mkfifo, ""), (lambda path: os.symlink(tmp_path, path), " but a symlink")):
             make(there)
             with pytest.raises(StoreError) as refused:
-                _files.prove_place(folder, NAME)
+                _files.prove_file(folder, NAME)
             assert refused.value.happened == f"{there} is not {what}{also}." and refused.value.remedy
             os.unlink(there)
 
@@ -188,7 +188,7 @@ def test_a_directory_that_cannot_be_used_is_found_before_it_is(tmp_path, monkeyp
     monkeypatch.setattr(os, "access", lambda path, wanted: asked.append(path) or not wanted & missing)
     (tmp_path / "folder" / NAME).mkdir(parents=True)
     for prove in (
-        lambda: _files.prove_place(str(tmp_path / "folder"), NAME),
+        lambda: _files.prove_file(str(tmp_path / "folder"), NAME),
         lambda: _files.prove_directory(str(tmp_path / "folder")),
         lambda: _files.prove_directory(str(tmp_path / "folder" / "b" / "c")),
     ):
