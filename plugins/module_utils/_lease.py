@@ -131,15 +131,15 @@ def claim(group: int, lease: Lease, instead_of: str = "", modes: Modes = PRIVATE
     instead_of: the id of a lease whose holder is known to be gone.
     """
     other, fresh = _read(group)
-    ours = other is not None and other.id == lease.id
-    if other and fresh and not ours and not (instead_of and other.id == instead_of):
+    if other and other.id == lease.id:
+        other = None
+    if other and fresh and not (instead_of and other.id == instead_of):
         return Claim(False, other)
     with opened_lock(group, modes) as lock:
-        holder = lock_holder(lock)
-        if holder:
+        if holder := lock_holder(lock):
             return Claim(False, holder)
         _write(group, lease, time.time(), modes)
-    return Claim(True, None if ours else other)
+    return Claim(True, other)
 
 
 def refresh(group: int, lease: Lease, modes: Modes = PRIVATE) -> t.Optional[Lease]:
@@ -184,8 +184,7 @@ def holder_of(group: int) -> t.Optional[Lease]:
     """Return the run that holds a Group by lock or lease, None if no run does; change nothing."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.suppress(FileNotFoundError), opened(group, LOCK_NAME, flags) as lock:
-        holder = lock_holder(lock, fcntl.LOCK_SH)
-        if holder:
+        if holder := lock_holder(lock, fcntl.LOCK_SH):
             return holder
     lease, fresh = _read(group)
     return lease if fresh else None
