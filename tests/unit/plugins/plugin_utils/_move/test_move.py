@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 
 import pytest
@@ -653,17 +654,16 @@ def test_a_move_that_is_killed_anywhere_is_finished_by_the_next_one(move, keys, 
     """Once for each step that changes a name in a directory: the process is killed before it."""
     members = members[:3]
     everything = {one.email: one for one in members}
-    doubled = 0
+    doubled, sealed = 0, str(tmp_path / "sealed")
+    os.mkdir(sealed)
+    for one in members:
+        (
+            HostVarsStore(sealed, sealer) if layout == "group_vars" else GroupVarsStore(sealed, sealer, one.group_id)
+        ).seal(one)
+    note(sealed, sealer, GROUP, LOST)
     for step in range(1, 200):
         source, target = str(tmp_path / f"source{step}"), str(tmp_path / f"target{step}")
-        os.mkdir(source)
-        for one in members:
-            (
-                HostVarsStore(source, sealer)
-                if layout == "group_vars"
-                else GroupVarsStore(source, sealer, one.group_id)
-            ).seal(one)
-        note(source, sealer, GROUP, LOST)
+        shutil.copytree(sealed, source)
         child = os.fork()
         if not child:
             try:
