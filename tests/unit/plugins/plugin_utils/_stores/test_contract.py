@@ -424,6 +424,16 @@ def test_a_file_of_variables_is_not_switched_off(store, new_member, path, extens
     assert read(f"{directory}/vars{extension}") == b"mine: 1\n"
 
 
+def test_a_directory_of_variables_is_not_switched_off(store, path):
+    """Ansible loads a directory with the ending of a file as well, and one within a directory."""
+    directory = os.path.dirname(store.file(ALICE))
+    write(f"{directory}.yml/mine.yml", b"mine: 1\n")
+    name = os.path.basename(directory)
+    with pytest.raises(StoreError) as refused:
+        store.prove_nothing_switched_off([ALICE])
+    assert refused.value.remedy.endswith(f"In {path}: mv {name}.yml {name}")
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["key file", "temporary file"])
 def test_keys_in_the_other_layout_are_not_taken_for_missing(layout, store, make_store, new_member, path, killed):
     other = make_store(layout=HOST_VARS if layout == GROUP_VARS else GROUP_VARS)

@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
+from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, opened
+from ansible_collections.community.backblaze.plugins.module_utils._lease import Lease, claim, lease_locked, release
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import Controller
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.host_vars import HostVarsStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
@@ -47,6 +51,19 @@ def test_a_full_disk_is_found_by_the_proof_which_leaves_nothing(store):
 def test_a_run_killed_in_the_middle_of_the_proof_does_not_block_the_next_one(store):
     write(os.path.join(store.path, ".probe.0123456789ab.tmp"), b"half")
     prove(store)
+
+
+@pytest.mark.parametrize("name", ["write", "fsync", "rename"])
+def test_a_proof_of_writing_that_fails_leaves_nothing(store, monkeypatch, name):
+    prove(store)
+
+    def fails(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"cannot be written .*No space left"):
+        patch.setattr(os, name, fails)
+        store.prove_writing()
+    assert os.listdir(store.path) == []
 
 
 # One run at a time
@@ -127,15 +144,95 @@ def test_the_holder_of_a_lock_is_shown_as_long_as_it_holds_it(store):
     assert list(contents(store.path).values()) == [b""]
 
 
-def test_the_holder_of_a_lock_in_another_location_is_asked_for_there(tmp_path, secrets):
-    class Elsewhere(Controller):
-        run = None
+def test_a_run_on_another_machine_holds_the_lock_by_its_lease(store):
+    prove(store)
+    with locked(store) as state, lease_locked(state):
+        pass
+    other = Lease("id", 4711, "another-machine", "2026-01-01T00:00:00+0000")
+    with opened(None, store.state_path(GROUP), DIRECTORY) as state:
+        with lease_locked(state):
+            assert claim(state, other).ours
+        with pytest.raises(StoreError) as refused, locked(store):
+            pass
+        assert f"holds the lease of {store.path} for Group {GROUP}: {other}." in refused.value.happened
+        assert "taken over after 10 minutes" in refused.value.remedy
+        assert store.holder(GROUP) == str(other)
+        with lease_locked(state):
+            release(state, other)
+        with locked(store):
+            pass
 
-        def holder(self, group):
-            return self.run and f"{self.run} of {group}"
 
-    location = Elsewhere()
-    store = HostVarsStore(str(tmp_path / "vault"), Sealer(secrets), location=location)
-    assert store.holder(GROUP) == ""
-    location.run = "the run"
-    assert store.holder(GROUP) == f"the run of {GROUP}"
+# Other locations
+
+
+class Elsewhere(Controller):
+    """Another location, which notes what it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.run, self.free = [], None, (10**9, None)
+
+    def fetch(self):
+        self.asked.append("fetch")
+
+    def prove_writing(self):
+        self.asked.append("prove_writing")
+
+    def room(self, path):
+        return self.free
+
+    def holder(self, group):
+        return self.run and f"{self.run} of {group}"
+
+    @contextlib.contextmanager
+    def lease(self, group, patience, wait):
+        self.asked.append(("lease", group, patience, wait))
+        yield
+        self.asked.append("end of lease")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, secrets):
+    return HostVarsStore(str(tmp_path / "vault"), Sealer(secrets), location=Elsewhere())
+
+
+def test_the_holder_of_a_lock_in_another_location_is_asked_for_there(elsewhere):
+    assert elsewhere.holder(GROUP) == ""
+    elsewhere.location.run = "the run"
+    assert elsewhere.holder(GROUP) == f"the run of {GROUP}"
+
+
+def test_a_remote_copy_is_fetched_before_it_is_proven_and_again_under_the_lease(elsewhere):
+    asked, wait = elsewhere.location.asked, print
+    prove(elsewhere)
+    assert asked == ["fetch", "prove_writing"]
+    asked.clear()
+    with locked(elsewhere, 7.0, wait) as state:
+        assert asked == [("lease", GROUP, 7.0, wait), "fetch"]
+        # The lease in a copy is nobody's: the location has given its own.
+        with lease_locked(state):
+            assert not claim(state, Lease("id", 4711, "another-machine", "")).ours
+    assert asked[-1] == "end of lease" and elsewhere.location.asked.count("fetch") == 1
+
+
+@pytest.mark.parametrize("rewritten", [None, 0, 5000])
+@pytest.mark.parametrize("keys", [1, 7])
+def test_room_is_wanted_for_each_key_and_for_a_file_that_is_written_again(elsewhere, rewritten, keys):
+    elsewhere.rewritten = rewritten
+    room = keys * 16 * 1024 + (rewritten or 0)
+    inodes = 3 * (keys if rewritten is None else 1)
+    for free, enough in (
+        ((room, None), True),
+        ((room, inodes), True),
+        ((room - 1, None), False),
+        ((room, inodes - 1), False),
+        ((room, 0), False),
+    ):
+        elsewhere.location.free = free
+        elsewhere.prove_room(0)
+        if enough:
+            elsewhere.prove_room(keys)
+        else:
+            with pytest.raises(StoreError, match=f"no room for {keys} keys"):
+                elsewhere.prove_room(keys)
