@@ -151,3 +151,15 @@ def test_the_default_fallback_directory_is_in_the_home_of_the_user(monkeypatch, 
     for options in ({"vault_fallback_dir": None}, {"vault_fallback_dir": ""}):
         fallback = open_fallback(options, Sealer(secrets), lambda path: path)
         assert fallback.path == "/home/ada/.local/state/community.backblaze"
+
+
+def test_a_fallback_directory_is_fit_if_this_user_can_write_it(secrets, tmp_path, monkeypatch):
+    """Root may do everything; the answer of the system is taken from a stand-in."""
+    (tmp_path / "there").mkdir()
+    os.symlink(tmp_path / "there", tmp_path / "link")
+    # A link on the way is the business of those who made it.
+    stores = [FallbackStore(str(tmp_path / path), Sealer(secrets)) for path in ("there", "there/a/b", "link/a")]
+    assert [store.unfit() for store in stores] == ["", "", ""]
+    for missing in (os.W_OK, os.X_OK):
+        monkeypatch.setattr(os, "access", lambda path, wanted, missing=missing: not wanted & missing)
+        assert all("no directory that this user can write" in store.unfit() for store in stores)
