@@ -169,6 +169,13 @@ def test_a_torn_last_line_was_never_acknowledged(directory, journal):
         b'{"event": "pending"}\n',
         b"\xff\xfe\n",
         b'{"event": "pending", "email": [], "group_id": "1"}\n',
+        # An address names a file: that of another directory is nobody's.
+        b'{"event": "pending", "email": "../evil", "group_id": "1"}\n',
+        b'{"event": "unknown", "email": "open@x", "group_id": "1"}\n',
+        *(
+            json.dumps({"event": "pending", "email": "open@x", "group_id": "1", name: 7}).encode() + b"\n"
+            for name in ("event", "group_id", "account_id", "path", "at")
+        ),
     ],
 )
 def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(directory, journal, line):
