@@ -389,6 +389,20 @@ def test_connections_are_kept_alive(standin, monkeypatch):
 # Which request an answer belongs to
 
 
+def next_request(line):
+    """Return the next request of a connection, empty at the end of the connection. Head and body come in pieces."""
+    request, missing = b"", 1
+    while missing > 0:
+        part = line.recv(65536)
+        if not part:
+            return b""
+        request += part
+        head, end, body = request.partition(b"\r\n\r\n")
+        length = re.search(rb"\r\nContent-Length: ([0-9]+)", head)
+        missing = (int(length.group(1)) if length else 0) - len(body) if end else 1
+    return request
+
+
 @contextlib.contextmanager
 def scripted(answers, certificate="", received=None):
     """A server that answers each request with the next of these bytes.
@@ -403,7 +417,7 @@ def scripted(answers, certificate="", received=None):
             context.load_cert_chain(certificate)
             line = context.wrap_socket(line, server_side=True)
         with line, contextlib.suppress(OSError):
-            while (request := line.recv(65536)) and waiting:
+            while (request := next_request(line)) and waiting:
                 connections.append(number)
                 if received is not None:
                     received.append(request)
