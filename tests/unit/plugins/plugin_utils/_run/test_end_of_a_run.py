@@ -111,7 +111,7 @@ def test_new_members_are_compared_with_the_group(said, others, stopped, fails):
         files = {email: store.file(email) for email in states}
         assert {email: store.read(email).key for email in states} == {email: f"key-{email}" for email in states}
     results = {one.email: one for one in report.results}
-    assert list(results) == list(states) == client.created
+    assert list(results) == list(states) == sorted(client.created)
     assert all(one.made and one.changed and one.path == files[one.email] for one in results.values())
     compared = not (stopped or fails)
     # Each new member alone, if that takes fewer calls than a list of all; the list of all, if one is missing then.
