@@ -47,6 +47,7 @@ class World:
         return frozenset(self.changed)
 
     def stored(self, emails):
+        assert emails == [EMAIL]
         # Somebody else's change is read now.
         self.key = self.after
         return {}
@@ -154,6 +155,8 @@ def test_two_keys_of_an_address_that_nobody_wants_are_both_stored_again():
     assert (results, world.noted) == ({}, [])
     assert {key.key for key in world.saved} == {KEY.key, UNPROVEN.key}
     assert [f"gone from {path}: " in note for path, note in zip((FILE, ASIDE), notes, strict=True)] == [True, True]
+    assert notes[0].endswith("The next run moves it to its file.")
+    assert notes[1].endswith("The next run tries it. The owner of this key is not known.")
 
 
 def test_an_address_that_nobody_wants_is_named_in_a_warning():
@@ -174,6 +177,20 @@ def test_a_location_that_cannot_be_read_is_named():
     results, (note,) = world.confirm(before)
     assert results == before
     assert "vault" in note and "No route to host." in note
+
+
+def test_a_key_that_cannot_be_read_counts_as_gone():
+    """Of the keys that the remote copy has, too: neither is stored again."""
+    world = World([FILE, ASIDE], unproven=UNPROVEN)
+
+    def fails(email):
+        raise StoreError("It does not decrypt.")
+
+    world.read = world.unproven.of = fails
+    results, notes = world.confirm({EMAIL: result_of(Outcome.CREATED)})
+    assert (results[EMAIL].outcome, results[EMAIL].path, notes) == (Outcome.KEY_LOST, "", ())
+    assert f"account {ACCOUNT} is lost: it is not in the remote copy either." in results[EMAIL].message
+    assert (world.saved, world.noted) == ([], [("lost", GROUP, EMAIL, ACCOUNT)])
 
 
 def test_a_changed_file_that_cannot_be_fetched_counts_as_gone():
