@@ -41,7 +41,7 @@ class Wire:
     def __init__(self, *answers):
         self.answers, self.sent = [*answers], []
 
-    def send(self, method, url, *, auth, is_sound, most, query=None, body=None):
+    def send(self, method, url, *, auth, is_sound, query=None, body=None):
         answer = self.answers.pop(0)
         self.sent.append((method, url.rpartition("/")[2], getattr(auth, "_token", None), query))
         if isinstance(answer, Exception):

@@ -41,7 +41,7 @@ class Wire:
     tried: int = 0
     looks: list[int] = dataclasses.field(default_factory=list)
 
-    def send(self, method, url, *, auth, is_sound, most, query=None, body=None):
+    def send(self, method, url, *, auth, is_sound, query=None, body=None):
         status, content = 200, self.content(url.rpartition("/")[2], auth, query)
         if content is None:
             raise NetworkError(NO_ANSWER, sent=False, hopeless=True)
