@@ -286,7 +286,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_line(directory):
 
 
 @pytest.mark.parametrize(
-    "mode, kept", [(0o600, 0o600), (0o640, 0o640), (0o664, 0o664), (0o777, 0o666), (0o4640, 0o640)]
+    "mode, kept", [(0o600, 0o600), (0o640, 0o640), (0o664, 0o664), (0o777, 0o777), (0o4640, 0o640)]
 )
 @pytest.mark.parametrize("asked", [None, "0660"])
 def test_the_journal_keeps_its_mode_unless_the_user_asks_for_another(directory, mode, kept, asked):
