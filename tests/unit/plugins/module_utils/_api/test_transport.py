@@ -610,6 +610,15 @@ def test_an_answer_that_drips_ends_with_the_timeout_wherever_it_drips(start, dro
         assert time.monotonic() - started < 5
 
 
+def test_a_chunk_of_an_invalid_length_ends_the_body(transport):
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+    with scripted([[start + b"zz\r\n"], [fine(b"second")]]) as (url, connections):
+        answer = transport.send("GET", url + "/", auth=basic_auth("a", "b"))
+        assert (answer.body, answer.complete) == (b"{}", False)
+        assert transport.send("GET", url + "/", auth=basic_auth("a", "b")).body == b"second"
+    assert connections == [0, 1]
+
+
 def test_what_cannot_be_sent_is_known_as_not_sent(standin, transport):
     unreadable_bundle = Transport(timeout=1.0, verify="/does/not/exist.pem")
     with pytest.raises(NetworkError) as failed:
@@ -724,15 +733,14 @@ def test_no_token_is_in_an_error_or_a_repr(standin, make_client):
     ("variable", "value", "said"),
     [
         ("ALL_PROXY", "socks5h://127.0.0.1:9", r"SOCKS proxy.*PySocks.*pip install 'requests\[socks\]'"),
-        (
-            "REQUESTS_CA_BUNDLE",
-            "/nowhere/ca.pem",
-            r"cannot be read from /nowhere/ca\.pem \(it is missing or damaged\).*REQUESTS_CA_BUNDLE",
+        *(
+            (name, "/nowhere/ca.pem", r"cannot be read from /nowhere/ca\.pem \(it is missing or damaged\).*REQUESTS_CA")
+            for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
         ),
     ],
 )
 def test_what_is_wrong_in_the_environment_is_named(monkeypatch, variable, value, said):
-    for name in ("HTTPS_PROXY", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy"):
+    for name in ("HTTPS_PROXY", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     # requests has it so if PySocks is not installed; the two lines are its own.
     monkeypatch.setattr("requests.adapters.SOCKSProxyManager", _no_socks)

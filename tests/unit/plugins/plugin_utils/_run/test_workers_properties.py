@@ -302,6 +302,22 @@ def test_a_step_that_replaces_ejects_first(known):
         assert (result.outcome, result.ejected) == (Outcome.CREATED, OLD)
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_an_account_that_is_ejected_and_not_created_again_is_named(stops, monkeypatch):
+    world = World([new_key()], left=Member(OLD, THROWAWAY))
+    if stops:
+        eject = world.eject_member
+        monkeypatch.setattr(world, "eject_member", lambda *args: [eject(*args), world.stop.ask("Ctrl-C")][0])
+    else:
+        world.journal_fails.add("pending")
+    result = world.run([dataclasses.replace(CREATE, replaces=Member(OLD, EMAIL, GROUP))], policy=RECREATE)[EMAIL]
+    assert (result.outcome, result.ejected, result.changed) == (Outcome.NOT_ATTEMPTED, OLD, True)
+    assert result.message.startswith(f"Account {OLD}, whose key was lost, was ejected as {THROWAWAY}; ")
+    assert ("The journal cannot be written." in result.message) is not stops
+    assert "None" not in result.message
+    assert world.did("create") == []
+
+
 OPENS = [None, "", NEW, FOREIGN]
 LISTED = [None, Member(NEW, EMAIL.title(), region="us-west", s3_endpoint="s3.example"), Member(FOREIGN, EMAIL)]
 
