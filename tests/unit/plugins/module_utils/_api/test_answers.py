@@ -245,6 +245,15 @@ def test_a_field_that_is_missing_is_a_doubt_only_if_it_says_whose_key_it_is(miss
     assert ("cut short" in found.complaint) is not (complete or "accountId" in missing)
 
 
+@pytest.mark.parametrize("before", [b"", b"x", b"{}\r\n"])
+def test_an_answer_that_names_no_group_is_not_about_another_group(before):
+    """Also if it is not JSON as a whole, and the objects in it are read one by one."""
+    member = {name: value for name, value in MEMBER.items() if name != "groupId"}
+    found = look(before + json.dumps({**OURS, "groupMember": member}).encode())
+    same(found)
+    assert (found.complaint, bool(found.doubt)) == ("", bool(before))
+
+
 @st.composite
 def odd_answers(draw):
     """The true fields under junk: other fields of any type, any nesting, any order."""
