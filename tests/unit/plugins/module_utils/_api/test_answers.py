@@ -85,6 +85,7 @@ def test_the_code_decides_and_not_the_status(code, status):
     assert isinstance(told, ApiError)
     assert (told.code, told.status) == (code, status)
     assert told.unclear is (BY_CODE[code] is Verdict.UNCLEAR)
+    assert told.explain() == problem("b2_create_group_member", error(status, code), of_member=False).explain()
 
 
 @pytest.mark.parametrize(
