@@ -201,6 +201,7 @@ def test_the_same_key_sealed_twice_is_byte_for_byte_the_same_file(store, make_st
     with untouched(path):
         for one in (store, make_store()):
             assert one.seal(new_member(region="us-east")) == file
+            assert one.seal(new_member(), again=True) == file
     assert (os.stat(file).st_ino, os.stat(file).st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
