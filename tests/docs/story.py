@@ -52,9 +52,9 @@ class Story:
         self.write(self.state, f"cd {shlex.quote(str(self.scratch))}\n")
 
     @property
-    def password(self) -> str:
-        """The vault password; a page may have made a new one."""
-        return (self.home / ".vault-password").read_text(encoding="utf-8").strip()
+    def passwords(self) -> list[str]:
+        """The vault passwords in the home directory; a page may have made another one."""
+        return [path.read_text(encoding="utf-8").strip() for path in self.home.glob(".*-password")]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -195,7 +195,7 @@ class Story:
             problem = f"ended with {process.returncode}, it should have {'failed' if fails else 'gone well'}"
         elif expected and not OUTPUT.check_output(expected, output, doctest.ELLIPSIS):
             problem = f"says something else than the page:\n{expected}--- but"
-        elif any(secret in output for secret in (KEY, self.password)):
+        elif any(secret in output for secret in (KEY, *self.passwords)):
             problem = "prints the master key or the vault password"
         elif "b2_application_key:" not in expected and any(
             entry["key"] in output for entry in ledger.handed_out(self.server.url)

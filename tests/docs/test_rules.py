@@ -115,6 +115,11 @@ WRONG = {
         console("$ cat ~/.vault-password"),
         r"p\.rst:6: prints the master key or the vault",
     ),
+    "another vault password in the output": (
+        "p.rst",
+        console("$ echo of-this-page > ~/.other-password", "$ cat ~/.other-password"),
+        r"p\.rst:7: prints the master key or the vault",
+    ),
     "the master key in the output": ("p.rst", console("$ env"), r"p\.rst:6: prints the master key"),
     "a member's key in the output": ("p.rst", yaml(*RETURNED_KEY), r"p\.rst:6: prints a key"),
 }
