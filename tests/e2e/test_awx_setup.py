@@ -35,7 +35,7 @@ SECRETS = {"B2_APPLICATION_KEY": f"K004{ODD}", "B2_AWX_VAULT_PASSWORD": f"vault{
 GIVEN = {"CONTROLLER_OAUTH_TOKEN": TOKEN, "B2_APPLICATION_KEY_ID": KEY_ID, **SECRETS}
 TEMPLATES = {
     "provision": "provision.yml",
-    "look": "provision.yml",
+    "check": "provision.yml",
     "one more": "one-customer.yml",
     "audit": "audit.yml",
 }
@@ -172,7 +172,7 @@ def test_what_is_made_is_what_the_guide_describes(made):
     for name, template in templates.items():
         assert f"``B2 customers: {name}``" in GUIDE
         assert json.loads(template["extra_vars"]) == yaml.safe_load(from_guide("variables.yml"))
-        assert template["job_type"] == ("check" if name == "look" else "run")
+        assert template["job_type"] == ("check" if name == "check" else "run")
         fields = ("timeout", "job_slice_count", "allow_simultaneous", "diff_mode", "use_fact_cache")
         assert [template[field] for field in fields] == [0, 1, False, True, False]
         assert [value for field, value in template.items() if field.startswith("ask_")] == [False] * 7
@@ -274,7 +274,7 @@ def test_the_jobs_that_it_describes_do_their_work(made, tmp_path):
             return len(server.ledger())
 
         answers = {"customer_email": "cleo@customers.example.com", "customer_region": "us-east"}
-        assert [launch("look"), launch("provision"), launch("one more", **answers), launch("audit")] == [0, 2, 3, 3]
+        assert [launch("check"), launch("provision"), launch("one more", **answers), launch("audit")] == [0, 2, 3, 3]
         compared = project.compare()
         assert compared.complete and compared.sealed == 3, str(compared)
         print(f"\n4 jobs; {compared}")
