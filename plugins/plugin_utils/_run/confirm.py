@@ -93,7 +93,7 @@ def _copied(store: Store, email: str, one: t.Optional[Result], amiss: t.Collecti
         with contextlib.suppress(StoreError):
             kept[file] = store.read(email)
     with contextlib.suppress(StoreError):
-        unproven = {path: key for path, key in store.unproven.of(email).items() if path in amiss}
+        unproven = {path: key for path, key in store.unproven.of(email).items() if key and path in amiss}
         kept.update((path, dataclasses.replace(key, unproven=True)) for path, key in unproven.items())
     return kept
 

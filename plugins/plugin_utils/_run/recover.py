@@ -113,11 +113,14 @@ def try_unproven(
         for email, member in members.items()
         if not unsafe_name(email)
     }
-    waiting = [
-        (entry.email, path, key, moves.store.unproven.discard)
-        for entry in entries
-        for path, key in moves.store.unproven.of(entry.email).items()
+    aside = [(entry.email, *found) for entry in entries for found in moves.store.unproven.of(entry.email).items()]
+    # In the layout group_vars, a file that does not decrypt is found for each open address of the Group.
+    moves.notes += [
+        f"{path} is the file of an unproven key, and does not decrypt with the vault secrets of this run: it is torn, "
+        "or encrypted with another password. If you have that password, give it to the run and run again."
+        for path in dict.fromkeys(path for _email, path, key in aside if key is None)
     ]
+    waiting = [(email, path, key, moves.store.unproven.discard) for email, path, key in aside if key]
     waiting += [(key.email, path, key, fallback.remove) for path, key in fallback.found() if key and key.unproven]
     for arrived_for, path, key, remove in waiting:
         owner = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._files import (
@@ -43,10 +44,10 @@ class UnprovenKeys:
         self._store.location.publish(path)
         return path
 
-    def of(self, email: str) -> dict[str, StoredKey]:
-        """Return each key that arrived for an address, by path. Files that do not decrypt are left out."""
+    def of(self, email: str) -> dict[str, t.Optional[StoredKey]]:
+        """Return each key that arrived for an address, by path. The key of a file that does not decrypt is None."""
         folder = os.path.join(self._store.path, self._store.folder(email))
-        found: dict[str, StoredKey] = {}
+        found: dict[str, t.Optional[StoredKey]] = {}
         with (
             explained("cannot be read", folder),
             contextlib.suppress(FileNotFoundError),
@@ -54,9 +55,15 @@ class UnprovenKeys:
         ):
             for name in sorted(name for name in os.listdir(directory) if is_aside(name, FILE_NAME)):
                 path = os.path.join(folder, name)
+                sealed = get(directory, name)
+                try:
+                    plaintext = self._sealer.open(sealed, path)
+                except StoreError:
+                    found[path] = None
+                    continue
                 # In the layout group_vars, files of other addresses share the directory.
                 with contextlib.suppress(StoreError):
-                    found[path] = read_key(self._sealer.open(get(directory, name), path), path, email)
+                    found[path] = read_key(plaintext, path, email)
         return found
 
     def discard(self, path: str) -> None:

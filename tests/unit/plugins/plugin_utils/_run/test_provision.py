@@ -779,6 +779,28 @@ def test_a_key_that_came_with_another_members_answer_goes_to_its_own_member(stan
     assert "b2_eject_group_member" not in standin.state()["calls"]
 
 
+@pytest.mark.parametrize("layout", ["host_vars", "group_vars"])
+def test_a_warning_names_the_file_of_an_unproven_key_that_does_not_decrypt(standin, tmp_path, secrets, run, layout):
+    """The file may hold the key that counts as lost. In the layout group_vars it is named once for the whole Group."""
+    store, other = (
+        open_store(layout, str(tmp_path / "vault"), Sealer(each), GROUP)
+        for each in (secrets, [("default", VaultSecret(b"another"))])
+    )
+    for email in EMAILS[:2]:
+        standin.faults([{"operation": CREATE, "action": {"kind": "cut_after"}}])
+        run([email], store=store)
+    path = other.unproven.put(EMAILS[0], StoredKey(EMAILS[0], *keys_of(standin)[EMAILS[0]], unproven=True))
+    for check_mode in (True, False):
+        report = run(EMAILS[:2], store=store, check_mode=check_mode)
+        assert outcomes(report) == dict.fromkeys(EMAILS[:2], "key_lost")
+        (note,) = (note for note in report.notes if path in note)
+        assert "does not decrypt" in note and os.path.exists(path)
+    report = run(
+        EMAILS[:2], store=open_store(layout, store.path, Sealer([*secrets, ("other", VaultSecret(b"another"))]), GROUP)
+    )
+    assert outcomes(report)[EMAILS[0]] == "unchanged" and not os.path.exists(path)
+
+
 def test_a_doubtful_key_that_backblaze_refuses_is_nobodys_in_any_later_run(standin, store, secrets, run):
     """The account inside its id is the member's, and its secret is not."""
     member = {"email": "mallory@x.example"}
