@@ -105,12 +105,12 @@ _REMEDIES_OF_MEMBER: dict[str, tuple[str, str]] = {
         WRONG_KEY_CODES,
         (
             "Backblaze refuses the member's key: its key id or key is wrong, or it was deleted or has expired.",
-            "Sign in to Backblaze as the member, create a new key, and adopt it.",
+            "Create a new key in the member's account, and adopt it.",
         ),
     ),
     "access_denied": (
         "The member's account is suspended, or not in good standing.",
-        "Sign in to Backblaze as the member and look for notices.",
+        "Look for notices in the member's account, on Backblaze's page Group Management.",
     ),
     "cap_exceeded": (
         "A cap of the member's account is used up.",
@@ -230,8 +230,8 @@ class KeyLostError(B2Error):
         super().__init__(
             f"The answer with the key of {email} never arrived ({cause.rstrip('.')}).",
             changed=f"Account {account_id} was created." if account_id else "An account may have been created.",
-            remedy="Backblaze shows a key only once. Create a new key as the member, and adopt it with "
-            f"b2_group_members. Or replace the account with this option: {recreate_line(email)}"
+            remedy="Backblaze shows a key only once. Create a new key in the member's account, and adopt it "
+            f"with b2_group_members. Or replace the account with this option: {recreate_line(email)}"
             if account_id
             else "Run again: the next run looks first whether the account was created.",
             account_id=account_id,
@@ -243,7 +243,7 @@ class KeyLostError(B2Error):
         """Replace the remedy for a task without a journal."""
         self.remedy = (
             f"Backblaze shows a key only once. Look with b2_group_member_info whether {email} is in the Group. "
-            "If it is, create a new key as the member; or eject the member, with new_email to free the address, and "
+            "If it is, create a new key in the member's account; or eject the member, with new_email to free the address, and "
             "create the member again. With vault_dir, a journal remembers such addresses."
         )
 

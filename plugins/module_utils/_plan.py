@@ -63,14 +63,15 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         (
             "Look for the vault file in backups and other directories. If you have the key, adopt it: give "
             "application_key_id and application_key in the member's entry, or member_application_key_id and "
-            "member_application_key in a task of b2_group_member. If nobody has the key, sign in as the member, make a "
-            "new key, and adopt that. With on_key_missing: warn the task does not fail meanwhile."
+            "member_application_key in a task of b2_group_member. If nobody has the key, create a "
+            "new key in the member's account, and adopt that key. With on_key_missing: warn, the task does not fail "
+            "until then."
         ),
     ),
     Outcome.KEY_LOST: (
         "This collection created the account, or most likely did, but the answer with the key never arrived.",
         (
-            "Sign in as the member, make a new key, and adopt it. Or recreate the member: name its address in "
+            "Create a new key in the member's account, and adopt it. Or recreate the member: name its address in "
             "recreate_members, with the line that the message contains. The account is then ejected. on_key_lost: "
             "recreate does this by itself, but only for a key that is lost in the same run."
         ),
@@ -96,7 +97,7 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
             "The stored key was tried (verify_keys), and Backblaze refuses it: it was deleted or has expired. If every "
             "key is refused, the service may be at fault: run again later first."
         ),
-        f"Sign in as the member and make a new key; {_TAKE_OUT}; then adopt the new key.",
+        f"Create a new key in the member's account; {_TAKE_OUT}; then adopt the new key.",
     ),
     Outcome.EJECTED: (
         "The member left the Group. The account lives on, with its data and its keys.",
@@ -350,14 +351,15 @@ def lost_message(email: str, account_id: str, *, proven: bool) -> str:
     """Explain why an account has no key, and what to do. proven: see Open."""
     if proven:
         return (
-            f"Account {account_id} was created by an earlier run, and its key never arrived. Make a new key as the "
-            f"member and adopt it; or, if nobody uses the account, replace it with this option: {recreate_line(email)}"
+            f"Account {account_id} was created by an earlier run, and its key never arrived. Create a new "
+            f"key in the member's account and adopt it; or, if nobody uses the account, replace the account with this "
+            f"option: {recreate_line(email)}"
         )
     return (
         f"Account {account_id} was most likely created by an earlier run that ended before its key arrived. That is "
-        "not proven, so recreate_members does not replace it. Make a new key as the member and adopt it; or, if "
-        "nobody uses the account, eject it with b2_group_member (state: absent, and new_email to free its address) "
-        "and run again."
+        "not proven, so recreate_members does not replace it. Create a new key in the member's account and "
+        "adopt it; or, if nobody uses the account, eject it with b2_group_member (state: absent, and new_email to free "
+        "its address) and run again."
     )
 
 
@@ -368,13 +370,16 @@ def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
         return Outcome.CONFLICT, f"The owner of the key is not known yet. {proof.problem} {_AGAIN}"
     owner = new.member.account_id if opens is None else opens
     if not owner and not new.doubt:
-        return Outcome.KEY_DEAD, "Backblaze refuses the new key. Sign in as the member, make a new key, and adopt it."
+        return (
+            Outcome.KEY_DEAD,
+            "Backblaze refuses the new key. Create a new key in the member's account, and adopt it.",
+        )
     found = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if member is not None and owner != member.account_id:
         return Outcome.KEY_LOST, (
             f"The key in that answer is not the key of account {member.account_id}, which is the member: {found}. "
-            "Make a new key as the member and adopt it; or, if nobody uses the account, replace it with this option: "
-            f"{recreate_line(new.member.email)}"
+            "Create a new key in the member's account and adopt it; or, if nobody uses the account, replace the account "
+            f"with this option: {recreate_line(new.member.email)}"
         )
     if member is not None or (owner and owner == new.member.account_id and new.named):
         return Outcome.CREATED, proof.problem
