@@ -243,8 +243,8 @@ class KeyLostError(B2Error):
         """Replace the remedy for a task without a journal."""
         self.remedy = (
             f"Backblaze shows a key only once. Look with b2_group_member_info whether {email} is in the Group. "
-            "If it is, create a new key in the member's account; or eject the member, with new_email to free the address, and "
-            "create the member again. With vault_dir, a journal remembers such addresses."
+            "If it is, create a new key in the member's account; or eject the member, with new_email to free the "
+            "address, and create the member again. With vault_dir, a journal remembers such addresses."
         )
 
 

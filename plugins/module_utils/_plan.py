@@ -378,8 +378,8 @@ def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
     if member is not None and owner != member.account_id:
         return Outcome.KEY_LOST, (
             f"The key in that answer is not the key of account {member.account_id}, which is the member: {found}. "
-            "Create a new key in the member's account and adopt it; or, if nobody uses the account, replace the account "
-            f"with this option: {recreate_line(new.member.email)}"
+            "Create a new key in the member's account and adopt it; or, if nobody uses the account, replace the "
+            f"account with this option: {recreate_line(new.member.email)}"
         )
     if member is not None or (owner and owner == new.member.account_id and new.named):
         return Outcome.CREATED, proof.problem
