@@ -48,7 +48,8 @@ def test_a_group_that_cannot_be_started_does_not_stop_the_others(groups, check_m
     if stopped_before:
         stop.ask("a test ended it")
     jobs = [
-        (Job(str(number), [Wanted("ada@x")], check_mode=check_mode), stores[s]) for number, (s, _) in enumerate(groups)
+        (Job(str(number), [Wanted("ada@x")], check_mode=check_mode), stores[group[0]])
+        for number, group in enumerate(groups)
     ]
 
     def provision(client, job, store, fallback, stop, *, whole):
