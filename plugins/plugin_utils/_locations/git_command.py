@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import typing as t
 import urllib.parse
 
@@ -125,11 +126,14 @@ class Git:
         """Run a command that may fail. given: its stdin."""
         settings = [part for name, value in _CONFIG.items() for part in ("-c", f"{name}={value}")]
         try:
-            with self._piped() as (fds, login):
+            # A file and not a pipe: communicate() takes no input again after a timeout.
+            with self._piped() as (fds, login), tempfile.TemporaryFile(dir=os.path.dirname(self.directory)) as stdin:
+                stdin.write(given)
+                stdin.seek(0)
                 process = subprocess.Popen(  # noqa: S603 - no shell, and user input follows an option that takes it
                     ["git", *settings, *login, *arguments],  # noqa: S607 - the user's own git
                     env={**_environment(), "GIT_DIR": self.directory},
-                    stdin=subprocess.PIPE,
+                    stdin=stdin,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=fds,
@@ -141,7 +145,7 @@ class Git:
                 f"git cannot be run on the controller ({exc.strerror}).",
                 remedy="Install git on the controller, or choose another vault_location.",
             ) from exc
-        output, errors = _communicate(process, given, arguments[0])
+        output, errors = _communicate(process, arguments[0])
         lines = [
             line.strip()
             for line in errors.decode("utf-8", "replace").splitlines()
@@ -227,13 +231,13 @@ def _environment() -> dict[str, str]:
     return {**who, **kept, **fixed}
 
 
-def _communicate(process: subprocess.Popen[bytes], given: bytes, command: str) -> tuple[bytes, bytes]:
+def _communicate(process: subprocess.Popen[bytes], command: str) -> tuple[bytes, bytes]:
     """Return the stdout and stderr of a command; StoreError if it takes too long."""
     written: list[tuple[bytes, bytes]] = []
 
     def done(seconds: float) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            written.append(process.communicate(given, timeout=seconds))
+            written.append(process.communicate(timeout=seconds))
         return bool(written)
 
     try:

@@ -696,6 +696,14 @@ def test_what_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
         repository("ls-remote", "origin")
 
 
+def test_a_command_may_take_longer_than_one_look_to_read_its_input(tmp_path, monkeypatch):
+    (tmp_path / "git").write_text("#!/bin/sh\nsleep 1\nexec cat\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    given = b"x" * 300_000  # more than a pipe holds
+    assert Git(str(tmp_path / "repository"), "x")("hash-object", given=given) == given
+
+
 def test_hooks_and_variables_of_the_user_do_not_reach_it(remote, origin, tmp_path, monkeypatch):
     hook = tmp_path / "templates" / "hooks" / "pre-push"
     hook.parent.mkdir(parents=True)
