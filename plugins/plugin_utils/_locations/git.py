@@ -191,7 +191,7 @@ class Repository:
         alone = 0
         for attempt in range(_TRIES):
             current = self._current([*blobs, *gone])
-            refused = self._refused(changes, current, holder is not None)
+            refused = self._refused(changes, blobs, current, lost=holder is not None)
             if refused and not attempt:
                 # The branch may have changed since the last fetch.
                 self._fetch()
@@ -219,11 +219,16 @@ class Repository:
             alone = alone + 1 if self._tip == before else 0
         raise StoreError(f"A push to {self.name} failed ({problem}).", remedy="Fix that, then run again.")
 
-    def _refused(self, changes: t.Mapping[str, Change], current: t.Mapping[str, str], lost: bool) -> dict[str, str]:
-        """Return why, for each file that must not be written. current: blobs on the branch. lost: the lease is lost."""
+    def _refused(
+        self, changes: t.Mapping[str, Change], blobs: t.Mapping[str, str], current: t.Mapping[str, str], *, lost: bool
+    ) -> dict[str, str]:
+        """Return why, for each file that must not be written.
+
+        blobs, current: the blob of each change, and of each file on the branch. lost: whether the lease is lost.
+        """
         refused = {}
         for path, change in changes.items():
-            ours = {_blob(change.data), *change.replaces, *self._past.get(path, ())}
+            ours = {blobs[path], *change.replaces, *self._past.get(path, ())}
             if lost and path.startswith(f"{STATE_NAME}/"):
                 refused[path] = "another run has taken over"
             elif current.get(path, "") not in ours:
