@@ -20,6 +20,11 @@ def secrets():
 
 
 @pytest.fixture
+def vault(secrets):
+    return VaultLib(secrets)
+
+
+@pytest.fixture
 def store(tmp_path, secrets):
     return HostVarsStore(str(tmp_path / "host_vars"), Sealer(secrets))
 

@@ -316,6 +316,22 @@ def test_a_limit_that_is_not_met_any_more_is_forgotten():
     assert not pace.free
 
 
+def played(pace, events, start=0.0):
+    """Play events to a pace. Yield each with its time, the pause that was asked for, and the turn that it is about."""
+    now, given_out = start, [AT_ONCE]
+    for what, later, asked, which in events:
+        now += later
+        turn = given_out[-1 - which % len(given_out)]
+        if what == "pass":
+            pace.passed(turn, now)
+        elif what == "throttle":
+            pace.throttled(turn, now, asked)
+        else:
+            turn = pace.turn(now)
+            given_out.append(turn)
+        yield what, now, asked, turn
+
+
 @settings(max_examples=200)
 @given(
     st.lists(
@@ -331,25 +347,18 @@ def test_a_limit_that_is_not_met_any_more_is_forgotten():
 )
 def test_whatever_happens_pauses_are_kept_and_turns_are_spread(events, chance):
     pace = Pace(lambda: chance)
-    now = quiet_until = 0.0
-    given_out = [AT_ONCE]
-    for what, later, asked, which in events:
-        now += later
-        turn = given_out[-1 - which % len(given_out)]
-        if what == "pass":
-            pace.passed(turn, now)
-        elif what == "throttle":
-            pace.throttled(turn, now, asked)
+    quiet_until = 0.0
+    before = AT_ONCE
+    for what, now, asked, turn in played(pace, events):
+        if what == "throttle":
             quiet_until = max(quiet_until, now + asked)
-        else:
-            turn = pace.turn(now)
-            before = given_out[-1]
-            given_out.append(turn)
+        elif what == "turn":
             assert pace.holds(turn)
             assert turn.at >= quiet_until or pace.free
             assert turn is AT_ONCE or 0.2 <= turn.rate <= 10000
             if turn.era == before.era and turn is not AT_ONCE:
                 assert turn.at - before.at >= 0.999 / before.rate
+            before = turn
 
 
 # Whole fractions of a second, so that the sums are exact.
@@ -366,16 +375,8 @@ EVENTS = st.lists(
 
 def turns(events, chance, start):
     """Return the turns that a pace gives out if its clock begins at this time, as if it had begun at 0."""
-    pace, now, given_out = Pace(lambda: chance), start, [AT_ONCE]
-    for what, later, asked, which in events:
-        now += later
-        turn = given_out[-1 - which % len(given_out)]
-        if what == "pass":
-            pace.passed(turn, now)
-        elif what == "throttle":
-            pace.throttled(turn, now, asked)
-        else:
-            given_out.append(pace.turn(now))
+    pace = Pace(lambda: chance)
+    given_out = [AT_ONCE, *(turn for what, _now, _asked, turn in played(pace, events, start) if what == "turn")]
     return [
         (pace.holds(turn), turn.era, turn.rate, turn.at - (0.0 if turn is AT_ONCE else start)) for turn in given_out
     ]

@@ -15,7 +15,7 @@ import socket
 import stat
 
 import pytest
-from ansible.parsing.vault import VaultLib, VaultSecret
+from ansible.parsing.vault import VaultSecret
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Stored
@@ -90,11 +90,6 @@ def make_store(layout, path, secrets):
 @pytest.fixture
 def store(make_store):
     return make_store()
-
-
-@pytest.fixture
-def vault(secrets):
-    return VaultLib(secrets)
 
 
 @pytest.fixture

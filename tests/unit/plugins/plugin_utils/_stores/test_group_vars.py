@@ -51,11 +51,6 @@ def store(make_store):
     return make_store()
 
 
-@pytest.fixture
-def vault(secrets):
-    return VaultLib(secrets)
-
-
 def test_the_keys_of_all_members_are_one_variable(store, make_store, new_member, vault):
     prove(store)
     alice, bob = new_member(), new_member(BOB, "K004bob")
