@@ -277,8 +277,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 
     def _named(self, option: str) -> list[str]:
         """Return the Groups that ``group_id`` or ``group_name`` names, or the list of that name with an s."""
-        one = self.get_option(option)
-        named = self.get_option(f"{option}s") if one is None else [one]
+        group = self.get_option(option)
+        named = self.get_option(f"{option}s") if group is None else [group]
         return [str(name) for name in named]
 
     def _add_hosts(self, members: t.Iterable[dict[str, t.Any]]) -> dict[str, dict[str, t.Any]]:

@@ -358,8 +358,8 @@ def lost_message(email: str, account_id: str, *, proven: bool) -> str:
     return (
         f"Account {account_id} was most likely created by an earlier run that ended before its key arrived. That is "
         "not proven, so recreate_members does not replace it. Create a new key in the member's account and "
-        "adopt it; or, if nobody uses the account, eject it with b2_group_member (state: absent, and new_email to free "
-        "its address) and run again."
+        "adopt the key; or, if nobody uses the account, eject the account with b2_group_member (state: absent, and "
+        "new_email to free its address) and run again."
     )
 
 

@@ -186,7 +186,7 @@ def read_directory(directory: int, above: str, known: t.Mapping[str, str], found
 
 
 def kind_of(name: str, directory: int) -> str:
-    """Return the kind of a file in an open directory, empty if there is none."""
+    """Return the kind of a file in an open directory; an empty text if the file does not exist."""
     try:
         mode = os.lstat(name, dir_fd=directory).st_mode
     except FileNotFoundError:
