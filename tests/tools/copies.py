@@ -19,11 +19,12 @@ TOOLS = Path(__file__).parent
 
 
 class Row(t.NamedTuple):
-    """The verdict on one step. problem: empty if it passed."""
+    """The verdict on one step. problem: empty if it passed. cpu: seconds of one core; other load changes it little."""
 
     step: str
     problem: str
     seconds: float
+    cpu: float
     tests: int
 
 
@@ -52,4 +53,4 @@ def run(
     process.wait()
     rows = [Row(**row) for row in json.loads(report.read_text())] if report.exists() else []
     ran = {row.step for row in rows}
-    return rows + [Row(name, "its process ended before it", 0.0, 0) for name in names if name not in ran]
+    return rows + [Row(name, "its process ended before it", 0.0, 0.0, 0) for name in names if name not in ran]

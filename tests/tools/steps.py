@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -231,10 +232,16 @@ STEPS: dict[str, Callable[[], int]] = {
 }
 
 
+def processor() -> float:
+    """Return the seconds of one core that ended child processes have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def run(name: str) -> Row:
     """Run one step."""
     print(f"\n===== {name} =====", flush=True)
-    start, tests, problem = time.monotonic(), 0, ""
+    start, used, tests, problem = time.monotonic(), processor(), 0, ""
     try:
         tests = STEPS[name]()
         problem = "" if tests else "ran no test"
@@ -242,7 +249,7 @@ def run(name: str) -> Row:
         problem = str(error)
     if problem:
         print(f"{name}: {problem}", flush=True)
-    return Row(name, problem, time.monotonic() - start, tests)
+    return Row(name, problem, time.monotonic() - start, processor() - used, tests)
 
 
 def lane(number: int, names: list[str]) -> list[Row]:
@@ -279,10 +286,10 @@ def main() -> int:
     if report := os.environ.get("STEPS_REPORT"):
         Path(report).write_text(json.dumps([row._asdict() for row in rows]))
     failed = sum(bool(row.problem) for row in rows)
-    print(f"\n{'step':<12} {'result':<7} {'seconds':>7} {'tests':>6}")
-    for name, problem, seconds, tests in rows:
+    print(f"\n{'step':<12} {'result':<7} {'seconds':>7} {'cpu':>7} {'tests':>6}")
+    for name, problem, seconds, cpu, tests in rows:
         verdict = "FAILED" if problem else "passed"
-        print(f"{name:<12} {verdict:<7} {seconds:>7.1f} {tests or '-':>6}  {problem}".rstrip())
+        print(f"{name:<12} {verdict:<7} {seconds:>7.1f} {cpu:>7.1f} {tests or '-':>6}  {problem}".rstrip())
     print(f"\n{len(rows) - failed} passed, {failed} failed", flush=True)
     return 1 if failed else 0
 
