@@ -5,7 +5,7 @@
 
 set -eux -o pipefail
 
-export ANSIBLE_ROLES_PATH=../
+export ANSIBLE_ROLES_PATH=../ ANSIBLE_ACTION_PLUGINS=../setup_standin/action_plugins
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 echo "one password" > "$work/dev"
