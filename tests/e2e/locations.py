@@ -86,9 +86,9 @@ class Host:
         path.chmod(0o755)
         return path
 
-    def location(self, directory: pathlib.Path) -> HostLocation:
+    def location(self, directory: pathlib.Path, **variables: t.Any) -> HostLocation:
         """Return this host as the location of the keys of a project."""
-        return HostLocation(self, self.inventory(directory / "inventory.json"))
+        return HostLocation(self, self.inventory(directory / "inventory.json", **variables))
 
     def inventory(self, path: pathlib.Path, **variables: t.Any) -> pathlib.Path:
         """Write an inventory in which this is a host."""
@@ -423,12 +423,6 @@ def play(
     """Write a play with one task that creates members, and writes its result beside the play as JSON."""
     path = project.directory / name
     result = path.with_name(f"{path.stem}-result.json")
-    here = {
-        "delegate_to": "localhost",
-        "connection": "local",
-        "vars": {"ansible_python_interpreter": sys.executable},
-        "become": False,
-    }
     tasks = [
         {
             "name": "Provision",
@@ -439,10 +433,7 @@ def play(
         },
         {
             "name": "Keep the result for the test",
-            "ansible.builtin.copy": {"content": "{{ provisioned | to_json }}", "dest": str(result), "mode": "0600"},
-            "check_mode": False,
-            "diff": False,
-            **here,
+            "write_file": {"content": "{{ provisioned | to_json }}", "dest": str(result)},
         },
     ]
     path.write_text(json.dumps([{"name": "Provision", "hosts": hosts, "gather_facts": False, "tasks": tasks}]))

@@ -494,10 +494,9 @@ def delegated(scene, which, *arguments, host=locations.HOST, task=None, **keywor
         **(task or {}),
     }
     path, result = scene.project.directory / "delegated.yml", scene.project.directory / "result.json"
-    kept = {"content": "{{ done | to_json }}", "dest": str(result), "mode": "0600"}
     tasks = [
         {**task, "register": "done", "ignore_errors": True},
-        {"ansible.builtin.copy": kept, "vars": {"ansible_python_interpreter": sys.executable}},
+        {"write_file": {"content": "{{ done | to_json }}", "dest": str(result)}},
     ]
     path.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks, **keywords}]))
     process, done = scene.project.run(path, *scene.location.arguments, *arguments)
