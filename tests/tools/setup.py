@@ -82,7 +82,9 @@ def main(requirements: str, directory: str = str(ROOT / ".venv"), *more: str) ->
     # This may run in the very environment that is recreated, so start from the Python below it.
     base = getattr(sys, "_base_executable", None) or sys.executable
     subprocess.run([base, "-m", "venv", "--clear", str(venv)], check=True)
-    pip = [str(venv / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    # Python compiles what is imported, which is a small part of what is installed.
+    options = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+    pip = [str(venv / "bin/python"), "-m", "pip", "install", *options]
     subprocess.run([*pip, "-r", str(ROOT / requirements), *more], check=True)
     stamp.write_text("\n".join(wanted) + "\n")
 

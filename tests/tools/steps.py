@@ -4,8 +4,8 @@
 
 """Run the named steps, go on after a failure, and close with one verdict.
 
-Steps of two lanes run side by side, each lane in a tree of its own. The output of a step is shown when the step has
-ended. With --tree-stands first, the caller has made the tree and holds its lock, and all steps run one after the other.
+Two steps run at a time, each in a tree of its own, and the output of a step is shown when it has ended. With
+--tree-stands first, the caller has made the tree and holds its lock, and all steps run one after the other.
 STEPS_REPORT in the environment is a file for the verdict as JSON.
 """
 
@@ -42,9 +42,8 @@ LEAKS = "tests/campaign/test_leaks.py"
 LOCATIONS = "tests/campaign/test_location_kills.py"
 
 
-#: Steps that run side by side: those of the first lane compute, most of the others wait. The rest are of the first
-#: lane.
-SECOND_LANE = frozenset({"job", "awx", "clients", "vault", "locations", "faults", "examples"})
+#: How many steps run at a time. While one computes, the other one often waits.
+AT_A_TIME = 2
 
 
 class Failed(Exception):
@@ -121,8 +120,9 @@ def integration() -> int:
 
 def lint() -> int:
     """The sessions of noxfile.py that need no container; each is counted once."""
-    # With CI the formatter says what it would change, and changes nothing.
-    env = {**tree.environment(), "CI": "true"}
+    # With CI the formatter says what it would change, and changes nothing. Each session has an environment of its own,
+    # and Python compiles what a session imports.
+    env = {**tree.environment(), "CI": "true", "PIP_NO_COMPILE": "1"}
     # The tree is recreated each time, the environments are not. Galaxy's importer only warns of much that keeps a
     # collection out of Automation Hub, and antsibull-nox of a check that finds nothing to look at.
     return stream(
@@ -252,20 +252,13 @@ def run(name: str) -> Row:
     return Row(name, problem, time.monotonic() - start, processor() - used, tests)
 
 
-def lane(number: int, names: list[str]) -> list[Row]:
-    """Run the steps of a lane; show the output of each step at its end."""
+def run_apart(name: str) -> Row:
+    """Run one step in a process and a tree of its own; show its output at its end."""
+    print(f"{name} ...", flush=True)
     shown: list[str] = []
-
-    def show(line: str) -> None:
-        if line.startswith("===== "):
-            print("".join(shown), end="", flush=True)
-            shown.clear()
-            print(f"lane {number}: {line.strip('= ').strip()} ...", flush=True)
-        shown.append(line)
-
-    rows = copies.run(Path(sys.executable), tree.BUILD / f"lane{number}", names, show)
+    [row] = copies.run(Path(sys.executable), tree.BUILD / "steps" / name, [name], shown.append)
     print("".join(shown), end="", flush=True)
-    return rows
+    return row
 
 
 def main() -> int:
@@ -275,13 +268,11 @@ def main() -> int:
         del names[0]
     else:
         tree.make()
-    lanes = [[name for name in names if (name in SECOND_LANE) is second] for second in (False, True)]
-    if alone or not all(lanes):
+    if alone or len(names) == 1:
         rows = [run(name) for name in names]
     else:
-        with futures.ThreadPoolExecutor(len(lanes)) as pool:
-            found = {row.step: row for done in pool.map(lane, (1, 2), lanes) for row in done}
-        rows = [found[name] for name in names]
+        with futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+            rows = list(pool.map(run_apart, names))
 
     if report := os.environ.get("STEPS_REPORT"):
         Path(report).write_text(json.dumps([row._asdict() for row in rows]))
