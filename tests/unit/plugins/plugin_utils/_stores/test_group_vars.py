@@ -354,6 +354,20 @@ def test_a_temporary_file_is_kept_until_all_its_keys_are_recovered(store, make_s
 # Keys that leave
 
 
+def test_the_removal_of_a_key_is_synced(store, new_member, monkeypatch):
+    prove(store)
+    for email in (ALICE, BOB):
+        store.seal(new_member(email))
+    fsync, synced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda fd: (fsync(fd), synced.append(os.fstat(fd).st_ino)))
+    folder = os.stat(os.path.dirname(store.file(ALICE))).st_ino
+    # The first removal replaces the file, the second one removes it.
+    for email in (ALICE, BOB):
+        synced.clear()
+        assert store.remove({email: store.keys()[email]}) == {email}
+        assert synced[-1] == folder
+
+
 def test_keys_are_removed_only_as_they_are(store, make_store, new_member):
     prove(store)
     for email in (ALICE, BOB):
