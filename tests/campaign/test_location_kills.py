@@ -69,8 +69,7 @@ def trials(request, campaigns, tmp_path):
         campaign = campaigns(**settings)
         if request.param == "git":
             return Trial(campaign, locations.GitLocation(tmp_path))
-        # As the guide advises: a run without it takes twice as long.
-        host = request.getfixturevalue("host").location(campaign.directory, ansible_pipelining=True)
+        host = request.getfixturevalue("host").location(campaign.directory)
         return Trial(campaign, host)
 
     return make

@@ -30,9 +30,9 @@ import copies
 import run_ansible_test
 import tree
 
-#: What runs on each pair, and in every ``make test`` on the oldest and the newest: there, only what uses ansible-core.
+#: What runs on each pair, and in every ``make test`` on the oldest and the newest.
 STEPS = ("units", "sanity", "integration", "artifact", "vault", "job")
-ENDS = ("controller", "integration", "artifact", "vault")
+ENDS = ("integration", "artifact", "vault")
 #: How many checks there are differs between releases of ansible-test.
 UNEVEN = {"sanity"}
 MATRIX = tree.BUILD / "matrix"

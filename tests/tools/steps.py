@@ -91,15 +91,6 @@ def units() -> int:
     return stream_pytest(run_ansible_test.command("units"), tree.COLLECTION, run_ansible_test.prepared_environment())
 
 
-def controller() -> int:
-    """The unit tests of what runs on the controller. The client, the plans and the stand-in do not use ansible-core."""
-    tests = sorted(path.relative_to(tree.COLLECTION) for path in (tree.COLLECTION / "tests/unit/plugins").iterdir())
-    own = [f"{path}/" for path in tests if path.name != "module_utils"]
-    return stream_pytest(
-        [*run_ansible_test.command("units"), *own], tree.COLLECTION, run_ansible_test.prepared_environment()
-    )
-
-
 def sanity() -> int:
     return stream(
         run_ansible_test.command("sanity"),
@@ -213,7 +204,6 @@ def ee_step() -> int:
 
 STEPS: dict[str, Callable[[], int]] = {
     "units": units,
-    "controller": controller,
     "sanity": sanity,
     "integration": integration,
     "lint": lint,
