@@ -172,7 +172,7 @@ class Run:
                     return pid
         return 0
 
-    def watch(self, condition: t.Callable[[], bool], pause: float = 0.0, patience: float = PATIENCE) -> bool:
+    def watch(self, condition: t.Callable[[], bool], pause: float = 0.01, patience: float = PATIENCE) -> bool:
         """Wait until something holds while the run is alive; say whether it came to that. pause: seconds between two
         looks."""
         deadline = time.monotonic() + patience

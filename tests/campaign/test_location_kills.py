@@ -95,7 +95,7 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
         else:
             progress = campaign.creates if moment == "create" else location.sealed
             aim = progress() + chance.randint(1, 6)
-            run.watch(lambda progress=progress, aim=aim: progress() >= aim)
+            run.watch(lambda progress=progress, aim=aim: progress() >= aim, pause=0.05)
             time.sleep(chance.uniform(0, 0.3))
         hit = run.kill()
         kills += hit
@@ -169,7 +169,7 @@ def test_a_run_waits_for_a_location_that_fails_for_a_moment(trials):
     campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(24)
     run = trial.start(trial.play(wanted))
-    assert run.watch(lambda: campaign.creates() >= 4), run.output
+    assert run.watch(lambda: campaign.creates() >= 4, pause=0.05), run.output
     location.fail()
     time.sleep(4)
     during = campaign.creates()
@@ -195,7 +195,7 @@ def test_a_location_that_fails_to_the_end_sends_keys_to_the_fallback_directory(t
     wanted = campaign.addresses(24)
     play = trial.play(wanted)
     run = trial.start(play)
-    assert run.watch(lambda: campaign.creates() >= 4), run.output
+    assert run.watch(lambda: campaign.creates() >= 4, pause=0.05), run.output
     location.fail()
     result = run.end(LONG)
 
@@ -231,7 +231,7 @@ def test_two_runs_in_one_location_wait_or_name_the_holder(trials):
     campaign, location = trial.campaign, trial.location
     wanted = campaign.addresses(12)
     first = trial.start(trial.play(wanted, "first.yml", concurrency=2))
-    assert first.watch(lambda: campaign.creates() > 0), first.output
+    assert first.watch(lambda: campaign.creates() > 0, pause=0.05), first.output
     running = first.pids()
     hasty = trial.start(trial.play(campaign.addresses(2, 50), "hasty.yml", vault_lock_timeout=0.5))
     result = hasty.end(LONG)
@@ -240,7 +240,7 @@ def test_two_runs_in_one_location_wait_or_name_the_holder(trials):
     holder = re.search(r"Another run is at Group .* process (\d+) on ", result["msg"])
     assert holder and int(holder[1]) in running, result["msg"]
     second = trial.start(trial.play(wanted, "second.yml", vault_lock_timeout=LONG))
-    assert second.watch(lambda: bool(second.worker())), second.output
+    assert second.watch(lambda: bool(second.worker()), pause=0.05), second.output
     campaign.hurry()
 
     assert campaign.outcomes(first.end(LONG), wanted) == {"created": wanted}
@@ -258,7 +258,7 @@ def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     wanted = campaign.addresses(4)
     play = trial.play(wanted, on_key_missing="warn", vault_lock_timeout=1)
     run = trial.start(play)
-    assert run.watch(lambda: campaign.creates() > 0), run.output
+    assert run.watch(lambda: campaign.creates() > 0, pause=0.05), run.output
     assert run.kill()
     trial.throw_away()
     campaign.hurry()
