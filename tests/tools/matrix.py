@@ -165,6 +165,7 @@ def matrix(releases: t.Mapping[Pair, str], steps: t.Sequence[str]) -> int:
     """Run steps on pairs and print a table; return how many tests ran, or raise SystemExit where anything failed."""
     shutil.rmtree(SEALED, ignore_errors=True)
     SEALED.mkdir(parents=True)
+    run_ansible_test.provide_key()
     table: dict[Pair, dict[str, int]] = {}
     problems: list[str] = []
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:

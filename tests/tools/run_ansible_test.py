@@ -95,6 +95,17 @@ def provide_pip() -> None:
     script.write_text(BOOTSTRAP.format(wheel=wheel.name))
 
 
+def provide_key() -> None:
+    """Make the ssh key that ansible-test integration wants in the home directory.
+
+    If two of them start at once and find no key, both make it, and one of them fails.
+    """
+    key = Path.home() / ".ansible/test/id_rsa"
+    if not key.exists():
+        key.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["ssh-keygen", "-m", "PEM", "-q", "-t", "rsa", "-N", "", "-f", str(key)], check=True)
+
+
 def reachable(url: str) -> bool:
     try:
         with urllib.request.build_opener().open(urllib.request.Request(url, method="HEAD"), timeout=5):
