@@ -6,7 +6,7 @@
 # Once .venv stands it is kept until PYTHON names another version or the requirements change.
 PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
 TOOL = .venv/bin/python tests/tools
-# The longest first: two run at a time. integration, artifact and vault are in cores, on the oldest and newest ansible-core.
+# The longest first: some run at a time. integration, artifact and vault are in cores, on the oldest and newest ansible-core.
 STEPS = cores locations faults sanity lint units job examples awx molecule docs clients
 
 # With this set every Python of every step would compile all its modules again.

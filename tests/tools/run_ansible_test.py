@@ -91,8 +91,12 @@ def provide_pip() -> None:
     )
     wheel = next(download.glob("*.whl"))
     cache.mkdir(parents=True, exist_ok=True)
-    shutil.copy(wheel, cache)
-    script.write_text(BOOTSTRAP.format(wheel=wheel.name))
+    written = download / script.name
+    written.write_text(BOOTSTRAP.format(wheel=wheel.name))
+    # Each at once as a whole: other steps may look for them. The script comes last, because it needs the wheel.
+    for file in (wheel, written):
+        shutil.copy(file, cache / f".{os.getpid()}")
+        os.replace(cache / f".{os.getpid()}", cache / file.name)
 
 
 def provide_key() -> None:

@@ -4,7 +4,7 @@
 
 """Run the named steps, go on after a failure, and close with one verdict.
 
-Two steps run at a time, each in a tree of its own, and the output of a step is shown when it has ended. With
+Several steps run at a time, each in a tree of its own, and the output of a step is shown when it has ended. With
 --tree-stands first, the caller has made the tree and holds its lock, and all steps run one after the other.
 STEPS_REPORT in the environment is a file for the verdict as JSON.
 """
@@ -42,8 +42,8 @@ LEAKS = "tests/campaign/test_leaks.py"
 LOCATIONS = "tests/campaign/test_location_kills.py"
 
 
-#: How many steps run at a time. While one computes, the other one often waits.
-AT_A_TIME = 2
+#: How many steps run at a time: one more than there are cores, because a step often waits.
+AT_A_TIME = (os.cpu_count() or 1) + 1
 
 
 class Failed(Exception):
