@@ -278,8 +278,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
     def _named(self, option: str) -> list[str]:
         """Return the Groups that ``group_id`` or ``group_name`` names, or the list of that name with an s."""
         group = self.get_option(option)
-        named = self.get_option(f"{option}s") if group is None else [group]
-        return [str(name) for name in named]
+        groups = self.get_option(f"{option}s") if group is None else [group]
+        return [str(name) for name in groups]
 
     def _add_hosts(self, members: t.Iterable[dict[str, t.Any]]) -> dict[str, dict[str, t.Any]]:
         """Add a host for each member, while more members arrive. Return the variables of each host."""

@@ -351,15 +351,15 @@ def lost_message(email: str, account_id: str, *, proven: bool) -> str:
     """Explain why an account has no key, and what to do. proven: see Open."""
     if proven:
         return (
-            f"Account {account_id} was created by an earlier run, and its key never arrived. Create a new "
-            f"key in the member's account and adopt it; or, if nobody uses the account, replace the account with this "
+            f"Account {account_id} was created by an earlier run, and its key never arrived. Create a new key in the "
+            "member's account, and adopt the key. Or, if the account is not in use, replace the account with this "
             f"option: {recreate_line(email)}"
         )
     return (
         f"Account {account_id} was most likely created by an earlier run that ended before its key arrived. That is "
-        "not proven, so recreate_members does not replace it. Create a new key in the member's account and "
-        "adopt the key; or, if nobody uses the account, eject the account with b2_group_member (state: absent, and "
-        "new_email to free its address) and run again."
+        "not proven, so recreate_members does not replace it. Create a new key in the member's account, and adopt "
+        "the key. Or, if the account is not in use, eject the account with b2_group_member and state: absent, "
+        "give new_email to free the address of the member, and run again."
     )
 
 
@@ -378,8 +378,8 @@ def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
     if member is not None and owner != member.account_id:
         return Outcome.KEY_LOST, (
             f"The key in that answer is not the key of account {member.account_id}, which is the member: {found}. "
-            "Create a new key in the member's account and adopt it; or, if nobody uses the account, replace the "
-            f"account with this option: {recreate_line(new.member.email)}"
+            "Create a new key in the member's account, and adopt the key. Or, if the account is not in use, replace "
+            f"the account with this option: {recreate_line(new.member.email)}"
         )
     if member is not None or (owner and owner == new.member.account_id and new.named):
         return Outcome.CREATED, proof.problem
