@@ -14,13 +14,12 @@ import pathlib
 import secrets
 import subprocess
 import sys
-import time
 import typing as t
 import urllib.parse
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 UTILS = TESTS / "utils"
-#: write_file, which costs no second of a module.
+#: The folder of the action write_file, which writes the result of a play without starting a module.
 ACTIONS = TESTS / "integration" / "targets" / "setup_standin" / "action_plugins"
 sys.path.insert(0, str(UTILS))
 
@@ -36,26 +35,13 @@ PATIENCE = 300
 @contextlib.contextmanager
 def serving(directory: pathlib.Path, *groups: str, **settings: t.Any) -> t.Iterator[standin.Control]:
     """Run the stand-in as a process of its own."""
-    ready = directory / "standin.json"
-    command = [
-        sys.executable,
-        str(UTILS / "standin.py"),
-        "--ready-file",
-        str(ready),
-        "--parent",
-        str(os.getpid()),
-        "--settings",
-        json.dumps(settings),
-    ]
+    arguments = ["--parent", str(os.getpid()), "--settings", json.dumps(settings)]
     for group in groups:
-        command += ["--group", group]
-    with open(directory / "standin.log", "wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        arguments += ["--group", group]
+    process, ready = standin.start_process(str(directory), *arguments)
+    with process:
         try:
-            deadline = time.monotonic() + 30
-            while not ready.exists():
-                assert process.poll() is None and time.monotonic() < deadline, "the stand-in did not start"
-                time.sleep(0.02)
-            yield standin.Control(json.loads(ready.read_text())["url"])
+            yield standin.Control(ready["url"])
         finally:
             process.terminate()
 

@@ -98,6 +98,7 @@ import re
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -1735,6 +1736,25 @@ def is_alive(pid: int, is_parent: bool) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def start_process(directory: str, *arguments: str, **options: Any) -> tuple[subprocess.Popen[bytes], Json]:
+    """Run a stand-in as a process of its own; return it and the content of its ready file, once it serves requests.
+
+    directory: for the ready file and for the output. options: more options of Popen.
+    """
+    ready = os.path.join(directory, "standin.json")
+    command = [sys.executable, os.path.abspath(__file__), "--ready-file", ready, *arguments]
+    with open(os.path.join(directory, "standin.log"), "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, **options)
+    deadline = time.monotonic() + 30
+    while not os.path.exists(ready):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.terminate()
+            raise RuntimeError("the stand-in did not start")
+        time.sleep(0.02)
+    with open(ready, encoding="utf-8") as file:
+        return process, json.load(file)
 
 
 def write_ready_file(path: str, line: str) -> None:
