@@ -32,6 +32,8 @@ _FIRST_DELAY = 1.0
 _LEAST_DELAY = 0.5
 _DOUBLINGS = 6
 _LONGEST_DELAY = 64.0
+# A wait of more than this number of seconds is told to the user.
+_TOLD = 2.0
 # A method_failure may be a background job, which is worth one retry, or a refused domain, which never changes.
 _METHOD_FAILURE_RETRIES = 1
 
@@ -42,15 +44,28 @@ def ignore(_error: B2Error) -> None:
     """Do nothing about an error."""
 
 
+def keep_silent(_line: str) -> None:
+    """Tell nobody about a wait."""
+
+
 class Repeater:
     """Send calls, repeat them, and count them. Safe to use from many threads.
 
     max_retries: how often a call is repeated, at most. 0 means never.
     wait: waits for a number of seconds. Raises StoppedError if the run was asked to stop.
+    tell: shows a line about a long wait to the user.
     """
 
-    def __init__(self, max_retries: int = 5, wait: t.Callable[[float], t.Any] = time.sleep) -> None:
+    def __init__(
+        self,
+        max_retries: int = 5,
+        wait: t.Callable[[float], t.Any] = time.sleep,
+        tell: t.Callable[[str], t.Any] = keep_silent,
+    ) -> None:
         self.wait = wait
+        self._tell = tell
+        # When the last line about a wait was told, on the clock of time.monotonic.
+        self._told = float("-inf")
         self._max_retries = max_retries
         # One pace for all operations and keys: Backblaze does not document what it counts.
         self._pace = Pace()
@@ -113,6 +128,7 @@ class Repeater:
             spent = backed_out or (attempt >= self._max_retries and not throttled)
             if verdict in (Verdict.REFUSED, Verdict.RENEW, Verdict.FUTILE) or spent or patience < 0:
                 raise failed
+            self._announce(operation, failed, delay, attempt if not throttled else None)
             self.wait(delay)
             throttles, attempt = throttles + throttled, attempt + (not throttled)
             try:
@@ -151,6 +167,19 @@ class Repeater:
             if self._pace.holds(turn):
                 return turn, waited
         return AT_ONCE, waited
+
+    def _announce(self, operation: str, failed: B2Error, delay: float, attempt: t.Optional[int]) -> None:
+        """Tell the user about a long wait. Threads that begin to wait at about the same time tell it once.
+
+        attempt: how often the call was repeated before; None if Backblaze has throttled it.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if delay <= _TOLD or now - self._told < _TOLD:
+                return
+            self._told = now
+        number = "It is sent again" if attempt is None else f"Try {attempt + 2} of {self._max_retries + 1} follows"
+        self._tell(f"{operation}: {failed.happened} {number} in {delay:.0f} s.")
 
     def _note(self, turn: Turn, asked: float = 0.0, *, throttled: bool = False) -> None:
         """Tell the pace about an answer. A Retry-After slows all threads down: it is about the whole account."""

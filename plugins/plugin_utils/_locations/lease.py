@@ -19,6 +19,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._lease import 
     Lease,
     new_lease,
 )
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell
 
 #: Waits for so many seconds, or less if the run is stopped.
 Wait = t.Callable[[float], t.Any]
@@ -35,6 +36,7 @@ def wait_for_lease(claim: t.Callable[[Lease, str], Claim], group: str, name: str
     """
     lease, instead_of = new_lease(), ""
     deadline = time.monotonic() + patience
+    told = patience <= _POLL_SECONDS
     while not (answer := claim(lease, instead_of)).ours:
         other = answer.other or Lease()
         if other.dead and other.id != instead_of:
@@ -46,6 +48,11 @@ def wait_for_lease(claim: t.Callable[[Lease, str], Claim], group: str, name: str
                 f"If it was killed on another machine, its lease is taken over after {_STALE}.",
             )
         else:
+            if not told:
+                told = True
+                tell(
+                    f"Another run is at Group {group} in {name}: {other}. This run waits for at most {patience:.0f} s."
+                )
             wait(_POLL_SECONDS)
     former = answer.other
     if not former or former.released:

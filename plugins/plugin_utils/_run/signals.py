@@ -25,6 +25,7 @@ import typing as t
 from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.waiting import hurry
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import be_quiet
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Stop
 
 display = Display()
@@ -76,7 +77,7 @@ def stop_on_signals() -> Stop:
     _stops.append(stop)
 
     def ask(number: int, _frame: t.Any) -> None:
-        _ask(f"it was ended by {signal.Signals(number).name}")
+        _ask(f"it received {signal.Signals(number).name}")
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # An ignored signal, such as SIGHUP under nohup, stays ignored.
@@ -107,6 +108,7 @@ def deliver(summary: Summary) -> None:
 def _ask(reason: str) -> None:
     # Otherwise Ansible may still write its verbose output to the queue, such as each command of ssh.
     display.verbosity = 0
+    be_quiet()
     for one in (_end, *_stops):
         one.ask(reason)
     hurry()
