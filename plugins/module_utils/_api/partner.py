@@ -12,6 +12,7 @@ email address is unique at Backblaze, so a repeated create can never make two ac
 from __future__ import annotations
 
 import concurrent.futures
+import difflib
 import threading
 import typing as t
 
@@ -51,6 +52,8 @@ EJECT_MEMBER = "b2_eject_group_member"
 # The most entries that the service puts on one page.
 _GROUPS_PER_PAGE = 100
 _MEMBERS_PER_PAGE = 1000
+# The most names of Groups in an error message.
+_NAMES_SHOWN = 10
 # How often a listing or a key is tried that may not show yet what was done just before.
 _LATE_LOOKS = 3
 
@@ -140,9 +143,18 @@ class Partner:
                 f"{len(found)} Groups have the name {group_name!r}: {ids}.", remedy="Name the Group by group_id."
             )
         raise OptionError(
-            f"This account is the admin of no Group with the name {group_name!r}.",
-            remedy="List the Groups with community.backblaze.b2_group_info.",
+            f"This account is the admin of no Group with the name {group_name!r}. {self._other_names(group_name)}",
+            remedy="Correct the name. community.backblaze.b2_group_info lists all Groups.",
         )
+
+    def _other_names(self, group_name: str) -> str:
+        """Return a sentence with the names of the Groups that exist, the most similar ones first."""
+        names = sorted({group.group_name for group in self.groups()})
+        if not names:
+            return "It is the admin of no Group at all."
+        shown = difflib.get_close_matches(group_name, names, _NAMES_SHOWN, cutoff=0.0)
+        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        return f"Its Groups are {', '.join(map(repr, shown))}{more}."
 
     def group_name(self, group_id: str) -> str:
         """Return the name of a Group if an answer has named the Group, else an empty text. Nothing is sent."""
