@@ -51,7 +51,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
                 raise OptionError(f"member_{name} is empty.", remedy="Give the key to adopt, or leave the option out.")
         result, (one,) = seal_members(self, options, task_vars, wanted_members([entry]))
         # The task has one member, so the result of that member is at the top.
-        del result["counts"]
+        del result["counts"], result["problems"]
         [shown] = result.pop("members")
         own = {name: shown[name] for name in ("outcome", "path", "code", "status", "ejected_account_id")}
         names = {name: shown[name] for name in ("group_id", "group_name")}

@@ -20,6 +20,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.input imp
     wanted_groups,
     wanted_members,
 )
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import shown
 from ansible_collections.community.backblaze.plugins.plugin_utils._tasks import seal_groups, seal_members
 
 MOST_WORKERS = 32
@@ -39,10 +40,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
             raise OptionError(f"concurrency is {options['concurrency']}, but has to be 1 to {MOST_WORKERS}.")
         if options["groups"] is not None:
             groups = wanted_groups(options["groups"], self._read_members)
-            return seal_groups(self, options, task_vars, groups)
+            return shown(seal_groups(self, options, task_vars, groups), options["return_members"])
         file = options["members_file"]
         wanted = wanted_members(options["members"]) if file is None else wanted_members(*self._read_members(file))
-        return seal_members(self, options, task_vars, wanted)[0]
+        return shown(seal_members(self, options, task_vars, wanted)[0], options["return_members"])
 
     def _read_members(self, path: str) -> Entries:
         return read_members(path_of(self._loader, path), secrets_of(self._loader))

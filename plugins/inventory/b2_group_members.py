@@ -127,6 +127,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
     credentials,
     realm_url,
 )
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell
 
 try:
     from ansible.template import trust_as_template
@@ -187,7 +188,7 @@ def list_members(
     options: dict[str, t.Any], group_ids: t.Sequence[str], group_names: t.Sequence[str]
 ) -> t.Iterator[dict[str, t.Any]]:
     """Yield the host variables of the members of the named Groups, or of all, each account once, as they arrive."""
-    client = connect(options, connections=_GROUPS_AT_ONCE)
+    client = connect(options, connections=_GROUPS_AT_ONCE, tell=tell)
     ids = [*group_ids, *(client.group_id(name) for name in group_names)]
     if not ids:
         ids = [group.group_id for group in client.groups()]

@@ -94,6 +94,9 @@ REMEDIES: dict[str, tuple[str, str]] = {
 }
 
 
+#: The codes that are about the Group or its admin: Backblaze would refuse every other member for the same reason.
+GROUP_CODES = frozenset({"too_many_members", "access_denied", "invalid_group_id", "invalid_sms_phone"})
+
 #: The codes by which authorize refuses a key. Only in an answer of authorize, "bad_auth_token" is not about a token.
 WRONG_KEY_CODES = frozenset({"unauthorized", "bad_auth_token", "expired_auth_token"})
 
@@ -152,6 +155,11 @@ class B2Error(Exception):
     def __str__(self) -> str:
         return self.explain()
 
+    @property
+    def detail(self) -> str:
+        """What happened, and what was changed as far as the error knows."""
+        return f"{self.happened} {self.changed}".strip()
+
     def explain(self, changed: str = "") -> str:
         """Return the whole message. ``changed`` is used if the error does not know what was changed."""
         return " ".join(part for part in (self.happened, self.changed or changed, self.remedy) if part)
@@ -196,8 +204,8 @@ class ApiError(B2Error):
         self.unclear = unclear
         said = f"{code}: {message}" if message else code
         super().__init__(
-            f"Backblaze {'answered' if unclear else 'refused'} {operation} ({said}). {meaning}",
-            remedy=known,
+            f"Backblaze {'answered' if unclear else 'refused'} {operation} ({said}).",
+            remedy=f"{meaning} {known}",
             code=code,
             status=status,
         )
@@ -213,9 +221,21 @@ class PatienceError(B2Error):
         )
 
 
+#: What to do about an account that a run has created and whose key is lost.
+LOST_REMEDY = (
+    "Backblaze shows a key only once. Create a new key in the member's account, and adopt the key with "
+    "b2_group_members. Or, if nobody uses the account, replace the account with recreate_members."
+)
+
+
 def recreate_line(email: str) -> str:
     """Return the option that replaces an account whose key is lost, ready to be copied into a task."""
     return f"recreate_members: {json.dumps([email])}"
+
+
+def replace_with(email: str) -> str:
+    """Return a sentence with the option that replaces an account whose key is lost."""
+    return f"The option to replace the account is {recreate_line(email)}."
 
 
 class KeyLostError(B2Error):
@@ -229,9 +249,10 @@ class KeyLostError(B2Error):
         self.account_id = account_id
         super().__init__(
             f"The answer with the key of {email} never arrived ({cause.rstrip('.')}).",
-            changed=f"Account {account_id} was created." if account_id else "An account may have been created.",
-            remedy="Backblaze shows a key only once. Create a new key in the member's account, and adopt it "
-            f"with b2_group_members. Or replace the account with this option: {recreate_line(email)}"
+            changed=f"Account {account_id} was created. {replace_with(email)}"
+            if account_id
+            else "An account may have been created.",
+            remedy=LOST_REMEDY
             if account_id
             else "Run again: the next run looks first whether the account was created.",
             account_id=account_id,
@@ -241,6 +262,7 @@ class KeyLostError(B2Error):
 
     def without_journal(self, email: str) -> None:
         """Replace the remedy for a task without a journal."""
+        self.changed = f"Account {self.account_id} was created." if self.account_id else self.changed
         self.remedy = (
             f"Backblaze shows a key only once. Look with b2_group_member_info whether {email} is in the Group. "
             "If it is, create a new key in the member's account; or eject the member, with new_email to free the "

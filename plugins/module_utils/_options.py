@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import os
+import time
 import typing as t
 
 from ansible.module_utils.basic import missing_required_lib
@@ -15,7 +16,7 @@ from ansible.module_utils.basic import missing_required_lib
 from ansible_collections.community.backblaze.plugins.module_utils._api.calls import Caller
 from ansible_collections.community.backblaze.plugins.module_utils._api.credentials import read_credentials
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
-from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater
+from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater, keep_silent
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import (
     REQUESTS_IMPORT_ERROR,
     Transport,
@@ -135,6 +136,9 @@ MEMBERS_SPEC: dict[str, t.Any] = {
         "required_one_of": [("group_id", "group_name"), ("members", "members_file")],
     },
     "concurrency": {"type": "int", "default": 8},
+    "max_failures": {"type": "int"},
+    "return_members": {"type": "str", "default": "success", "choices": ["success", "always", "never"]},
+    "report_file": {"type": "path"},
 }
 
 #: Which members to list; shared by the module b2_group_member_info and the action of that name.
@@ -144,6 +148,7 @@ MEMBER_INFO_SPEC: dict[str, t.Any] = {
     "email_pattern": {"type": "str"},
     **LOCATION_SPEC,
     **{name: VAULT_SPEC[name] for name in ("vault_dir", "vault_layout", "vault_fallback_dir", "verify_keys")},
+    "report_file": {"type": "path"},
 }
 
 #: Moving keys to another layout; shared by the action b2_vault_layout and its documentation.
@@ -206,12 +211,13 @@ def connect(
     *,
     connections: int = 1,
     wait: t.Optional[t.Callable[[float], t.Any]] = None,
+    tell: t.Callable[[str], t.Any] = keep_silent,
     hide: t.Callable[[str], t.Any] = lambda _key: None,
 ) -> Partner:
     """Return a client for the connection options; nothing is sent yet.
 
     connections: how many threads will use the client at once.
-    wait: see Repeater.
+    wait, tell: see Repeater.
     hide: called with the key, so that its caller can mask it.
 
     Raises OptionError for an invalid value.
@@ -234,7 +240,7 @@ def connect(
     verify = bool(options["validate_certs"]) and (options["ca_path"] or True)
     caller = Caller(
         Transport(timeout=float(timeout), verify=verify, connections=connections),
-        Repeater(int(retries), **({"wait": wait} if wait else {})),
+        Repeater(int(retries), wait or time.sleep, tell),
         realm=realm_url(found["realm"]),
         key_id=key_id,
         key=key,

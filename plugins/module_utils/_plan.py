@@ -14,10 +14,11 @@ import enum
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    LOST_REMEDY,
     ApiError,
     B2Error,
     KeyLostError,
-    recreate_line,
+    replace_with,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, Proof, folded
 
@@ -44,6 +45,10 @@ _ALL_REFUSED = (
     "key out of the vault. "
 )
 _AGAIN = "Run again: the next run tries the key once more."
+_FIND_KEY = (
+    "Backblaze shows a key only once, when the account is created. Look for the key in backups and other vault "
+    "directories. Or create a new key in the member's account, and adopt it."
+)
 #: The meaning of each outcome, and what to do about it. The guide to errors is made from this table.
 OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
     Outcome.UNCHANGED: ("The member is in the Group, and its key is stored.", "Nothing."),
@@ -175,14 +180,21 @@ class KeyState:
 class Step:
     """What a run does for one wanted member, and the outcome if that succeeds.
 
+    detail: what is true of this member only. reason: what is the same for every member in this case, with the remedy.
     replaces: the account to eject first, because its key is lost.
     """
 
     wanted: Wanted
     outcome: Outcome
     member: t.Optional[Member] = None
-    message: str = ""
+    detail: str = ""
+    reason: str = ""
     replaces: t.Optional[Member] = None
+
+    @property
+    def message(self) -> str:
+        """The whole message about the member."""
+        return f"{self.detail} {self.reason}".strip()
 
     @property
     def changes(self) -> bool:
@@ -190,8 +202,8 @@ class Step:
         return self.outcome in (Outcome.CREATED, Outcome.ADOPTED, Outcome.EJECTED)
 
 
-#: The outcome of a member in its Group and the message about it, or None if another case decides.
-_Decision = t.Optional[t.Tuple[Outcome, str]]
+#: The outcome of a member in its Group, the detail and the reason (see Step); or None if another case decides.
+_Decision = t.Optional[t.Tuple[Outcome, str, str]]
 
 
 def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[KeyState] = None) -> Step:
@@ -202,34 +214,32 @@ def decide_present(wanted: Wanted, member: t.Optional[Member], keys: t.Optional[
     if member is None:
         return _not_in_group(wanted, keys)
     if wanted.region and member.region and wanted.region != member.region:
-        message = (
-            f"The member is in region {member.region}, not in {wanted.region}. A region cannot be changed: correct "
-            "the entry."
-        )
-        return Step(wanted, Outcome.CONFLICT, member, message)
+        detail = f"The member is in region {member.region}, not in {wanted.region}."
+        return Step(wanted, Outcome.CONFLICT, member, detail, "A region cannot be changed: correct the entry.")
     if keys is None:
         return Step(wanted, Outcome.UNCHANGED, member)
-    outcome, message = next(filter(None, (case(wanted, member, keys) for case in _CASES)))
+    outcome, detail, reason = next(filter(None, (case(wanted, member, keys) for case in _CASES)))
     if outcome is Outcome.CREATED:
-        return Step(wanted, outcome, message=message, replaces=member)
-    return Step(wanted, outcome, member, message)
+        return Step(wanted, outcome, None, detail, reason, replaces=member)
+    return Step(wanted, outcome, member, detail, reason)
 
 
 def _not_in_group(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
     """Create the member, unless its key exists already: the account of that key may be alive."""
-    message = ""
     if keys is not None and keys.stored is not None:
-        message = (
-            f"{keys.stored.path} holds the key of account {keys.stored.account_id}, which is not listed in this "
-            "Group. The member was not created, because the account may be alive: ejected, or not listed just now. "
-            "Keep that file."
+        detail = f"{keys.stored.path} holds the key of account {keys.stored.account_id}."
+        reason = (
+            "A stored key is of an account that is not listed in this Group. The member was not created, because the "
+            "account may be alive: ejected, or not listed just now. Keep the key."
         )
-    elif wanted.key:
-        message = (
+        return Step(wanted, Outcome.CONFLICT, None, detail, reason)
+    if wanted.key:
+        reason = (
             "A key to adopt is given, but the member is not in this Group. The member was not created. Correct the "
             "address or the Group."
         )
-    return Step(wanted, Outcome.CONFLICT if message else Outcome.CREATED, message=message)
+        return Step(wanted, Outcome.CONFLICT, reason=reason)
+    return Step(wanted, Outcome.CREATED)
 
 
 def _stored_for_another_account(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
@@ -237,28 +247,28 @@ def _stored_for_another_account(wanted: Wanted, member: Member, keys: KeyState) 
     stored = keys.stored
     if stored is None or stored.account_id in ("", member.account_id):
         return None
-    return Outcome.CONFLICT, (
-        f"{stored.path} holds the key of account {stored.account_id}, but the member is account {member.account_id}. "
-        f"To adopt a key, {_TAKE_OUT}."
+    detail = (
+        f"{stored.path} holds the key of account {stored.account_id}, but the member is account {member.account_id}."
     )
+    return Outcome.CONFLICT, detail, f"The stored key is the key of another account. To adopt a key, {_TAKE_OUT}."
 
 
 def _stored_differs_from_given(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Report a conflict if the user gives another key than the stored key."""
     if keys.stored is None or not keys.stored.key_id or not keys.given_differs:
         return None
-    message = f"{keys.stored.path} holds another key than the given key. To adopt the given key, {_TAKE_OUT}."
-    return Outcome.CONFLICT, message
+    detail = f"{keys.stored.path} holds another key than the given key."
+    return Outcome.CONFLICT, detail, f"To adopt the given key, {_TAKE_OUT}."
 
 
 def _stored_key(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Leave a complete stored key unchanged, unless it was tried and does not open the member's account."""
     if keys.stored is None or not keys.stored.key_id:
         return None
-    path = keys.stored.path
-    message = f"The key in {path} could not be tried. {keys.stored_untried}" if keys.stored_untried else ""
-    name = f"{_ALL_REFUSED if keys.all_refused else ''}The key in {path}"
-    return _wrong_key(member, keys.stored_opens, name, Outcome.KEY_DEAD) or (Outcome.UNCHANGED, message)
+    name = f"The key in {keys.stored.path}"
+    untried = f"{name} could not be tried. {keys.stored_untried}" if keys.stored_untried else ""
+    remedy = f"{_ALL_REFUSED if keys.all_refused else ''}{OUTCOMES[Outcome.KEY_DEAD][1]}"
+    return _wrong_key(member, keys.stored_opens, name, Outcome.KEY_DEAD, remedy) or (Outcome.UNCHANGED, untried, "")
 
 
 def _given_key(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
@@ -266,32 +276,33 @@ def _given_key(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     if not wanted.key:
         return None
     if keys.given_untried:
-        return Outcome.NOT_ATTEMPTED, f"The given key could not be tried and was not stored. {keys.given_untried}"
+        return Outcome.NOT_ATTEMPTED, "", f"The given key could not be tried and was not stored. {keys.given_untried}"
     # Without proof the key is not stored: a key that was not tried counts as refused.
-    wrong = _wrong_key(member, keys.given_opens or "", "The given key", Outcome.KEY_MISSING)
-    return wrong or (Outcome.ADOPTED, "")
+    remedy = "Give a key of the member's account. The given key was not stored."
+    wrong = _wrong_key(member, keys.given_opens or "", "The given key", Outcome.KEY_MISSING, remedy)
+    return wrong or (Outcome.ADOPTED, "", "")
 
 
-def _wrong_key(member: Member, opens: t.Optional[str], name: str, refused: Outcome) -> _Decision:
+def _wrong_key(member: Member, opens: t.Optional[str], name: str, refused: Outcome, remedy: str) -> _Decision:
     """Report a key that was tried and does not open the member's account.
 
-    refused: the outcome if the key opens no account.
+    refused, remedy: the outcome if the key opens no account, and what to do then.
     """
     if opens is None or opens == member.account_id:
         return None
     if opens:
-        return Outcome.CONFLICT, f"{name} opens account {opens}, but the member is account {member.account_id}."
-    return refused, f"{name} opens no account: Backblaze refused it."
+        detail = f"{name} opens account {opens}, but the member is account {member.account_id}."
+        return Outcome.CONFLICT, detail, f"A key opens another account than the member's. To adopt a key, {_TAKE_OUT}."
+    return refused, f"{name} opens no account: Backblaze refused it.", remedy
 
 
 def _key_in_fallback(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Name the path of a key that an earlier run stored in the fallback directory."""
     if not keys.fallback or keys.unproven:
         return None
-    return Outcome.KEY_MISSING, (
-        f"An earlier run stored the key in {keys.fallback}. To move it to its file, run b2_group_members with that "
-        "directory as vault_fallback_dir."
-    )
+    detail = f"An earlier run stored the key in {keys.fallback}."
+    reason = "To move a key to its file, run b2_group_members with the directory of the key as vault_fallback_dir."
+    return Outcome.KEY_MISSING, detail, reason
 
 
 def _replace_lost(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
@@ -301,23 +312,21 @@ def _replace_lost(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """
     if not (keys.lost and keys.proven and keys.recreate) or keys.stored is not None:
         return None
-    return Outcome.CREATED, f"Account {member.account_id}, whose key was lost, would be ejected first."
+    return Outcome.CREATED, f"Account {member.account_id}, whose key was lost, would be ejected first.", ""
 
 
 def _key_lost(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Report a key that is lost according to the journal."""
     if not keys.lost:
         return None
-    message = lost_message(wanted.email, member.account_id, proven=keys.proven)
-    return Outcome.KEY_LOST, message + _unproven_note(keys)
+    detail, reason = lost_message(wanted.email, member.account_id, proven=keys.proven)
+    return Outcome.KEY_LOST, detail + _unproven_note(keys), reason
 
 
 def _key_missing(wanted: Wanted, member: Member, keys: KeyState) -> _Decision:
     """Report a member without a stored key."""
-    return Outcome.KEY_MISSING, (
-        f"Account {member.account_id} is in the Group, but its key is not stored. Backblaze shows a key only once, "
-        f"when the account is created.{_unproven_note(keys)}"
-    )
+    detail = f"Account {member.account_id} is in the Group, but its key is not stored.{_unproven_note(keys)}"
+    return Outcome.KEY_MISSING, detail, _FIND_KEY
 
 
 def _unproven_note(keys: KeyState) -> str:
@@ -344,47 +353,44 @@ def not_attempted(step: Step, reason: str) -> Step:
     """
     if not reason or step.outcome is Outcome.UNCHANGED:
         return step
-    return Step(step.wanted, Outcome.NOT_ATTEMPTED, step.member, reason)
+    return Step(step.wanted, Outcome.NOT_ATTEMPTED, step.member, reason=reason)
 
 
-def lost_message(email: str, account_id: str, *, proven: bool) -> str:
-    """Explain why an account has no key, and what to do. proven: see Open."""
+def lost_message(email: str, account_id: str, *, proven: bool) -> tuple[str, str]:
+    """Explain why an account has no key, and what to do; return detail and reason (see Step). proven: see Open."""
     if proven:
-        return (
-            f"Account {account_id} was created by an earlier run, and its key never arrived. Create a new key in the "
-            "member's account, and adopt the key. Or, if the account is not in use, replace the account with this "
-            f"option: {recreate_line(email)}"
-        )
-    return (
-        f"Account {account_id} was most likely created by an earlier run that ended before its key arrived. That is "
-        "not proven, so recreate_members does not replace it. Create a new key in the member's account, and adopt "
-        "the key. Or, if the account is not in use, eject the account with b2_group_member and state: absent, "
-        "give new_email to free the address of the member, and run again."
+        detail = f"Account {account_id} was created by an earlier run, and its key never arrived."
+        return f"{detail} {replace_with(email)}", LOST_REMEDY
+    detail = f"Account {account_id} was most likely created by an earlier run that ended before its key arrived."
+    reason = (
+        "It is not proven that an earlier run created the account, so recreate_members does not replace it. Create a "
+        "new key in the member's account, and adopt the key. Or, if the account is not in use, eject the account with "
+        "b2_group_member and state: absent, give new_email to free the address of the member, and run again."
     )
+    return detail, reason
 
 
-def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str]:
-    """Decide the outcome of a member whose create answer is odd, after its key was tried; return it with the reason."""
+def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str, str]:
+    """Decide the outcome of a member whose create answer is odd, after its key was tried.
+
+    Return it with the detail and the reason, see Step.
+    """
     member, opens = proof.member, proof.opens
     if opens is None and new.doubt:
-        return Outcome.CONFLICT, f"The owner of the key is not known yet. {proof.problem} {_AGAIN}"
+        return Outcome.CONFLICT, f"The owner of the key is not known yet. {proof.problem}", _AGAIN
     owner = new.member.account_id if opens is None else opens
     if not owner and not new.doubt:
-        return (
-            Outcome.KEY_DEAD,
-            "Backblaze refuses the new key. Create a new key in the member's account, and adopt it.",
-        )
+        reason = "Create a new key in the member's account, and adopt it."
+        return Outcome.KEY_DEAD, "Backblaze refuses the new key.", reason
     found = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if member is not None and owner != member.account_id:
-        return Outcome.KEY_LOST, (
-            f"The key in that answer is not the key of account {member.account_id}, which is the member: {found}. "
-            "Create a new key in the member's account, and adopt the key. Or, if the account is not in use, replace "
-            f"the account with this option: {recreate_line(new.member.email)}"
-        )
+        detail = f"The key in that answer is not the key of account {member.account_id}, which is the member: {found}."
+        return Outcome.KEY_LOST, f"{detail} {replace_with(new.member.email)}", LOST_REMEDY
     if member is not None or (owner and owner == new.member.account_id and new.named):
-        return Outcome.CREATED, proof.problem
+        return Outcome.CREATED, proof.problem, ""
     problem = proof.problem or "The member is not found in the Group."
-    return Outcome.CONFLICT, f"The key in that answer is not certainly the member's: {found}. {problem} {_AGAIN}"
+    detail = f"The key in that answer is not certainly the member's: {found}. {problem}"
+    return Outcome.CONFLICT, detail, _AGAIN
 
 
 def decide_absent(wanted: Wanted, member: t.Optional[Member]) -> Step:
@@ -523,8 +529,12 @@ def diff(steps: t.Sequence[Step]) -> dict[str, str]:
     leaving = [(step, step.member if step.outcome is Outcome.EJECTED else step.replaces) for step in steps]
     before = [_line(step.wanted.email, member.region) for step, member in leaving if member]
     after = [_line(step.wanted.email, step.wanted.region) for step in steps if step.outcome is Outcome.CREATED]
-    header = "members of the Group"
-    return {"before": "".join(before), "after": "".join(after), "before_header": header, "after_header": header}
+    return {
+        "before": "".join(before),
+        "after": "".join(after),
+        "before_header": f"members that change: {len(before)}",
+        "after_header": f"members that change: {len(after)}",
+    }
 
 
 def _line(email: str, region: t.Optional[str]) -> str:

@@ -415,8 +415,8 @@ def create(module: AnsibleModule, client: Partner, group_id: str, step: Step) ->
         except Exception as exc:  # noqa: BLE001 - the key is nowhere else, and has to reach the result whatever this is
             proof = Proof(problem=f"Unexpected {type(exc).__name__} while the key was tried.")
         member = proof.member or member
-        outcome, message = decide_created(new, proof)
-        message = " ".join(filter(None, (new.complaint, new.doubt, message)))
+        outcome, *parts = decide_created(new, proof)
+        message = " ".join(filter(None, (new.complaint, new.doubt, *parts)))
         if outcome is not Outcome.CREATED:
             raise UnprovenKeyError(step.wanted.email, message, outcome=outcome.value, member=member.as_dict(), **key)
         module.warn(message)

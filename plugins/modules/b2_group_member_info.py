@@ -76,6 +76,11 @@ options:
       - With O(vault_dir), whether each stored key is tried at Backblaze. That is one authorize for each key.
     type: bool
     default: false
+  report_file:
+    description:
+      - With O(vault_dir), a file on the controller for a report with every member of the Groups, and every stored key
+        without a member; see O(community.backblaze.b2_group_members#module:report_file).
+    type: path
 seealso:
   - module: community.backblaze.b2_group_member
   - module: community.backblaze.b2_group_members
@@ -160,6 +165,11 @@ vault_dir:
   returned: with O(vault_dir)
   type: str
   sample: /srv/hosting/host_vars
+report_file:
+  description: Absolute path of the report; null if it could not be written.
+  returned: with O(report_file)
+  type: str
+  sample: /srv/hosting/audit.html
 audit:
   description:
     - Every difference between the Groups and the vault directory, by outcome. The options that select members have no

@@ -102,6 +102,36 @@ options:
       - Number of members that are created at the same time, 1 to 32.
     type: int
     default: 8
+  max_failures:
+    description:
+      - Stop creating members of a Group after Backblaze has refused this number of members. At least 1. By default,
+        refused members do not stop the run.
+      - A refusal that is about the Group or its admin, such as a full Group, always stops the run of this Group,
+        because Backblaze would refuse every other member for the same reason.
+      - Calls that are under way are completed, and their keys are sealed. The other members are V(not_attempted).
+    type: int
+  return_members:
+    description:
+      - When the task returns RV(members).
+      - With V(success), a task that fails returns RV(problems) and no RV(members), because Ansible prints the whole
+        result of a failed task.
+      - RV(members) is never shortened.
+    type: str
+    choices:
+      - success
+      - always
+      - never
+    default: success
+  report_file:
+    description:
+      - File on the controller for a report about every member after the run, with its outcome and what to do. In check
+        mode as well; the report then says that its outcomes are foretold.
+      - The extension is the format. C(.html) is a page for a browser, with a table that sorts and filters; it loads
+        nothing from elsewhere. C(.csv) is for a spreadsheet, C(.json) for a program.
+      - The report contains no key. Only its owner can read it. An existing file is replaced.
+      - A relative path is completed as the path in O(vault_dir). The directory must exist. If the file cannot be
+        written at the end, the task does not fail, but warns.
+    type: path
 seealso:
   - module: community.backblaze.b2_vault_layout
   - module: community.backblaze.b2_group_member
@@ -171,7 +201,7 @@ members:
   description:
     - One entry for each wanted member, in the order of the list. A field without a value is null.
     - In check mode, the outcomes that a run would have.
-  returned: unless the task failed before the first change
+  returned: as O(return_members) says, unless the task failed before the first change
   type: list
   elements: dict
   contains:
@@ -239,6 +269,50 @@ counts:
   sample:
     created: 8
     unchanged: 2
+msg:
+  description:
+    - The count of each outcome, then a paragraph for each reason for which the task fails, and for the members that
+      were created or adopted. It names up to ten members of each, and is at most 3 KB long.
+    - In check mode, the counts and the members that are planned.
+  returned: always
+  type: str
+  sample: |-
+    33 wanted: 31 created, 2 conflict.
+    conflict: The member is in region us-west, not in ca-east. A region cannot be changed: correct the entry.
+      alice@customers.example.com, bob@customers.example.com
+problems:
+  description:
+    - The reasons for which the task fails, each with the members that it concerns. Empty if the task succeeds.
+  returned: unless the task failed before the first change
+  type: list
+  elements: dict
+  contains:
+    outcome:
+      description: The outcome of these members.
+      type: str
+      sample: refused
+    code:
+      description: Error code of Backblaze, if Backblaze refused; otherwise null.
+      type: str
+      sample: too_many_members
+    message:
+      description: The reason, and what to do.
+      type: str
+    count:
+      description: Number of members.
+      type: int
+      sample: 300
+    emails:
+      description: Addresses of up to ten of these members; of fewer, if there are many reasons.
+      type: list
+      elements: str
+      sample:
+        - alice@customers.example.com
+report_file:
+  description: Absolute path of the report; null if it could not be written.
+  returned: with O(report_file), unless the task failed before the first change
+  type: str
+  sample: /srv/hosting/report.html
 groups:
   description: One entry for each Group, in the order of the list.
   returned: with O(groups), unless the task failed before the first change
@@ -267,7 +341,7 @@ groups:
     msg:
       description: Summary of this Group.
       type: str
-      sample: 8 created
+      sample: "8 wanted: 8 created."
 settled:
   description:
     - Outcomes of the addresses that an earlier run left open.

@@ -33,8 +33,8 @@ extends_documentation_fragment:
   - community.backblaze.attributes.controller
 attributes:
   diff_mode:
-    support: none
-    details: The result names each key that was moved, and its vault file.
+    support: full
+    details: The diff names the vault file of each key before and after. Ansible shows no diff of a failed task.
 notes:
   - The task sends nothing and takes no credentials. So it is not in the action group C(community.backblaze.b2), whose
     defaults are connection options.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import re
 import typing as t
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import UnsupportedError
 from ansible.plugins.action import ActionBase
+from ansible.release import __version__
+from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error, OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._options import (
@@ -26,9 +29,17 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_mode im
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import plain
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import controller_path, remote_copy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_stop
 
+display = Display()
+
+# ansible-core 2.18 shows the message of a failed task inside JSON only, where line breaks are not readable.
+_ONLY_JSON = __version__.startswith("2.18.")
+# The most characters of a good result that Ansible prints at -v, and the verbosity that prints every result.
+_MOST_SHOWN = 6000
+_ALL_VERBOSITY = 3
 # The name of the vault directory by the path of its remote copy: results and messages show the name.
 _names: dict[str, str] = {}
 
@@ -40,16 +51,32 @@ def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> di
         result = work()
     except B2Error as exc:
         result = {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
-    named = t.cast("dict[str, t.Any]", _as_named(result))
+    named = t.cast("dict[str, t.Any]", as_named(result))
+    if not action._task.no_log:
+        _show(named)
     signals.deliver(lambda reason: summary_of_stop(named, reason, check_mode=bool(action._task.check_mode)))
     return named
+
+
+def _show(result: dict[str, t.Any]) -> None:
+    """Show the message of a result on stderr, if Ansible shows it only inside JSON, or not at all.
+
+    A good result that is long and has a message is printed at -vvv only, and not at -v.
+    """
+    message = str(result.get("msg", ""))
+    if result.get("failed"):
+        if _ONLY_JSON and "\n" in message:
+            tell(message)
+    elif message and 0 < display.verbosity < _ALL_VERBOSITY and len(json.dumps(result)) > _MOST_SHOWN:
+        result["_ansible_verbose_override"] = True
+        tell(message)
 
 
 def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
     """Run the plain module. Refuse options about stored keys: without vault_dir, a key could end on the screen."""
     # The result is always delivered: the only copy of a key may be in it.
     signals.begin()
-    given = [name for name in VAULT_SPEC if action._task.args.get(name) is not None]
+    given = [name for name in (*VAULT_SPEC, "report_file") if action._task.args.get(name) is not None]
     if not given:
         return run_module()
     error = OptionError(
@@ -59,12 +86,12 @@ def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[st
     return {"failed": True, "changed": False, "msg": error.explain(UNCHANGED)}
 
 
-def _as_named(value: t.Any) -> t.Any:
+def as_named(value: t.Any) -> t.Any:
     """Return a result that names each vault directory, instead of the path of its remote copy."""
     if isinstance(value, dict):
-        return {key: _as_named(item) for key, item in value.items()}
+        return {key: as_named(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_as_named(item) for item in value]
+        return [as_named(item) for item in value]
     if isinstance(value, str):
         for path, name in _names.items():
             value = value.replace(path, name)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import os
 import typing as t
 
@@ -14,12 +15,12 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
-from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError
+from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import fits, unknown_region
 from ansible_collections.community.backblaze.plugins.module_utils._options import connect
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Wanted
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import PRIVATE
-from ansible_collections.community.backblaze.plugins.plugin_utils._action import vault_location
+from ansible_collections.community.backblaze.plugins.plugin_utils._action import as_named, vault_location
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import secrets_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import (
     TaskVars,
@@ -32,6 +33,13 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._locations.dur
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Move, move_keys
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell
+from ansible_collections.community.backblaze.plugins.plugin_utils._report.file import (
+    Report,
+    prove_report_file,
+    write_report,
+)
+from ansible_collections.community.backblaze.plugins.plugin_utils._report.members import audit_report, members_report
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.audit import AUDIT_WORKERS, audit_groups
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup, policy_of
@@ -62,7 +70,8 @@ def seal_members(
         raise done
     plan, report = done
     report = dataclasses.replace(report, notes=(*notes, *report.notes))
-    return {**summary(group, plan, report, options["on_key_missing"]), **facts}, report.results
+    result = {**summary(group, plan, report, options["on_key_missing"]), **facts}
+    return _members_reported(action, options, result), report.results
 
 
 def seal_groups(
@@ -70,7 +79,7 @@ def seal_groups(
 ) -> dict[str, t.Any]:
     """Create the members of several Groups and seal their keys; return the task's result."""
     done, notes, facts = _provisioned(action, options, task_vars, groups)
-    return {**summary_of_groups(done, options["on_key_missing"], notes), **facts}
+    return _members_reported(action, options, {**summary_of_groups(done, options["on_key_missing"], notes), **facts})
 
 
 def move_vault(action: ActionBase, options: Options) -> dict[str, t.Any]:
@@ -92,6 +101,7 @@ def move_vault(action: ActionBase, options: Options) -> dict[str, t.Any]:
 def audit_members(action: ActionBase, options: Options, task_vars: TaskVars) -> dict[str, t.Any]:
     """List members and compare their Groups with a vault directory; return the task's result."""
     stop = signals.stop_on_signals()
+    _prove_report(action, options)
     with vault_location(action, options, task_vars) as (path, location):
         location.fetch()
         stop.check()
@@ -102,14 +112,49 @@ def audit_members(action: ActionBase, options: Options, task_vars: TaskVars) -> 
         sealer = Sealer(secrets_of(action._loader))
         store_of = open_stores(options["vault_layout"], path, sealer, location)
         fallback = open_fallback(options, sealer, lambda given: controller_path(action, given))
-        client = connect(options, connections=AUDIT_WORKERS, wait=stop.wait)
+        client = connect(options, connections=AUDIT_WORKERS, wait=stop.wait, tell=tell)
         group_ids = client.resolve_groups(options["group_id"], options["group_name"])
         members, found, notes = audit_groups(
             client, {one: store_of(one) for one in group_ids}, fallback, stop, verify_keys=options["verify_keys"]
         )
     shown = [member.as_dict() for member in members if fits(member, options)]
     result = {"changed": False, "members": shown, "vault_dir": path, "audit": found}
-    return {**result, "warnings": notes} if notes else result
+    result.update({"warnings": notes} if notes else {})
+    return _reported(
+        action, options, result, lambda written: audit_report(members, as_named(found), written, as_named(path))
+    )
+
+
+def _reported(
+    action: ActionBase, options: Options, result: dict[str, t.Any], make: t.Callable[[str], Report]
+) -> dict[str, t.Any]:
+    """Write the report file, if the task wants one; return the result with its path, or with a warning.
+
+    make: makes the report, from the time as the report shows it.
+    """
+    if not options.get("report_file"):
+        return result
+    path = controller_path(action, options["report_file"])
+    written = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    try:
+        write_report(path, make(written))
+    except StoreError as exc:
+        return {**result, "report_file": None, "warnings": [*result.get("warnings", ()), exc.explain()]}
+    return {**result, "report_file": path}
+
+
+def _members_reported(action: ActionBase, options: Options, result: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Write the report about wanted members, see _reported."""
+    check_mode = bool(action._task.check_mode)
+    return _reported(
+        action, options, result, lambda written: members_report(as_named(result), written, check_mode=check_mode)
+    )
+
+
+def _prove_report(action: ActionBase, options: Options) -> None:
+    """Check before the first change that the report file can be written, if the task wants one."""
+    if options.get("report_file"):
+        prove_report_file(controller_path(action, options["report_file"]))
 
 
 def _provisioned(
@@ -124,6 +169,7 @@ def _provisioned(
     concurrency = options.get("concurrency", 1)
     stop = signals.stop_on_signals()
     with vault_location(action, options, task_vars, stop.ask) as (path, location):
+        _prove_report(action, options)
         policy = policy_of(options, [one.email for group in groups for one in group.members])
         for warning in sorted({unknown_region(one.region) for group in groups for one in group.members} - {""}):
             display.warning(warning)
@@ -134,7 +180,7 @@ def _provisioned(
         modes = options["vault_mode"] if location is CONTROLLER else PRIVATE
         store_of = open_stores(options["vault_layout"], path, sealer, location, modes)
         fallback = open_fallback(options, sealer, lambda given: controller_path(action, given))
-        client = connect(options, connections=concurrency, wait=stop.wait)
+        client = connect(options, connections=concurrency, wait=stop.wait, tell=tell)
         stop.check()
         # Invalid credentials fail the whole task, with one message for all Groups.
         client.authorize()

@@ -185,7 +185,7 @@ def test_a_create_that_takes_effect_after_the_next_run_looked_is_lost_by_name(ca
     os.kill(second.worker(), signal.SIGTERM)
     second.end()
     # It is the last of its list.
-    assert "because it was ended by SIGTERM" in second.output and "not_attempted: " in second.output, second.output
+    assert "because it received SIGTERM" in second.output and "not_attempted: " in second.output, second.output
     deadline = time.monotonic() + 30
     while late not in {one["email"] for one in campaign.server.ledger()}:
         assert time.monotonic() < deadline

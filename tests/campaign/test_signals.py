@@ -225,7 +225,7 @@ def test_a_signal_ends_a_loop_too(campaigns):
 
     count = campaign.count({}, campaign.vault_dir)
     assert count.holds and not count.lost and 2 <= count.sealed <= 5, f"{count!r}; {run.output}"
-    assert "because it was ended by SIGTERM" in run.output
+    assert "because it received SIGTERM" in run.output
     made = [email for email in wanted if (campaign.vault_dir / email).exists()]
     assert made == wanted[: count.sealed] and campaign.creates() == count.sealed, "items were begun after the signal"
     print(f"signals: in a loop: {len(made)} of {len(wanted)} items done: {count}")

@@ -11,8 +11,12 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One key that was moved or left, and why. The key itself is not in it. email: empty for a whole file or Group."""
+    """One key that was moved or left, and why. The key itself is not in it. email: empty for a whole file or Group.
+
+    former: the file that held the key before the move.
+    """
 
     email: str
     path: str
     message: str = ""
+    former: str = ""

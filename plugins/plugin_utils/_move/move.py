@@ -156,7 +156,9 @@ def _move_group(move: Move, sealer: Sealer, group_id: str, origin: _Keys, target
             fresh = open_store(move.layout, move.target, sealer, group_id)
             sealed, failed = _seal_and_remove(origin, target, fresh, fit)
         result.changed |= sealed
-        result.moved += [Entry(email, target.file(email)) for email in fit if email not in failed]
+        result.moved += [
+            Entry(email, target.file(email), former=origin.file(email)) for email in fit if email not in failed
+        ]
         result.left += [Entry(email, origin.file(email), failed[email]) for email in fit if email in failed]
 
 

@@ -155,5 +155,5 @@ def _rescued(
         elif journal and outcome is Outcome.KEY_LOST:
             with contextlib.suppress(StoreError):
                 journal.lost(job.group_id, email, account)
-        one = dataclasses.replace(one, outcome=outcome, path=saved, message=f"{one.message} {message}".strip())
+        one = dataclasses.replace(one, outcome=outcome, path=saved).also(message)
     return one, notes

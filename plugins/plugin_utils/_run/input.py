@@ -136,7 +136,10 @@ def policy_of(options: t.Mapping[str, t.Any], wanted: t.Collection[str]) -> Poli
     strangers = sorted(members.difference(wanted))
     if strangers:
         raise OptionError(f"recreate_members names addresses that this task does not want: {', '.join(strangers)}.")
-    return Policy(options["on_key_lost"] == "recreate", members, form, options["verify_keys"])
+    most = options.get("max_failures")
+    if most is not None and most < 1:
+        raise OptionError(f"max_failures is {most}, but has to be at least 1.", remedy="Leave it out for no limit.")
+    return Policy(options["on_key_lost"] == "recreate", members, form, options["verify_keys"], most or 0)
 
 
 def read_members(path: str, secrets: t.Sequence[t.Any]) -> Entries:

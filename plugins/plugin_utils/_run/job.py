@@ -20,15 +20,22 @@ _POLL_SECONDS = 0.05
 class Stop:
     """The request to stop a run: no more members are created, and the keys of creates that were sent are sealed.
 
-    The request is a plain attribute. Signal handlers set it, and in a handler a lock may never be released.
+    The request is a plain attribute. Signal handlers set it, and in a handler a lock may never be released. whole: the
+    request to stop the whole task, if this one is about one Group.
     """
 
-    def __init__(self) -> None:
-        self.reason = ""
+    def __init__(self, whole: t.Optional[Stop] = None) -> None:
+        self._whole = whole
+        self._reason = ""
+
+    @property
+    def reason(self) -> str:
+        """Why the run was asked to stop; empty if it was not."""
+        return self._reason or (self._whole.reason if self._whole else "")
 
     def ask(self, reason: str) -> None:
         """Ask the run to stop. The first reason is kept."""
-        self.reason = self.reason or reason
+        self._reason = self._reason or reason
 
     @property
     def asked(self) -> bool:
@@ -55,13 +62,15 @@ class Policy:
 
     recreate: replace an account whose key is lost in this run. recreate_members: addresses whose account is replaced if
     the journal proves that an earlier run lost its key. throwaway: the form of the address that an ejected account
-    gets. verify_keys: try every stored key of a wanted member, and every new key.
+    gets. verify_keys: try every stored key of a wanted member, and every new key. max_failures: stop after so many
+    refused members; 0 for no limit.
     """
 
     recreate: bool = False
     recreate_members: frozenset[str] = frozenset()
     throwaway: str = ""
     verify_keys: bool = False
+    max_failures: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +108,13 @@ class Plan:
 class Result:
     """The outcome of one wanted member, without its key.
 
-    made: whether this run created the account. ejected: the account that was ejected because its key was lost. known:
-    whether an earlier run has reported that the key is lost.
+    detail, reason: see Step. made: whether this run created the account. ejected: the account that was ejected because
+    its key was lost. known: whether an earlier run has reported that the key is lost.
     """
 
     email: str
     outcome: Outcome
-    message: str = ""
+    detail: str = ""
     member: t.Optional[Member] = None
     path: str = ""
     code: str = ""
@@ -113,6 +122,16 @@ class Result:
     made: bool = False
     ejected: str = ""
     known: bool = False
+    reason: str = ""
+
+    @property
+    def message(self) -> str:
+        """The whole message about the member."""
+        return f"{self.detail} {self.reason}".strip()
+
+    def also(self, detail: str) -> Result:
+        """Return this result with more details."""
+        return dataclasses.replace(self, detail=f"{self.detail} {detail}".strip())
 
     @property
     def changed(self) -> bool:
@@ -157,7 +176,8 @@ def foreseen(step: Step, plan: Plan) -> Result:
     return Result(
         email=step.wanted.email,
         outcome=step.outcome,
-        message=step.message,
+        detail=step.detail,
+        reason=step.reason,
         member=step.member,
         path=plan.paths.get(step.wanted.email, "") if step.outcome is Outcome.UNCHANGED else "",
         made=step.outcome is Outcome.CREATED,

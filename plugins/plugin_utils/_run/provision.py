@@ -64,6 +64,7 @@ _PER_CALL = 1000
 _TELLING_TIMEOUT = 2.0
 # After so many keys in a row without an answer from Backblaze, no more keys are tried.
 _MOST_UNANSWERED = 3
+_MOVE_AWAY = "Move the file with the key out of the vault directory, and keep it."
 
 
 def provision_groups(
@@ -231,17 +232,16 @@ def _compared(
         account = one.member.account_id if one.member else ""
         member, owner = members.get(email), owners.get(account, email)
         if member and member.account_id != account:
-            message = decide_present(Wanted(email), member, KeyState(stored=Stored(account, "", one.path))).message
+            step = decide_present(Wanted(email), member, KeyState(stored=Stored(account, "", one.path)))
+            detail, reason = step.detail, step.reason
         elif owner != email:
-            message = (
-                f"{one.path} holds the key of account {account}, which is {owner} in the Group. {email} is not in the "
-                "Group. Move that file away."
-            )
+            detail = f"{one.path} holds the key of account {account}, which is {owner} in the Group."
+            reason = f"The member is not in the Group. {_MOVE_AWAY}"
         else:
             unlisted += [] if member else [email]
             continue
-        message = f"{message} {one.message}".strip()
-        results[email] = dataclasses.replace(one, outcome=Outcome.CONFLICT, message=message, member=member)
+        detail = f"{detail} {one.message}".strip()
+        results[email] = dataclasses.replace(one, outcome=Outcome.CONFLICT, detail=detail, reason=reason, member=member)
     if not unlisted:
         return results, ()
     more = f" and {len(unlisted) - 1} more" if unlisted[1:] else ""

@@ -2,72 +2,189 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Turn the report of a run into the result of a task: members, counts, message, and whether the task fails."""
+"""Turn the report of a run into the result of a task: members, counts, problems, message, and whether it fails."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import UNCHANGED, B2Error
-from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Step, diff, lost_message
+from ansible_collections.community.backblaze.plugins.module_utils._plan import (
+    OUTCOMES,
+    Outcome,
+    Step,
+    diff,
+    lost_message,
+)
 from ansible_collections.community.backblaze.plugins.plugin_utils._move.move import Moved
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import printable
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Done, Plan, Report, Result
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.problems import (
+    MOST_EMAILS,
+    Problem,
+    in_short,
+    problems_of,
+)
 
 #: Outcomes that make a task fail, whatever its options say.
 _FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outcome.KEY_DEAD, Outcome.NOT_ATTEMPTED})
+#: Outcomes of members that are as wanted.
+_GOOD = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """One Group's part of a result.
+
+    failing: the results that make the task fail, with the lost keys of earlier runs. warned: those with a warning.
+    """
+
+    group: WantedGroup
+    report: Report
+    failing: t.Sequence[Result]
+    warned: t.Sequence[Result]
+    diff: t.Mapping[str, str]
+    changed: bool
+
+    @property
+    def names(self) -> dict[str, t.Optional[str]]:
+        """The id and the name of the Group as results show them: an unknown one is None."""
+        return {"group_id": self.group.group_id or None, "group_name": self.group.group_name or None}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The count of each outcome."""
+        return _counts(self.report.results)
 
 
 def summary(group: WantedGroup, plan: Plan, report: Report, on_key_missing: str) -> dict[str, t.Any]:
     """Return the result of a task for the members of one Group."""
-    return _without_empty(_summary(group, plan.steps, report, on_key_missing))
+    share = _share(group, plan.steps, report, on_key_missing)
+    return _without_empty({**_joined([share]), "diff": share.diff})
 
 
 def summary_of_groups(
     groups: t.Sequence[tuple[WantedGroup, Done]], on_key_missing: str, notes: t.Sequence[str] = ()
 ) -> dict[str, t.Any]:
-    """Return the result of a task for several Groups: the summaries of all Groups, joined. notes: more warnings."""
-    total: dict[str, t.Any] = {"changed": False, "members": [], "settled": [], "groups": [], "diff": []}
-    total["warnings"] = [*notes]
-    counts: collections.Counter[str] = collections.Counter()
-    problems = []
-    for group, one in groups:
-        if isinstance(one, B2Error):
-            share = _not_started(group, one)
-        else:
-            plan, report = one
-            share = _summary(group, plan.steps, report, on_key_missing)
-        total["changed"] |= share["changed"]
-        for part in ("members", "settled", "warnings"):
-            total[part] += share[part]
-        total["diff"] += [share["diff"]] if share["diff"] else []
-        counts.update(share["counts"])
-        problems += [f"{group}: {share['msg']}"] * share["failed"]
-        shown = {part: share[part] for part in ("changed", "failed", "counts", "msg")}
-        total["groups"].append({**_names(group), **shown})
-    msg = f"{len(groups)} Groups: {_said(counts)}"
-    if problems:
-        msg = f"{len(problems)} of {len(groups)} Groups are not as wanted. {' '.join(problems)}"
-    return _without_empty({**total, "counts": dict(counts), "failed": bool(problems), "msg": msg})
+    """Return the result of a task for several Groups. notes: more warnings."""
+    shares = [
+        _not_started(group, one) if isinstance(one, B2Error) else _share(group, one[0].steps, one[1], on_key_missing)
+        for group, one in groups
+    ]
+    result = _joined(shares)
+    result["warnings"] = [*notes, *result["warnings"]]
+    result["groups"] = [
+        {
+            **one.names,
+            "changed": one.changed,
+            "failed": bool(one.failing),
+            "counts": one.counts,
+            "msg": _headline(one.counts, check_mode=one.report.check_mode),
+        }
+        for one in shares
+    ]
+    return _without_empty({**result, "diff": [one.diff for one in shares if one.diff]})
 
 
-def _not_started(group: WantedGroup, error: B2Error) -> dict[str, t.Any]:
-    """Return the summary of a Group that could not be started."""
-    results = tuple(Result(one.email, Outcome.NOT_ATTEMPTED, error.happened) for one in group.members)
-    share = _summary(group, (), Report(results, ()), "fail")
-    share.update((name, error.facts[name]) for name in ("changed", "warnings") if name in error.facts)
-    return {**share, "msg": error.explain(UNCHANGED)}
+def shown(result: dict[str, t.Any], return_members: str) -> dict[str, t.Any]:
+    """Return a result with or without its members, as the option return_members wants it."""
+    if return_members == "always" or (return_members == "success" and not result.get("failed")):
+        return result
+    return {name: value for name, value in result.items() if name != "members"}
+
+
+def _joined(shares: t.Sequence[_Share]) -> dict[str, t.Any]:
+    """Return what the Groups of a task have in common."""
+    counts = _counts(result for one in shares for result in one.report.results)
+    check_mode = any(one.report.check_mode for one in shares)
+    problems = problems_of(result for one in shares for result in one.failing)
+    # Ansible shows no diff of a failed task, so the message names the members that change as well.
+    changes = _changes(shares, check_mode=check_mode)
+    message, entries = in_short(_headline(counts, check_mode=check_mode), problems, changes)
+    return {
+        "changed": any(one.changed for one in shares),
+        "failed": bool(problems),
+        "members": [{**result.as_dict(), **one.names} for one in shares for result in one.report.results],
+        "counts": counts,
+        "problems": entries,
+        "settled": [{**result.as_dict(), **one.names} for one in shares for result in one.report.settled],
+        "msg": message,
+        "warnings": [
+            *(note for one in shares for note in one.report.notes),
+            *(one.paragraph() for one in problems_of(result for one in shares for result in one.warned)),
+        ],
+    }
+
+
+def _changes(shares: t.Sequence[_Share], *, check_mode: bool) -> list[Problem]:
+    """Return the members that were created and adopted, or would be, for the message of a task."""
+    would = "would be " if check_mode else ""
+    found = []
+    for outcome in (Outcome.CREATED, Outcome.ADOPTED):
+        results = (one for share in shares for one in share.report.results if one.outcome is outcome)
+        members = tuple(dataclasses.replace(one, detail="", reason="") for one in results)
+        if members:
+            found.append(Problem(outcome, "", "", members, title=f"{would}{outcome.value}"))
+    return found
+
+
+def _share(group: WantedGroup, steps: t.Sequence[Step], report: Report, on_key_missing: str) -> _Share:
+    """Return one Group's part of a result."""
+    named = {one.email for one in report.results}
+    made = {one.email for one in report.results if one.made or one.ejected}
+    failing = [one for one in report.results if _fails(one, on_key_missing)]
+    for one in report.settled:
+        if one.outcome is Outcome.KEY_LOST and not one.known and one.email not in named:
+            detail, reason = lost_message(one.email, one.account_id, proven=one.proven)
+            failing.append(Result(one.email, one.outcome, detail, reason=reason))
+    return _Share(
+        group,
+        report,
+        failing,
+        [one for one in report.results if _warns(one, on_key_missing)],
+        diff([step for step in steps if step.wanted.email in made]) if made else {},
+        report.moved or any(one.changed for one in report.results),
+    )
+
+
+def _not_started(group: WantedGroup, error: B2Error) -> _Share:
+    """Return the part of a Group that could not be started."""
+    reason = f"{group} was not started. {error.explain(UNCHANGED)}"
+    results = tuple(Result(one.email, Outcome.NOT_ATTEMPTED, reason=reason) for one in group.members)
+    report = Report(results, (), tuple(error.facts.get("warnings", ())))
+    return _Share(group, report, results, (), {}, bool(error.facts.get("changed", False)))
+
+
+def _counts(results: t.Iterable[Result]) -> dict[str, int]:
+    """Return the count of each outcome that occurs, in the order of OUTCOMES."""
+    counts = collections.Counter(one.outcome for one in results)
+    return {outcome.value: counts[outcome] for outcome in OUTCOMES if counts[outcome]}
+
+
+def _headline(counts: t.Mapping[str, int], *, check_mode: bool) -> str:
+    """Return the count of each outcome in one line."""
+    said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    return f"{sum(counts.values())} wanted{'. Planned' if check_mode else ''}: {said}."
+
+
+def _fails(one: Result, on_key_missing: str) -> bool:
+    if one.outcome is Outcome.KEY_MISSING or (one.outcome is Outcome.KEY_LOST and one.known):
+        return on_key_missing == "fail"
+    return one.outcome in _FAILURES
+
+
+def _warns(one: Result, on_key_missing: str) -> bool:
+    if one.outcome in _GOOD:
+        return bool(one.message)
+    return one.outcome in (Outcome.KEY_MISSING, Outcome.KEY_LOST) and not _fails(one, on_key_missing)
 
 
 def _without_empty(result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Return a result without its warnings and its diff if it has none, and without ``failed`` if it succeeded."""
     return {name: value for name, value in result.items() if value or name not in ("warnings", "diff", "failed")}
-
-
-def _names(group: WantedGroup) -> dict[str, t.Optional[str]]:
-    """Return the id and the name of a Group as results show them: an unknown one is None."""
-    return {"group_id": group.group_id or None, "group_name": group.group_name or None}
 
 
 def summary_of_move(moved: Moved) -> dict[str, t.Any]:
@@ -81,78 +198,29 @@ def summary_of_move(moved: Moved) -> dict[str, t.Any]:
         "failed": bool(moved.left),
     }
     if moved.left:
-        lines = [f"{one.email or one.path}: {one.message}" for one in moved.left]
-        result["msg"] = f"{len(moved.moved)} keys moved, {len(lines)} not moved. " + " ".join(lines)
+        lines = [f"  {one.email or one.path}: {one.message}" for one in moved.left[:MOST_EMAILS]]
+        more = [f"  and {len(moved.left) - MOST_EMAILS} more"] if moved.left[MOST_EMAILS:] else []
+        result["msg"] = "\n".join([f"{len(moved.moved)} keys moved, {len(moved.left)} not moved:", *lines, *more])
+    elif moved.moved:
+        by_email = sorted(moved.moved, key=lambda one: one.email)
+        header = f"vault files of {len(by_email)} keys"
+        result["diff"] = {
+            "before_header": header,
+            "after_header": header,
+            "before": "".join(f"{one.email}: {one.former}\n" for one in by_email),
+            "after": "".join(f"{one.email}: {one.path}\n" for one in by_email),
+        }
     return _without_empty(result)
 
 
 def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: bool = False) -> str:
-    """Return the summary of a stopped task as text: the counts, and each member that needs attention."""
-    lines = [f"community.backblaze: The run ended, because {reason}."]
-    if "counts" in result:
-        lines[0] += f" {', '.join(f'{name}: {count}' for name, count in result['counts'].items())}."
-        lines += [
-            f"  {one['email']}: {one['outcome']}. {one['message']}".rstrip()
-            for one in result["members"]
-            if one["outcome"] != Outcome.NOT_ATTEMPTED.value and one["message"]
-        ]
-        if not check_mode:
-            lines.append(
-                "  The key of each created or adopted member is sealed. Run again to go on: the next run finds out the "
-                "outcome of each member that was being created."
-            )
-    elif "outcome" in result:
-        email = (result.get("member") or {}).get("email", "The member")
-        lines.append(f"  {email}: {result['outcome']}. {result.get('msg', '')}".rstrip(". "))
-    else:
-        lines.append(f"  {result.get('msg', '')}")
+    """Return the summary of a stopped task as text: its message, and how to go on."""
+    lines = [f"community.backblaze: The run ended, because {reason}.", *str(result.get("msg", "")).splitlines()]
+    if "counts" in result and not check_mode:
+        lines.append(
+            "The key of each created or adopted member is sealed. Run again to go on: the next run finds out the "
+            "outcome of each member that was being created."
+        )
     if check_mode:
-        lines.append("  This was check mode: nothing was changed.")
-    # A terminal shows this text unchanged, and messages quote Backblaze.
-    return "".join("".join(c if c.isprintable() else "?" for c in line) + "\n" for line in lines)
-
-
-def _summary(group: WantedGroup, steps: t.Sequence[Step], report: Report, on_key_missing: str) -> dict[str, t.Any]:
-    """Return the part of a result that says what a run did in one Group."""
-    counts = collections.Counter(one.outcome.value for one in report.results)
-    named = {one.email for one in report.results}
-    made = {one.email for one in report.results if one.made or one.ejected}
-    problems = [_line(one).strip() for one in report.results if _fails(one, on_key_missing)]
-    problems += [
-        f"{one.email}: {one.outcome.value}. {lost_message(one.email, one.account_id, proven=one.proven)}"
-        for one in report.settled
-        if one.outcome is Outcome.KEY_LOST and not one.known and one.email not in named
-    ]
-    msg = f"{'Would be: ' if report.check_mode else ''}{_said(counts)}"
-    if problems:
-        msg = f"Not as wanted: {len(problems)} (of {len(report.results)} members: {msg}). {' '.join(problems)}"
-    return {
-        "changed": report.moved or any(one.changed for one in report.results),
-        "failed": bool(problems),
-        "members": [{**one.as_dict(), **_names(group)} for one in report.results],
-        "counts": dict(counts),
-        "settled": [{**one.as_dict(), **_names(group)} for one in report.settled],
-        "msg": msg,
-        "warnings": [*report.notes, *(_line(one) for one in report.results if _warns(one, on_key_missing))],
-        "diff": diff([step for step in steps if step.wanted.email in made]) if made else {},
-    }
-
-
-def _said(counts: t.Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-
-
-def _line(one: Result) -> str:
-    return f"{one.email}: {one.outcome.value}. {one.message}"
-
-
-def _fails(one: Result, on_key_missing: str) -> bool:
-    if one.outcome is Outcome.KEY_MISSING or (one.outcome is Outcome.KEY_LOST and one.known):
-        return on_key_missing == "fail"
-    return one.outcome in _FAILURES
-
-
-def _warns(one: Result, on_key_missing: str) -> bool:
-    if one.outcome in (Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED):
-        return bool(one.message)
-    return one.outcome in (Outcome.KEY_MISSING, Outcome.KEY_LOST) and not _fails(one, on_key_missing)
+        lines.append("This was check mode: nothing was changed.")
+    return "".join(f"{printable(line)}\n" for line in lines)

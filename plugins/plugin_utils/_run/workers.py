@@ -14,16 +14,17 @@ import threading
 import time
 import typing as t
 
-from ansible.utils.display import Display
-
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    GROUP_CODES,
+    LOST_REMEDY,
     ApiError,
     B2Error,
     KeyLostError,
     MemberExistsError,
     StoppedError,
     StoreError,
+    replace_with,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member, NewMember, folded
 from ansible_collections.community.backblaze.plugins.module_utils._plan import (
@@ -34,14 +35,12 @@ from ansible_collections.community.backblaze.plugins.module_utils._plan import (
     decide_present,
     outcome_of,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Job, Plan, Result, Stop
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.journal import Journal
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.fallback import FallbackStore
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey, key_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
-
-display = Display()
 
 T = t.TypeVar("T")
 
@@ -68,6 +67,9 @@ class Workers:
         self._fallback = fallback
         self._journal = journal
         self._stop = stop
+        # The request to create no more members of this Group.
+        self._group_stop = Stop(stop)
+        self._refused = 0
         # The addresses that earlier runs left open in the journal, with the account if the journal names it.
         self._open_before = {one.email: one.account_id for one in plan.settled}
         # The address of each account and of each key, as far as this run knows. No two members share one.
@@ -116,21 +118,24 @@ class Workers:
                 return self._recreate(step, step.replaces)
             return self._create(step)
         except StoppedError:
-            message = f"The run ended before: {self._stop.reason}."
+            return Result(email, Outcome.NOT_ATTEMPTED, reason=self._ended("The run ended before this member"))
         except B2Error as exc:
-            message = str(exc)
+            return Result(email, Outcome.NOT_ATTEMPTED, exc.detail, reason=exc.remedy)
         except Exception as exc:  # noqa: BLE001 - a bug must not lose the results of other members
             self._stop.ask("an unexpected error came up")
-            message = (
-                f"Unexpected {type(exc).__name__}: please report it. The next run reports the outcome of this member."
-            )
-        return Result(email, Outcome.NOT_ATTEMPTED, message)
+            reason = "Please report the error. The next run reports the outcome of this member."
+            return Result(email, Outcome.NOT_ATTEMPTED, f"Unexpected {type(exc).__name__}.", reason=reason)
+
+    def _ended(self, happened: str) -> str:
+        """Return the reason and the remedy for a member that this run does not attempt any more."""
+        remedy = "Run again to go on." if self._stop.asked else "Fix that first, and run again."
+        return f"{happened}, because {self._group_stop.reason}. {remedy}"
 
     def _may_create(self) -> None:
         """Wait until every key is written; raise StoppedError if the run has to stop. Called before each create."""
         with self._written:
             self._written.wait_for(lambda: not self._retrying)
-        self._stop.check()
+        self._group_stop.check()
 
     def _create(self, step: Step, replaced: str = "") -> Result:
         """Create a member and seal its key. replaced: the account that was ejected for that."""
@@ -162,44 +167,53 @@ class Workers:
         ours = self._open_before.get(email) in ("", member.account_id)
         path = self._fallback.paths().get(member.account_id)
         if path:
-            return Result(
-                email, Outcome.KEY_MISSING, f"Its key is in {path}. The next run moves it to its file.", member
-            )
-        message = ""
+            reason = "The next run moves the key to its file."
+            return Result(email, Outcome.KEY_MISSING, f"Its key is in {path}.", member, reason=reason)
+        note = ""
         if ours:
-            message = self._note(self._journal.presumed, email, member.account_id)
+            note = self._note(self._journal.presumed, email, member.account_id)
         else:
             self._journal.close(self._plan.group_id, email)
         found = decide_present(step.wanted, member, KeyState(lost=ours))
-        return Result(email, found.outcome, f"{found.message} {message}".strip(), member)
+        return Result(email, found.outcome, found.detail, member, reason=found.reason).also(note)
 
     def _not_created(self, email: str, error: B2Error) -> Result:
         """Return the result of a create that ended in an error.
 
         Its member is set if this run created an account whose key is lost.
         """
-        message = str(error)
+        detail, reason = error.detail, error.remedy
         if isinstance(error, StoppedError):
-            message = f"The run ended: {self._stop.reason}. {error.changed}"
+            detail, reason = error.changed, self._ended("The run ended")
         member = None
         if isinstance(error, KeyLostError):
             owner = self._known_as(error.account_id, email)
             if owner:
-                message += (
-                    f" But that account belongs to {owner}, so it is not certain that an account was created. The "
-                    "next run finds out."
-                )
+                detail += f" But that account belongs to {owner}, so it is not certain that an account was created."
+                reason = "Run again: the next run finds out whether an account was created."
             elif error.account_id:
                 member = Member(error.account_id, email, self._plan.group_id)
-                message += self._note(self._journal.lost, email, error.account_id)
+                detail += self._note(self._journal.lost, email, error.account_id)
         elif not error.may_have_acted and email not in self._open_before:
             # An address that an earlier run left open stays open, and so does one that only a look-up did not find.
             self._journal.close(self._plan.group_id, email)
         code, status = (error.code, error.status) if isinstance(error, ApiError) else ("", 0)
-        return Result(email, outcome_of(error), message, member, code=code, status=status, made=member is not None)
+        self._stop_early(code)
+        made = member is not None
+        return Result(email, outcome_of(error), detail, member, code=code, status=status, made=made, reason=reason)
+
+    def _stop_early(self, code: str) -> None:
+        """Stop creating members if Backblaze would refuse every other one too, or has refused too many."""
+        if code in GROUP_CODES:
+            self._group_stop.ask(f"Backblaze refused a member with {code}, which is about the Group or its admin")
+        with self._seen_lock:
+            self._refused += bool(code)
+            too_many = 0 < self._job.policy.max_failures <= self._refused
+        if too_many:
+            self._group_stop.ask(f"max_failures is {self._job.policy.max_failures}, and so many members were refused")
 
     def _note(self, note: t.Callable[[str, str, str], None], email: str, account_id: str) -> str:
-        """Put a lost key in the journal; return an addition to the member's message if that fails."""
+        """Put a lost key in the journal; return an addition to the member's details if that fails."""
         try:
             note(self._plan.group_id, email, account_id)
         except StoreError as exc:
@@ -212,8 +226,8 @@ class Workers:
         email = step.wanted.email
         owner = self._known_as(lost.account_id, email)
         if owner:
-            message = f"Account {lost.account_id} is not ejected, because it belongs to {owner}."
-            return Result(email, Outcome.KEY_LOST, message, lost)
+            detail = f"Account {lost.account_id} is not ejected, because it belongs to {owner}."
+            return Result(email, Outcome.KEY_LOST, detail, lost)
         local, _at, domain = email.rpartition("@")
         throwaway = self._job.policy.throwaway.format(account_id=lost.account_id, local=local, domain=domain)
         try:
@@ -221,8 +235,8 @@ class Workers:
             self._journal.ejecting(self._plan.group_id, email, lost.account_id)
             left = self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
         except B2Error as exc:
-            message = f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.explain()}"
-            return Result(email, Outcome.KEY_LOST, message, lost)
+            detail = f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.detail}"
+            return Result(email, Outcome.KEY_LOST, detail, lost, reason=exc.remedy)
         # A later answer that names this account is a repeated old one.
         with self._seen_lock:
             self._accounts[lost.account_id] = throwaway
@@ -236,7 +250,7 @@ class Workers:
             result = Result(email, Outcome.NOT_ATTEMPTED, exc.happened)
         if result.code == "invalid_email":
             history += f" Backblaze did not free the address {email} for a new account, so the member was not created."
-        return dataclasses.replace(result, message=f"{history} {result.message}".strip(), ejected=lost.account_id)
+        return dataclasses.replace(result, detail=f"{history} {result.detail}".strip(), ejected=lost.account_id)
 
     def _adopt(self, step: Step) -> Result:
         """Seal a key that the user gives. The plan has proven that it opens the member's account."""
@@ -263,11 +277,10 @@ class Workers:
         if not in_vault_dir:
             others = f"The key was stored in {path}, because: {why} {others}"
         if new.complaint or new.doubt or self._job.policy.verify_keys:
-            result = self._try_key(new, path, in_vault_dir)
-            return dataclasses.replace(result, message=f"{result.message} {others}".strip())
+            return self._try_key(new, path, in_vault_dir).also(others)
         self._close(new.member, path)
-        message = others if in_vault_dir else f"{others} The next run moves it to its file."
-        return Result(new.member.email, Outcome.CREATED, " ".join(message.split()), new.member, path, made=True)
+        detail = others if in_vault_dir else f"{others} The next run moves it to its file."
+        return Result(new.member.email, Outcome.CREATED, " ".join(detail.split()), new.member, path, made=True)
 
     def _not_stored(self, new: NewMember, why: str) -> Result:
         """Return the result of a key that could not be stored anywhere.
@@ -276,13 +289,15 @@ class Workers:
         """
         email, account = new.member.email, new.member.account_id
         if new.doubt:
-            message = (
+            detail = (
                 f"A key of account {account or 'unknown'} arrived and could not be stored anywhere: {why} {new.doubt}"
             )
-            return Result(email, Outcome.KEY_LOST, message, made=True)
-        message = f"Account {account} was created, but its key could not be stored anywhere: {why}"
-        message += self._note(self._journal.lost, email, account)
-        return Result(email, Outcome.KEY_LOST, message, new.member, made=True)
+            return Result(email, Outcome.KEY_LOST, detail, made=True)
+        detail = f"Account {account} was created, but its key could not be stored anywhere: {why}"
+        detail += self._note(self._journal.lost, email, account)
+        return Result(
+            email, Outcome.KEY_LOST, f"{detail} {replace_with(email)}", new.member, made=True, reason=LOST_REMEDY
+        )
 
     def _store_key(self, new: NewMember, *, unproven: bool) -> tuple[str, bool, str]:
         """Store a new key; return its path, whether the vault directory took it, and the error if it did not.
@@ -356,25 +371,25 @@ class Workers:
         email = new.member.email
         proof = self._client.prove(self._plan.group_id, new)
         member = proof.member
-        outcome, message = decide_created(new, proof)
+        outcome, detail, reason = decide_created(new, proof)
         if not new.key_id:
-            outcome, message = Outcome.KEY_LOST, "The key arrived without its id, and opens nothing without it."
+            outcome, detail = Outcome.KEY_LOST, "The key arrived without its id, and opens nothing without it."
             member = member or new.member
-        message = " ".join(filter(None, (new.complaint, new.doubt, message)))
+        detail = " ".join(filter(None, (new.complaint, new.doubt, detail)))
         if outcome is Outcome.CREATED:
-            return self._seal_proven(new, member or new.member, path, in_vault_dir, message)
+            return self._seal_proven(new, member or new.member, path, in_vault_dir, detail)
         if outcome is Outcome.KEY_DEAD:
             member = new.member
             self._close(member, path)
         else:
-            message += f" That key is kept in {path}."
+            detail += f" That key is kept in {path}."
             if outcome is Outcome.KEY_LOST:
-                message += self._note(self._journal.lost, email, t.cast(Member, member).account_id)
+                detail += self._note(self._journal.lost, email, t.cast(Member, member).account_id)
             else:
                 self._journal.fallback(self._plan.group_id, email, "", path)
-        return Result(email, outcome, message, member, path, made=True)
+        return Result(email, outcome, detail, member, path, made=True, reason=reason)
 
-    def _seal_proven(self, new: NewMember, member: Member, path: str, in_vault_dir: bool, message: str) -> Result:
+    def _seal_proven(self, new: NewMember, member: Member, path: str, in_vault_dir: bool, detail: str) -> Result:
         """Seal a proven key in the file of its member, with all that is known about the account."""
         own = dataclasses.replace(member, email=new.member.email, group_id=self._plan.group_id)
         key = key_of(dataclasses.replace(new, member=own, doubt=""))
@@ -386,9 +401,9 @@ class Workers:
             elif own != new.member:
                 _sealed(lambda one: self._store.seal(one, again=True), key)
         except StoreError as exc:
-            message = f"{message} Its key is in {path}, because: {exc.happened}".strip()
+            detail = f"{detail} Its key is in {path}, because: {exc.happened}".strip()
         self._close(own, path)
-        return Result(own.email, Outcome.CREATED, message, own, path, made=True)
+        return Result(own.email, Outcome.CREATED, detail, own, path, made=True)
 
     def _retry(self, write: t.Callable[[], T], reason: str) -> T:
         """Write to disk, with several attempts during which nothing is created.
@@ -404,6 +419,7 @@ class Workers:
             self._retrying += 1
         try:
             for delay in STORE_DELAYS:
+                tell(f"{failed.happened} The next attempt follows in {delay:.0f} s; meanwhile no member is created.")
                 try:
                     self._stop.wait(delay)
                     return write()
@@ -421,13 +437,9 @@ class Workers:
 
 def show_progress(done: int, total: int, seconds: float) -> None:
     """Show how many members of a long run are done, in one line every few seconds."""
-    if signals.stopped():
-        return
     rate = done / seconds if seconds else 0.0
     left = f", about {(total - done) / rate:.0f} s left" if rate else ""
-    # Without ansible-playbook the line cannot be shown; the run goes on all the same.
-    with contextlib.suppress(OSError):
-        display.display(f"b2_group_members: {done} of {total} members, {rate:.1f} a second{left}")
+    tell(f"{done} of {total} members, {rate:.1f} a second{left}")
 
 
 def _ejected_as(left: t.Optional[Member], asked: str) -> str:

@@ -102,7 +102,7 @@ def model(wanted: Wanted, member: Member, keys: KeyState) -> tuple[Outcome, set[
         if keys.given_differs:
             return Outcome.CONFLICT, {STORED}
         if keys.stored_opens in ("", OTHER):
-            named = {STORED} | ({REFUSED_ALL} if keys.all_refused else set())
+            named = {STORED} | ({REFUSED_ALL} if keys.all_refused and not keys.stored_opens else set())
             return opened(keys.stored_opens, named, Outcome.KEY_DEAD)
         return Outcome.UNCHANGED, {STORED, STORED_UNTRIED} if keys.stored_untried else set()
     if wanted.key:
@@ -159,7 +159,7 @@ def test_a_step_that_is_not_attempted_keeps_its_member(wanted, member, keys, rea
     if not reason or step.outcome is Outcome.UNCHANGED:
         assert kept is step
     else:
-        assert kept == Step(wanted, Outcome.NOT_ATTEMPTED, step.member, reason)
+        assert kept == Step(wanted, Outcome.NOT_ATTEMPTED, step.member, reason=reason)
     assert decide_absent(wanted, member).member is member
     assert decide_absent(wanted, member).wanted is wanted
 
@@ -179,7 +179,8 @@ listed = st.sampled_from([None, Member(OURS, EMAIL), Member(OTHER, EMAIL)])
     st.builds(Proof, opens=opens, member=listed, problem=maybe(STORED_UNTRIED)),
 )
 def test_the_key_of_an_odd_create_answer(new, proof):
-    outcome, message = decide_created(new, proof)
+    outcome, *parts = decide_created(new, proof)
+    message = " ".join(parts).strip()
     listed_as = proof.member.account_id if proof.member else None
     owner = new.member.account_id if proof.opens is None else proof.opens
     why = {STORED_UNTRIED} if proof.problem else set()

@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Settled, Wanted
+from ansible_collections.community.backblaze.plugins.plugin_utils import _progress
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Plan, Report, Result
@@ -23,19 +24,20 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.report im
 
 @pytest.fixture
 def shown(monkeypatch):
+    """What is shown on stderr."""
     lines = []
-    monkeypatch.setattr(workers.display, "display", lines.append)
+    monkeypatch.setattr(_progress.display, "display", lambda line, stderr: lines.append(line) if stderr else None)
     return lines
 
 
 @pytest.mark.parametrize(
     "done, total, seconds, line",
     [
-        (1017, 5000, 5.008, "b2_group_members: 1017 of 5000 members, 203.1 a second, about 20 s left"),
-        (5000, 5000, 25.0, "b2_group_members: 5000 of 5000 members, 200.0 a second, about 0 s left"),
+        (1017, 5000, 5.008, "community.backblaze: 1017 of 5000 members, 203.1 a second, about 20 s left"),
+        (5000, 5000, 25.0, "community.backblaze: 5000 of 5000 members, 200.0 a second, about 0 s left"),
         # Nothing is known of the rest as long as nobody is done.
-        (0, 3, 5.0, "b2_group_members: 0 of 3 members, 0.0 a second"),
-        (0, 3, 0.0, "b2_group_members: 0 of 3 members, 0.0 a second"),
+        (0, 3, 5.0, "community.backblaze: 0 of 3 members, 0.0 a second"),
+        (0, 3, 0.0, "community.backblaze: 0 of 3 members, 0.0 a second"),
     ],
 )
 def test_a_line_of_progress_says_how_far_it_is_and_how_long_it_takes(shown, done, total, seconds, line):
@@ -44,41 +46,37 @@ def test_a_line_of_progress_says_how_far_it_is_and_how_long_it_takes(shown, done
 
 
 def test_progress_that_nobody_can_read_any_more_ends_nothing(monkeypatch):
-    def gone(_line):
+    def gone(_line, **_options):
         raise BrokenPipeError
 
-    monkeypatch.setattr(workers.display, "display", gone)
+    monkeypatch.setattr(_progress.display, "display", gone)
     workers.show_progress(1, 2, 3.0)
 
 
-def test_the_summary_of_a_stopped_task_names_what_needs_attention_and_commands_no_terminal():
-    members = [
-        {"email": "ada@x.example", "outcome": "created", "message": None},
-        {"email": "ben@x.example", "outcome": "key_lost", "message": "Account \x1b[2J1 is\nlost."},
-        {"email": "cleo@x.example", "outcome": "not_attempted", "message": "The run ended before."},
+def test_a_stopped_process_shows_nothing_and_no_line_commands_the_terminal(shown, monkeypatch):
+    monkeypatch.setattr(_progress, "_quiet", False)
+    _progress.tell("Backblaze said \x1b[2Jno\r.\nAgain.")
+    assert shown == ["community.backblaze: Backblaze said ?[2Jno?.\nAgain."]
+    _progress.be_quiet()
+    _progress.tell("More.")
+    assert len(shown) == 1
+
+
+def test_the_summary_of_a_stopped_task_is_its_message_and_commands_no_terminal():
+    result = {"msg": "2 wanted: 1 created, 1 key_lost.\nAccount \x1b[2J1 is lost.", "counts": {"created": 1}}
+    lines = summary_of_stop(result, "it received SIGINT").splitlines()
+    assert lines[0] == "community.backblaze: The run ended, because it received SIGINT."
+    assert lines[1:3] == ["2 wanted: 1 created, 1 key_lost.", "Account ?[2J1 is lost."]
+    assert "Run again" in lines[3] and len(lines) == 4
+    assert summary_of_stop({"msg": "Nothing was changed."}, "it received SIGTERM").splitlines()[1:] == [
+        "Nothing was changed."
     ]
-    said = summary_of_stop(
-        {"members": members, "counts": {"created": 1, "key_lost": 1, "not_attempted": 1}}, "it was ended by SIGINT"
-    )
-    lines = said.splitlines()
-    assert lines[0] == (
-        "community.backblaze: The run ended, because it was ended by SIGINT. created: 1, key_lost: 1, not_attempted: 1."
-    )
-    assert lines[1] == "  ben@x.example: key_lost. Account ?[2J1 is?lost." and len(lines) == 3
-    assert (
-        summary_of_stop({"msg": "Nothing was changed."}, "it was ended by SIGTERM").splitlines()[1]
-        == "  Nothing was changed."
-    )
 
 
-def test_the_summary_of_a_stopped_check_or_of_one_member_says_what_is_true():
-    check = summary_of_stop({"members": [], "counts": {"created": 2}}, "it was ended by SIGTERM", check_mode=True)
-    assert "nothing was changed" in check and "sealed" not in check
-    one = summary_of_stop(
-        {"outcome": "ejected", "member": {"email": "ada@x.example"}, "application_key": "K004secret"},
-        "it was ended by SIGTERM",
-    )
-    assert one.splitlines()[1] == "  ada@x.example: ejected" and "K004secret" not in one
+def test_the_summary_of_a_stopped_check_says_what_is_true():
+    result = {"msg": "2 wanted: would be 2 created.", "counts": {"created": 2}, "application_key": "K004secret"}
+    said = summary_of_stop(result, "it received SIGTERM", check_mode=True)
+    assert "nothing was changed" in said and "sealed" not in said and "K004secret" not in said
 
 
 HOSTING = WantedGroup("100001", "hosting", (Wanted("ada@x.example"),))
@@ -115,7 +113,7 @@ def test_a_field_without_a_value_is_null_and_every_entry_names_its_group():
             "region": None,
             "s3_endpoint": None,
             "outcome": "not_attempted",
-            "message": "There is no such Group.",
+            "message": "Group nobody was not started. There is no such Group. Nothing was changed at Backblaze.",
         },
     ]
     assert result["settled"] == [{"email": "cleo@x.example", "outcome": "absent", "account_id": None, **group}]

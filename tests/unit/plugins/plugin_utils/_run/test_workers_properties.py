@@ -348,7 +348,7 @@ def test_a_key_of_an_odd_answer_is_stored_tried_and_kept(doubt, complaint, named
         assert result.member == (listed or new.member)
         assert world.open[EMAIL] == ("lost", result.member.account_id)
         return
-    expected, _message = workers_module.decide_created(new, Proof(opens, listed, "Why."))
+    expected = workers_module.decide_created(new, Proof(opens, listed, "Why."))[0]
     assert result.outcome is expected
     if expected is Outcome.CREATED:
         assert path == FILE
