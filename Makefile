@@ -13,7 +13,7 @@ STEPS = cores locations faults sanity lint units job examples awx molecule docs 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test $(STEPS) integration artifact vault ee campaign matrix mutants bench build errors-page steps release release-check clean
+.PHONY: help setup setup-demo demo sandbox test $(STEPS) integration artifact vault ee campaign matrix mutants bench build errors-page steps release release-check clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z -]*\):.*## /\1\t/p' Makefile | expand -t 60
@@ -27,6 +27,10 @@ setup-demo:
 demo: setup-demo ## Try the collection against a stand-in for Backblaze (no account needed)
 	@$(TOOL)/tree.py
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" ANSIBLE_COLLECTIONS_PATH="$(CURDIR)/.build/tree" tests/demo/demo.sh
+
+sandbox: setup-demo ## Open a shell with a stand-in for Backblaze, 12 members and a command for each fault
+	@$(TOOL)/tree.py
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" ANSIBLE_COLLECTIONS_PATH="$(CURDIR)/.build/tree" .venv/bin/python tests/sandbox/sandbox.py
 
 test: setup ## Run every step below, one verdict
 	@$(TOOL)/steps.py $(STEPS)
