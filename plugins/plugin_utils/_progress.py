@@ -4,25 +4,47 @@
 
 """Show lines on stderr while a task works: how many members are done, and what the task waits for.
 
-No line goes to stdout, where it would break the output of a callback that writes JSON.
+No line goes to stdout, where it would break the output of a callback that writes JSON. No line goes through Ansible's
+result queue either: ansible-playbook never reads that queue again after it has failed to show one line, and then the
+task would never end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import select
+import sys
+import time
 
-from ansible.utils.display import Display
+# The most seconds that a task waits for a stderr that nobody reads, and the most bytes that a write never blocks for.
+_SECONDS = 0.5
+_CHUNK = 512
 
-display = Display()
+# ansible-playbook imports actions before it forks the process for a task. From ansible-core 2.19 on that process has
+# /dev/null as its own stderr, so the user's stderr is duplicated here, before the fork. Without a stderr, descriptor 2
+# may be any other file.
+_stderr = -1
+if sys.__stderr__ is not None:
+    with contextlib.suppress(OSError):
+        _stderr = os.dup(2)
+
 _quiet = False
 
 
 def tell(text: str) -> None:
     """Show a text of one or more lines on stderr. Whatever fails while it is shown, the task goes on."""
-    if _quiet:
-        return
-    with contextlib.suppress(OSError):
-        display.display(f"community.backblaze: {printable(text)}", stderr=True)
+    if not _quiet:
+        write(f"community.backblaze: {printable(text)}\n", _SECONDS)
+
+
+def write(text: str, seconds: float) -> None:
+    """Write a text to the user's stderr. If nobody reads it for so many seconds, leave out the rest of the text."""
+    rest = text.encode("utf-8", "replace")
+    deadline = time.monotonic() + seconds
+    with contextlib.suppress(OSError, ValueError):
+        while rest and select.select([], [_stderr], [], max(0.0, deadline - time.monotonic()))[1]:
+            rest = rest[os.write(_stderr, rest[:_CHUNK]) :]
 
 
 def printable(text: str) -> str:
@@ -31,6 +53,6 @@ def printable(text: str) -> str:
 
 
 def be_quiet() -> None:
-    """Show no more lines, because the process was stopped: nobody reads them. A signal handler may call this."""
+    """Show no more lines, because the process was stopped: its summary follows. A signal handler may call this."""
     global _quiet  # noqa: PLW0603 - signals belong to the process, and so does its silence
     _quiet = True

@@ -118,10 +118,14 @@ def test_a_signal_ends_the_run_after_what_is_under_way_is_sealed(
 
 def counted(output: str) -> dict[str, int]:
     """Return the counts of the summary that a stopped run writes to stderr; there has to be one summary."""
-    [line] = re.findall(
-        r"^community\.backblaze: The run ended, because .*?\. ((?:\w+: \d+(?:, )?)+)\.$", output, re.MULTILINE
+    [(wanted, line)] = re.findall(
+        r"^community\.backblaze: The run ended, because .*?\.\n(\d+) wanted: ((?:\d+ \w+(?:, )?)+)\.$",
+        output,
+        re.MULTILINE,
     )
-    return {name: int(number) for name, number in (part.split(": ") for part in line.split(", "))}
+    counts = {name: int(number) for number, name in (part.split(" ") for part in line.split(", "))}
+    assert sum(counts.values()) == int(wanted)
+    return counts
 
 
 @pytest.mark.parametrize(
@@ -310,3 +314,23 @@ def test_siblings_that_fail_take_no_other_with_them(campaigns):
     account = next(one["account_id"] for one in campaign.server.ledger() if one["email"] == cut)
     assert account in result["msg"] and refused in result["msg"] and "invalid_email" in result["msg"]
     print(f"signals: a refused and a lost sibling: {count}, 1 refused")
+
+
+@pytest.mark.parametrize("stderr", ["closed", "full"])
+def test_a_stderr_that_takes_no_line_ends_no_run(campaigns, stderr):
+    """ansible-playbook itself reads no result any more after it has failed to show a line."""
+    campaign = campaigns(latency_ms_by_operation={CREATE: 1800})
+    campaign.vault_dir.mkdir()
+    wanted = campaign.addresses(8)
+    play = campaign.play(wanted, concurrency=2)
+    if stderr == "closed":
+        reader, taking = os.pipe()
+        os.close(reader)
+    else:
+        taking = os.open("/dev/full", os.O_WRONLY)
+    run = campaign.start(play, stderr=taking)
+    os.close(taking)
+    # The run lasts longer than the time to its first line of progress.
+    result = run.end()
+    assert campaign.outcomes(result, wanted) == {"created": wanted}
+    assert campaign.count(result, campaign.vault_dir).holds

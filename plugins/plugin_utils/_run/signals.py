@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 import signal
 import sys
 import termios
@@ -25,7 +24,7 @@ import typing as t
 from ansible.utils.display import Display
 
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.waiting import hurry
-from ansible_collections.community.backblaze.plugins.plugin_utils._progress import be_quiet
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import be_quiet, write
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Stop
 
 display = Display()
@@ -38,16 +37,11 @@ _POLL_SECONDS = 0.2
 _DELIVERY_SECONDS = 2.0
 # The most bytes to read at once from the queue.
 _PIPE = 65536
-# The most seconds to wait for a stderr that nobody reads, and the most bytes that a write never blocks for.
+# The most seconds to wait for a stderr that nobody reads.
 _STDERR_SECONDS = 5.0
-_CHUNK = 512
 
-# ansible-playbook imports actions before it forks the process for a task. From ansible-core 2.19 on that process has
-# /dev/null as its own stderr, so the user's stderr is duplicated here, before the fork.
+# ansible-playbook imports actions before it forks the process for a task.
 _imported_by = os.getpid()
-_stderr = -1
-with contextlib.suppress(OSError):
-    _stderr = os.dup(2)
 
 # The request to end the process, and those to stop its runs. A process has one task, which may loop over several items.
 _end = Stop()
@@ -145,9 +139,10 @@ def _watch_parent() -> None:
         if not deadline:
             deadline = time.monotonic() + _DELIVERY_SECONDS
             if _undelivered is None:
-                _write(
+                write(
                     f"community.backblaze: The run ends, because {_end.reason}. No more members are created. Keys "
-                    "of creates that were sent are sealed first.\n"
+                    "of creates that were sent are sealed first.\n",
+                    _STDERR_SECONDS,
                 )
         if _undelivered is not None and (orphan or time.monotonic() >= deadline):
             _leave(_undelivered)
@@ -178,15 +173,6 @@ def _leave(summary: Summary) -> t.NoReturn:
     _leaving.acquire()
     # An error in the summary must not keep the process alive.
     with contextlib.suppress(Exception):
-        _write(summary(_end.reason))
+        write(summary(_end.reason), _STDERR_SECONDS)
     # Not 0, because ansible-playbook waits for the result of a process that succeeded.
     os._exit(1)
-
-
-def _write(text: str) -> None:
-    """Write to the user's stderr, unless nobody reads it."""
-    rest = text.encode("utf-8", "replace")
-    deadline = time.monotonic() + _STDERR_SECONDS
-    with contextlib.suppress(OSError, ValueError):
-        while rest and select.select([], [_stderr], [], max(0.0, deadline - time.monotonic()))[1]:
-            rest = rest[os.write(_stderr, rest[:_CHUNK]) :]

@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
@@ -26,7 +30,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.report im
 def shown(monkeypatch):
     """What is shown on stderr."""
     lines = []
-    monkeypatch.setattr(_progress.display, "display", lambda line, stderr: lines.append(line) if stderr else None)
+    monkeypatch.setattr(_progress, "write", lambda text, _seconds: lines.append(text))
     return lines
 
 
@@ -42,21 +46,43 @@ def shown(monkeypatch):
 )
 def test_a_line_of_progress_says_how_far_it_is_and_how_long_it_takes(shown, done, total, seconds, line):
     workers.show_progress(done, total, seconds)
-    assert shown == [line]
+    assert shown == [f"{line}\n"]
 
 
-def test_progress_that_nobody_can_read_any_more_ends_nothing(monkeypatch):
-    def gone(_line, **_options):
-        raise BrokenPipeError
-
-    monkeypatch.setattr(_progress.display, "display", gone)
+@pytest.mark.parametrize("stderr", ["gone", "full", "none"])
+def test_a_line_that_nobody_can_read_delays_the_task_for_a_moment_only(monkeypatch, stderr):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(_progress, "_stderr", writer if stderr != "none" else -1)
+    monkeypatch.setattr(_progress, "_SECONDS", 0.05)
+    if stderr == "full":
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+    elif stderr == "gone":
+        os.close(reader)
+    # If this blocks, pytest ends with the alarm.
+    signal.alarm(60)
     workers.show_progress(1, 2, 3.0)
+    signal.alarm(0)
+    for descriptor in (writer, *([reader] if stderr != "gone" else ())):
+        os.close(descriptor)
+
+
+def test_a_line_that_is_longer_than_one_write_arrives_whole(monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(_progress, "_stderr", writer)
+    _progress.tell("\u00e4" * 3000)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as file:
+        assert file.read() == "community.backblaze: " + "\u00e4" * 3000 + "\n"
 
 
 def test_a_stopped_process_shows_nothing_and_no_line_commands_the_terminal(shown, monkeypatch):
     monkeypatch.setattr(_progress, "_quiet", False)
     _progress.tell("Backblaze said \x1b[2Jno\r.\nAgain.")
-    assert shown == ["community.backblaze: Backblaze said ?[2Jno?.\nAgain."]
+    assert shown == ["community.backblaze: Backblaze said ?[2Jno?.\nAgain.\n"]
     _progress.be_quiet()
     _progress.tell("More.")
     assert len(shown) == 1
