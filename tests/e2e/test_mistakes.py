@@ -75,8 +75,9 @@ def test_an_unknown_region_is_sent_with_a_warning(tmp_path):
             assert "The region 'ap-south' is not one that this collection knows" in " ".join(
                 (done.stdout + done.stderr).split()
             )
-        assert [one["outcome"] for one in result["members"]] == ["refused", "created"]
-        assert result["members"][0]["code"] == "invalid_region"
+        [refused] = result["problems"]
+        assert result["counts"] == {"created": 1, "refused": 1} and "members" not in result
+        assert (refused["code"], refused["emails"]) == ("invalid_region", ["ada@customers.example.com"])
 
 
 def test_the_role_shows_what_became_of_what_an_earlier_run_left_open(tmp_path):
