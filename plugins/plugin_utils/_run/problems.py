@@ -22,6 +22,8 @@ MOST_EMAILS = 10
 MOST_BYTES = 3000
 # The most bytes that Ansible prints of a failed task's message, twice, and of its problems.
 _MOST_PRINTED = 7000
+# Outcomes of members that are as wanted: there is nothing to do about them.
+_GOOD = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED})
 # The most bytes of the details of one member, and of one reason.
 _MOST_OF_MEMBER = 300
 _MOST_OF_REASON = 600
@@ -58,7 +60,7 @@ class Problem:
         title = f"{title}: {_cut(self.message, _MOST_OF_REASON)}".strip()
         if not any(one.detail for one in named):
             return f"{title}\n  {', '.join(one.email for one in named)} {rest}".rstrip()
-        lines = [f"  {one.email}: {_cut(one.detail, _MOST_OF_MEMBER)}" for one in named]
+        lines = [f"  {one.email}: {_cut(one.detail, _MOST_OF_MEMBER)}".rstrip(": ") for one in named]
         return "\n".join([title, *lines, *([f"  {rest}"] if rest else [])])
 
 
@@ -69,7 +71,8 @@ def problems_of(results: t.Iterable[Result]) -> list[Problem]:
     """
     groups: dict[tuple[Outcome, str, str], list[Result]] = {}
     for one in results:
-        groups.setdefault((one.outcome, one.code, one.reason or OUTCOMES[one.outcome][1]), []).append(one)
+        remedy = "" if one.outcome in _GOOD else OUTCOMES[one.outcome][1]
+        groups.setdefault((one.outcome, one.code, one.reason or remedy), []).append(one)
     problems = []
     for (outcome, code, reason), members in groups.items():
         details = {one.detail.replace(one.email, "<address>") for one in members}

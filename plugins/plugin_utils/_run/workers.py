@@ -118,7 +118,7 @@ class Workers:
                 return self._recreate(step, step.replaces)
             return self._create(step)
         except StoppedError:
-            return Result(email, Outcome.NOT_ATTEMPTED, reason=self._ended("The run ended before this member"))
+            return Result(email, Outcome.NOT_ATTEMPTED, reason=self._ended())
         except B2Error as exc:
             return Result(email, Outcome.NOT_ATTEMPTED, exc.detail, reason=exc.remedy)
         except Exception as exc:  # noqa: BLE001 - a bug must not lose the results of other members
@@ -126,27 +126,28 @@ class Workers:
             reason = "Please report the error. The next run reports the outcome of this member."
             return Result(email, Outcome.NOT_ATTEMPTED, f"Unexpected {type(exc).__name__}.", reason=reason)
 
-    def _ended(self, happened: str) -> str:
+    def _ended(self, happened: str = "The run ended before this member") -> str:
         """Return the reason and the remedy for a member that this run does not attempt any more."""
         remedy = "Run again to go on." if self._stop.asked else "Fix that first, and run again."
         return f"{happened}, because {self._group_stop.reason}. {remedy}"
 
-    def _may_create(self) -> None:
-        """Wait until every key is written; raise StoppedError if the run has to stop. Called before each create."""
+    def _may_create(self, replaced: str = "") -> None:
+        """Wait until every key is written; raise StoppedError if the run has to stop. Called before each create.
+
+        replaced: the account that was ejected for this create. Then only the end of the whole run stops the create.
+        """
         with self._written:
             self._written.wait_for(lambda: not self._retrying)
-        self._group_stop.check()
+        (self._stop if replaced else self._group_stop).check()
 
     def _create(self, step: Step, replaced: str = "") -> Result:
         """Create a member and seal its key. replaced: the account that was ejected for that."""
         email = step.wanted.email
-        self._may_create()
+        self._may_create(replaced)
         self._retry(lambda: self._journal.pending(self._plan.group_id, email), "the journal cannot be written")
         try:
             with self._slots:
-                new = self._client.create_member(
-                    self._plan.group_id, email, step.wanted.region, self._may_create, replaced
-                )
+                new = self._send(step, replaced)
         except MemberExistsError as exc:
             return self._exists(step, exc.member)
         except B2Error as exc:
@@ -157,6 +158,17 @@ class Workers:
         if result.member and self._job.policy.recreate and not replaced:
             return self._recreate(step, result.member)
         return result
+
+    def _send(self, step: Step, replaced: str) -> NewMember:
+        """Send a create. If Backblaze refuses it, decide whether to go on before another worker sends the next one."""
+        email, region = step.wanted.email, step.wanted.region
+        try:
+            return self._client.create_member(
+                self._plan.group_id, email, region, lambda: self._may_create(replaced), replaced
+            )
+        except ApiError as exc:
+            self._stop_early(exc.code)
+            raise
 
     def _exists(self, step: Step, member: Member) -> Result:
         """Return the result of an address that is in the Group, although the listing did not show it.
@@ -184,7 +196,9 @@ class Workers:
         """
         detail, reason = error.detail, error.remedy
         if isinstance(error, StoppedError):
-            detail, reason = error.changed, self._ended("The run ended")
+            # Members that were not sent have one reason, wherever the request to stop met them.
+            sent = error.may_have_acted
+            detail, reason = (error.changed, self._ended("The run ended")) if sent else ("", self._ended())
         member = None
         if isinstance(error, KeyLostError):
             owner = self._known_as(error.account_id, email)
@@ -198,7 +212,6 @@ class Workers:
             # An address that an earlier run left open stays open, and so does one that only a look-up did not find.
             self._journal.close(self._plan.group_id, email)
         code, status = (error.code, error.status) if isinstance(error, ApiError) else ("", 0)
-        self._stop_early(code)
         made = member is not None
         return Result(email, outcome_of(error), detail, member, code=code, status=status, made=made, reason=reason)
 
@@ -236,7 +249,8 @@ class Workers:
             left = self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
         except B2Error as exc:
             detail = f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.detail}"
-            return Result(email, Outcome.KEY_LOST, detail, lost, reason=exc.remedy)
+            reason = self._ended() if isinstance(exc, StoppedError) else exc.remedy
+            return Result(email, Outcome.KEY_LOST, detail, lost, reason=reason)
         # A later answer that names this account is a repeated old one.
         with self._seen_lock:
             self._accounts[lost.account_id] = throwaway
@@ -246,8 +260,10 @@ class Workers:
         )
         try:
             result = self._create(step, replaced=lost.account_id)
-        except (StoppedError, StoreError) as exc:
-            result = Result(email, Outcome.NOT_ATTEMPTED, exc.happened)
+        except StoppedError:
+            result = Result(email, Outcome.NOT_ATTEMPTED, reason=self._ended())
+        except StoreError as exc:
+            result = Result(email, Outcome.NOT_ATTEMPTED, exc.happened, reason=exc.remedy)
         if result.code == "invalid_email":
             history += f" Backblaze did not free the address {email} for a new account, so the member was not created."
         return dataclasses.replace(result, detail=f"{history} {result.detail}".strip(), ejected=lost.account_id)
@@ -275,12 +291,12 @@ class Workers:
         if not path:
             return self._not_stored(new, f"{why} {others}".strip())
         if not in_vault_dir:
-            others = f"The key was stored in {path}, because: {why} {others}"
+            others = f"The key was stored in {path}, because: {why} {others}".strip()
         if new.complaint or new.doubt or self._job.policy.verify_keys:
             return self._try_key(new, path, in_vault_dir).also(others)
         self._close(new.member, path)
-        detail = others if in_vault_dir else f"{others} The next run moves it to its file."
-        return Result(new.member.email, Outcome.CREATED, " ".join(detail.split()), new.member, path, made=True)
+        moved = "" if in_vault_dir else f"{self._store.path} did not take the key. The next run moves it to its file."
+        return Result(new.member.email, Outcome.CREATED, others, new.member, path, made=True, reason=moved)
 
     def _not_stored(self, new: NewMember, why: str) -> Result:
         """Return the result of a key that could not be stored anywhere.

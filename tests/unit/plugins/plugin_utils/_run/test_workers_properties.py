@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    GROUP_CODES,
     ApiError,
     B2Error,
     KeyLostError,
@@ -316,6 +317,42 @@ def test_an_account_that_is_ejected_and_not_created_again_is_named(stops, monkey
     assert ("The journal cannot be written." in result.message) is not stops
     assert "None" not in result.message
     assert world.did("create") == []
+
+
+def test_a_full_group_does_not_stop_the_create_of_an_account_that_was_ejected_for_it(monkeypatch):
+    """The ejected account has made room, and without the create its member would be in the Group no more."""
+    world = World([new_key()], left=Member(OLD, THROWAWAY))
+    workers = []
+    stop_early = Workers._stop_early
+    monkeypatch.setattr(Workers, "act", lambda self, act=Workers.act: [workers.append(self), act(self)][1])
+    eject = world.eject_member
+    monkeypatch.setattr(
+        world, "eject_member", lambda *args: [eject(*args), stop_early(workers[0], "too_many_members")][0]
+    )
+    steps = [dataclasses.replace(CREATE, replaces=Member(OLD, EMAIL, GROUP)), Step(Wanted(OTHER), Outcome.CREATED)]
+    results = world.run(steps, policy=RECREATE)
+    assert (results[EMAIL].outcome, results[EMAIL].ejected) == (Outcome.CREATED, OLD)
+    assert world.keys == {FILE: new_key().key}
+
+
+@pytest.mark.parametrize("code", sorted(GROUP_CODES))
+def test_after_a_refusal_about_the_group_nobody_is_ejected_and_keys_are_adopted(monkeypatch, code):
+    monkeypatch.setattr(workers_module, "_MORE_WORKERS", 0)
+    world = World([refused(code)])
+    eve = "eve@example.com"
+    steps = [
+        CREATE,
+        Step(Wanted(OTHER), Outcome.CREATED, replaces=Member(OLD, OTHER, GROUP)),
+        Step(Wanted(eve, None, "id", "key"), Outcome.ADOPTED, Member(FOREIGN, eve, GROUP)),
+    ]
+    results = world.run(steps, policy=RECREATE)
+    assert [results[email].outcome for email in (EMAIL, OTHER, eve)] == [
+        Outcome.REFUSED,
+        Outcome.KEY_LOST,
+        Outcome.ADOPTED,
+    ]
+    assert results[OTHER].member == Member(OLD, OTHER, GROUP) and code in results[OTHER].message
+    assert world.did("create", "eject") == ["create"] and world.open == {}
 
 
 OPENS = [None, "", NEW, FOREIGN]
