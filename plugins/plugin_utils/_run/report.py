@@ -215,7 +215,11 @@ def summary_of_move(moved: Moved) -> dict[str, t.Any]:
 
 def summary_of_stop(result: t.Mapping[str, t.Any], reason: str, *, check_mode: bool = False) -> str:
     """Return the summary of a stopped task as text: its message, and how to go on."""
-    lines = [f"community.backblaze: The run ended, because {reason}.", *str(result.get("msg", "")).splitlines()]
+    message = str(result.get("msg", ""))
+    lines = [f"community.backblaze: The run ended, because {reason}.", *message.splitlines()]
+    email = (result.get("member") or {}).get("email", "")
+    if email and email not in message:
+        lines.append(f"{email}: {result['outcome']}.")
     if "counts" in result and not check_mode:
         lines.append(
             "The key of each created or adopted member is sealed. Run again to go on: the next run finds out the "

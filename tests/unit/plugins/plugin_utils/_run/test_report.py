@@ -99,6 +99,17 @@ def test_the_summary_of_a_stopped_task_is_its_message_and_commands_no_terminal()
     ]
 
 
+def test_the_summary_of_a_stopped_task_about_one_member_names_the_member():
+    member = {"email": "ada@x.example"}
+    result = {"msg": "1 ejected", "outcome": "ejected", "member": member}
+    assert summary_of_stop(result, "it received SIGTERM").splitlines()[1:] == [
+        "1 ejected",
+        "ada@x.example: ejected.",
+    ]
+    named = {**result, "msg": "1 wanted: 1 created.\ncreated:\n  ada@x.example", "outcome": "created"}
+    assert summary_of_stop(named, "it received SIGTERM").count("ada@x.example") == 1
+
+
 def test_the_summary_of_a_stopped_check_says_what_is_true():
     result = {"msg": "2 wanted: would be 2 created.", "counts": {"created": 2}, "application_key": "K004secret"}
     said = summary_of_stop(result, "it received SIGTERM", check_mode=True)
