@@ -128,9 +128,8 @@ def test_two_runs_with_two_directories_make_each_member_once(campaigns, chance, 
         for name, other in (("a", "b"), ("b", "a")):
             # What the other one made, this one names as a member whose key it does not have.
             missing = set(found[name].get("key_missing", ()))
-            assert missing == made[other] and all(email in results[name]["msg"] for email in missing), results[name][
-                "msg"
-            ]
+            assert missing == made[other], results[name]["msg"]
+            assert not missing or f"{len(missing)} key_missing" in results[name]["msg"], results[name]["msg"]
         count = campaign.count({}, campaign.directory / "a", campaign.directory / "b")
         assert count.holds and count.sealed == MEMBERS and not campaign.exposed(), f"seed {seed}: {count!r}"
         print(
