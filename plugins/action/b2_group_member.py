@@ -16,6 +16,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
 from ansible_collections.community.backblaze.plugins.module_utils._options import MEMBER_RULES, MEMBER_SPEC
 from ansible_collections.community.backblaze.plugins.plugin_utils._action import (
     options_of,
+    refuse_unknown,
     run_action,
     run_without_vault_dir,
 )
@@ -36,9 +37,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         # An empty vault_dir is a mistake that must not end in a key on the screen, so it does not count as missing.
         args = self._task.args
         if args.get("state") == "absent":
-            return run_action(self, lambda: self._run_module(task_vars))
+            return run_action(self, lambda: self._eject(task_vars))
         if args.get("vault_dir") is None:
-            return run_without_vault_dir(self, lambda: self._run_module(task_vars))
+            return run_without_vault_dir(self, MEMBER_SPEC, lambda: self._run_module(task_vars))
         return run_action(self, lambda: self._seal(task_vars))
 
     def _seal(self, task_vars: t.Any) -> dict[str, t.Any]:
@@ -56,6 +57,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         own = {name: shown[name] for name in ("outcome", "path", "code", "status", "ejected_account_id")}
         names = {name: shown[name] for name in ("group_id", "group_name")}
         return {**result, **own, "member": {**one.member.as_dict(), **names} if one.member else None}
+
+    def _eject(self, task_vars: t.Any) -> dict[str, t.Any]:
+        refuse_unknown(self, MEMBER_SPEC)
+        return self._run_module(task_vars)
 
     def _run_module(self, task_vars: t.Any) -> dict[str, t.Any]:
         # Shown here, because warnings of a module are shown only after it has ended.

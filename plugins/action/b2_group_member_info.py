@@ -27,7 +27,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core is not typ
         super().run(tmp, task_vars)
         if self._task.args.get("vault_dir") is None:
             module = "community.backblaze.b2_group_member_info"
-            return run_without_vault_dir(self, lambda: self._execute_module(module_name=module, task_vars=task_vars))
+            return run_without_vault_dir(
+                self, MEMBER_INFO_SPEC, lambda: self._execute_module(module_name=module, task_vars=task_vars)
+            )
         return run_action(
             self, lambda: audit_members(self, options_of(self, MEMBER_INFO_SPEC, **MEMBER_INFO_RULES), task_vars)
         )

@@ -137,12 +137,14 @@ from ansible.utils.unsafe_proxy import wrap_var
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import B2Error, OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._members import folded, may_be_template, unsafe_name
-from ansible_collections.community.backblaze.plugins.module_utils._options import register_secret
+from ansible_collections.community.backblaze.plugins.module_utils._options import register_secret, unknown_option
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import path_of, secrets_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.layouts import HOST_VARS, stores_to_read
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.store import Store
+
+_OPTIONS = ("vault_dir", "vault_layout", "group_id")
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typed for subclassing
@@ -150,10 +152,12 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
 
     def run(self, terms: t.Sequence[t.Any], variables: t.Any = None, **kwargs: t.Any) -> list[dict[str, str]]:
         """Return the key of each address."""
+        # Ansible itself ignores an option that the plugin does not have.
+        unknown = [unknown_option(name, _OPTIONS) for name in kwargs if name not in _OPTIONS]
+        if unknown:
+            raise AnsibleLookupError(" ".join(unknown))
         self.set_options(var_options=variables, direct=kwargs)
-        vault_dir, layout, group_id = (
-            str(self.get_option(name) or "") for name in ("vault_dir", "vault_layout", "group_id")
-        )
+        vault_dir, layout, group_id = (str(self.get_option(name) or "") for name in _OPTIONS)
         try:
             if not vault_dir:
                 raise OptionError("vault_dir is empty.", remedy="Name the vault directory.")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import collections
+import difflib
 import os
 import time
 import typing as t
@@ -204,6 +205,12 @@ def refuse_text_for_lists(options: t.Mapping[str, t.Any], spec: t.Mapping[str, t
         for entry in value if isinstance(value, (list, tuple)) else ():
             if isinstance(entry, dict):
                 refuse_text_for_lists(entry, rule.get("options", {}), f"{inside}{name}: ")
+
+
+def unknown_option(name: str, known: t.Iterable[str]) -> str:
+    """Return a sentence about an option that does not exist, with the nearest option that does."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"There is no option {name}.{f' Did you mean {near[0]}?' if near else ''}"
 
 
 def connect(

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import re
 import typing as t
@@ -24,6 +23,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._options impor
     LOCATION_SPEC,
     VAULT_SPEC,
     refuse_text_for_lists,
+    unknown_option,
 )
 from ansible_collections.community.backblaze.plugins.module_utils._vault_mode import modes_of
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import plain
@@ -72,18 +72,34 @@ def _show(result: dict[str, t.Any]) -> None:
         tell(message)
 
 
-def run_without_vault_dir(action: ActionBase, run_module: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
+def run_without_vault_dir(
+    action: ActionBase, spec: t.Mapping[str, t.Any], run_module: t.Callable[[], dict[str, t.Any]]
+) -> dict[str, t.Any]:
     """Run the plain module. Refuse options about stored keys: without vault_dir, a key could end on the screen."""
     # The result is always delivered: the only copy of a key may be in it.
     signals.begin()
-    given = [name for name in (*VAULT_SPEC, "report_file") if action._task.args.get(name) is not None]
-    if not given:
-        return run_module()
-    error = OptionError(
-        f"{given[0]} is given, but vault_dir is not.",
-        remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.",
-    )
-    return {"failed": True, "changed": False, "msg": error.explain(UNCHANGED)}
+    try:
+        refuse_unknown(action, spec)
+        given = [name for name in (*VAULT_SPEC, "report_file") if action._task.args.get(name) is not None]
+        if given:
+            raise OptionError(
+                f"{given[0]} is given, but vault_dir is not.",
+                remedy=f"Give vault_dir, the directory for the keys, or leave {given[0]} out.",
+            )
+    except OptionError as exc:
+        return {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED)}
+    return run_module()
+
+
+def refuse_unknown(action: ActionBase, spec: t.Mapping[str, t.Any]) -> None:
+    """Raise OptionError for options that a task of a plain module does not have, with the nearest valid ones.
+
+    The module itself reports only one error: after a misspelt option, that the right option is missing.
+    """
+    known = {**CONNECTION_SPEC, **spec}
+    unknown = [unknown_option(name, known) for name in sorted(action._task.args) if name not in known]
+    if unknown:
+        raise OptionError(" ".join(unknown))
 
 
 def as_named(value: t.Any) -> t.Any:
@@ -129,7 +145,9 @@ def local_options_of(action: ActionBase, spec: dict[str, t.Any], **rules: t.Any)
     refuse_text_for_lists(given, spec)
     validated = ArgumentSpecValidator(spec, **rules).validate(given)
     if validated.error_messages:
-        raise OptionError(" ".join(_invalid(error, spec) for error in validated.errors))
+        # Misspelt options first, because they often make other options missing.
+        errors = sorted(validated.errors, key=lambda error: not isinstance(error, UnsupportedError))
+        raise OptionError(" ".join(_invalid(error, spec) for error in errors))
     options = t.cast("dict[str, t.Any]", plain(validated.validated_parameters))
     if not options["vault_dir"]:
         raise OptionError("vault_dir is empty.", remedy="Name the directory for the keys, or leave the option out.")
@@ -150,8 +168,5 @@ def _invalid(error: Exception, spec: t.Mapping[str, t.Any]) -> str:
     if not isinstance(error, UnsupportedError):
         return f"{str(error).rstrip('.')}."
     known = [*spec, *(f"{above}.{name}" for above, rule in spec.items() for name in rule.get("options", ()))]
-    lines = []
-    for name in re.split(r", ?", str(error).partition(". Supported parameters")[0]):
-        near = difflib.get_close_matches(name, known, 1)
-        lines.append(f"There is no option {name}.{f' Did you mean {near[0]}?' if near else ''}")
-    return " ".join(lines)
+    names = re.split(r", ?", str(error).partition(". Supported parameters")[0])
+    return " ".join(unknown_option(name, known) for name in names)
