@@ -525,15 +525,15 @@ def by_email(members: t.Iterable[Member]) -> dict[str, Member]:
 
 
 def diff(steps: t.Sequence[Step]) -> dict[str, str]:
-    """Return Ansible's diff of the planned changes. It holds no secret."""
+    """Return Ansible's diff of the planned changes, with their numbers. It holds no secret."""
     leaving = [(step, step.member if step.outcome is Outcome.EJECTED else step.replaces) for step in steps]
     before = [_line(step.wanted.email, member.region) for step, member in leaving if member]
     after = [_line(step.wanted.email, step.wanted.region) for step in steps if step.outcome is Outcome.CREATED]
     return {
         "before": "".join(before),
         "after": "".join(after),
-        "before_header": f"members that change: {len(before)}",
-        "after_header": f"members that change: {len(after)}",
+        "before_header": f"members of the Group, {len(before)} ejected",
+        "after_header": f"members of the Group, {len(after)} created",
     }
 
 

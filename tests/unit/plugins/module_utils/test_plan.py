@@ -366,6 +366,8 @@ def test_the_diff_shows_changes_only():
         "any@x.example (default region)",
         "again@x.example (default region)",
     ]
+    assert shown["before_header"] == "members of the Group, 2 ejected"
+    assert shown["after_header"] == "members of the Group, 3 created"
 
 
 def test_a_member_whose_key_is_stored_keeps_its_step_during_another_run():
