@@ -61,6 +61,7 @@ _UNANSWERED = (
     "A create got no clear answer, and a look-up did not find the account. "
     "If the account appears later, its key is lost."
 )
+_NOT_CREATED = "The member was not created."
 _RESENT = "The account was most probably not created. The next run looks for it."
 
 T = t.TypeVar("T")
@@ -266,7 +267,7 @@ class Partner:
             return self._caller.operate(self._service, "POST", CREATE_MEMBER, fields, how)
         except B2Error as exc:
             exc.may_have_acted = bool(unanswered or resent)
-            exc.changed = exc.changed or (_UNANSWERED if unanswered else _RESENT if resent else "It was not created.")
+            exc.changed = exc.changed or (_UNANSWERED if unanswered else _RESENT if resent else _NOT_CREATED)
             if isinstance(exc, KeyLostError):
                 raise
             if isinstance(exc, ApiError) and exc.code == "invalid_email":

@@ -200,7 +200,7 @@ def expected_of_a_failure(world: World, end: t.Any, unclear: bool, in_doubt: boo
     if unclear and (account is None or end == TAKEN):
         return "lost", ""
     code = end[1] if isinstance(end, tuple) else ""
-    changed = _UNCLEAR if unclear else _REFUSED_FIRST if in_doubt else "It was not created."
+    changed = _UNCLEAR if unclear else _REFUSED_FIRST if in_doubt else "The member was not created."
     return "not created", ("service_unavailable" if end == BUSY else code, in_doubt, changed)
 
 
