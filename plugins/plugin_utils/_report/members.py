@@ -60,6 +60,7 @@ def audit_report(
 ) -> Report:
     """Return the report of an audit: every member of the Groups, and every stored key without a member."""
     entries = [{"outcome": outcome, **entry} for outcome, found in audit.items() for entry in found]
+    # An audit names addresses in lower case, a Group as Backblaze has them.
     differs = {(one["email"], one["account_id"]): one for one in entries}
     rows = []
     for member in members:
