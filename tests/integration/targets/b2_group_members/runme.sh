@@ -15,14 +15,21 @@ ansible-playbook main.yml -i localhost, -c local -e "work=$work" \
     --vault-id "dev@$work/dev" --vault-id "prod@$work/prod" "$@" 2>&1 | tee "$work/output"
 
 # Releases differ in whether a result keeps its warnings.
-tr -s "\n " " " < "$work/output" | grep -q "WARNING.*foreign@x.example: key_missing"
-tr -s "\n " " " < "$work/output" | grep -q "WARNING.*lost@x.example: key_lost"
+tr -s "\n " " " < "$work/output" | grep -q "WARNING\]: key_missing: Backblaze shows[^[]* foreign@x.example: Account [0-9a-f]* is in the Group"
+tr -s "\n " " " < "$work/output" | grep -q "WARNING\]: key_lost: Backblaze shows[^[]* lost@x.example: Account [0-9a-f]* was created by an earlier run"
 
-# The playbook left every key there was, and the master key: none is on the screen, in a file of the run or in a journal.
+# The summary of the role names counts, members and the report, after a run that succeeds and after one that fails.
+tr -s "\n " " " < "$work/output" | grep -qF "\"Members by outcome:\", \"created: 1\", \"unchanged: 1\", \"created:\", \
+\" role@reported.example\", \"Report: $work/reports/role.json\""
+tr -s "\n " " " < "$work/output" | grep -qF "\"Members by outcome:\", \"conflict: 1\", \"unchanged: 1\", \
+\"conflict: A region cannot be changed: correct the entry.\", \
+\" ada@reported.example: The member is in region eu-central, not in us-east.\", \"Report: $work/reports/role.csv\""
+
+# The playbook left every key there was, and the master key: none is on the screen, in a file of the run, in a report or in a journal.
 test "$(wc -l < "$work/keys")" -ge 10
 set +x
-if grep -rqFf "$work/keys" "$work/output" "$work/host_vars"; then
-    echo "A key is in the output, or in clear in the vault directory."
+if grep -rqFf "$work/keys" "$work/output" "$work/host_vars" "$work/reports"; then
+    echo "A key is in the output, in a report, or in clear in the vault directory."
     exit 1
 fi
 set -x
