@@ -43,7 +43,7 @@ ROLES = (
 ANSIBLE_ROLES = ("ansplugin", "ansopt", "ansval", "ansretval", "ansenvvar", "ansenvvarref")
 #: Directives of Sphinx that hold paragraphs and blocks.
 PASSAGES = ("seealso", "versionadded", "versionchanged", "deprecated", "rubric")
-MARK = re.compile(r"(not run|stand-in): \S|fails$")
+MARK = re.compile(r"(not run|fault): \S|fails$")
 
 
 class PageError(Exception):
@@ -78,12 +78,9 @@ class Block:
         return "fails" in self.marks
 
     @property
-    def wishes(self) -> list[tuple[str, str]]:
-        """Return (verb, JSON) of everything that the stand-in is to be told before."""
-        return [
-            (verb, payload)
-            for _word, verb, payload in (mark.split(None, 2) for mark in self.marks if mark.startswith("stand-in"))
-        ]
+    def faults(self) -> list[list[str]]:
+        """The faults of the sandbox that are started before the block, each with its name and its argument if any."""
+        return [mark.split()[1:] for mark in self.marks if mark.startswith("fault: ")]
 
 
 def find(page: pathlib.Path) -> list[Block]:

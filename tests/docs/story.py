@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import doctest
 import json
-import os
 import pathlib
-import secrets
 import shlex
 import subprocess
 import sys
@@ -20,13 +18,13 @@ import yaml
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
+sys.path.insert(0, str(HERE.parent / "sandbox"))
 
+import fault  # noqa: E402  # there is no package above these folders
 from blocks import Block, PageError  # noqa: E402
-from project import KEY_ID, ledger, standin  # noqa: E402  # there is no package above tests/e2e
+from project import ledger, standin  # noqa: E402
+from sandbox import GROUPS, KEY, environment, make_home  # noqa: E402
 
-#: The master key that the stand-in accepts, so that pages can print it.
-KEY = "K004YourOwnMasterApplicationKey"
-GROUPS = {"hosting": "4a48fe8875c6214145260818", "resale": "5b59af9986d7325256371929"}
 #: Seconds; no example takes longer, a hang is a failure.
 PATIENCE = 120
 OUTPUT = doctest.OutputChecker()
@@ -47,8 +45,7 @@ class Story:
         for name, group_id in GROUPS.items():
             server.add_group(name, id=group_id)
         self.scratch.mkdir()
-        self.home.mkdir()
-        self.write(self.home / ".vault-password", secrets.token_urlsafe(24) + "\n")
+        make_home(self.home)
         self.write(self.state, f"cd {shlex.quote(str(self.scratch))}\n")
 
     @property
@@ -58,21 +55,10 @@ class Story:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a reader of the page has set: credentials, a vault password, and nothing else of Ansible's."""
-        dropped = ("ANSIBLE_", "B2_", "XDG_", "COLUMNS", "FORCE_COLOR", "LC_", "LANG")
-        return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(dropped)},
-            "ANSIBLE_COLLECTIONS_PATH": os.environ["ANSIBLE_COLLECTIONS_PATH"],
-            "ANSIBLE_VAULT_PASSWORD_FILE": str(self.home / ".vault-password"),
-            # For hosts whose part this machine takes: what a search finds may be a version manager's stand-in for a
-            # Python that is not active.
-            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-            "B2_ENVIRONMENT": self.server.url,
-            "B2_APPLICATION_KEY_ID": KEY_ID,
-            "B2_APPLICATION_KEY": KEY,
-            "HOME": str(self.home),
-            "LC_ALL": "C.UTF-8",
-        }
+        """The environment of the sandbox, so that a reader can repeat each example there; output without colours."""
+        dropped = ("COLUMNS", "FORCE_COLOR", "LC_", "LANG")
+        kept = environment(self.home, self.server.url).items()
+        return {**{name: value for name, value in kept if not name.startswith(dropped)}, "LC_ALL": "C.UTF-8"}
 
     def write(self, name: pathlib.Path | str, text: str) -> None:
         path = self.scratch / name
@@ -83,10 +69,10 @@ class Story:
         """Run all blocks of a page. Raises PageError at the first that does not do what the page says."""
         for place, block in enumerate(blocks):
             try:
-                for verb, payload in block.wishes:
-                    self.server.control(verb, json.loads(payload))
-            except (RuntimeError, ValueError) as error:
-                raise block.error(f"the stand-in does not know what to do: {error}") from None
+                for given in block.faults:
+                    fault.start(self.server, *given)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise block.error(f"the sandbox does not know what to do: {error}") from None
             if block.not_run:
                 print(f"{block.page.name}:{block.line}: not run: {block.not_run}")
             elif block.name:

@@ -105,10 +105,15 @@ WRONG = {
         yaml("plugin: community.backblaze.b2_group_members", "group_names: [nobody]"),
         r"p\.rst:6: ended with",
     ),
-    "a wish that cannot be": (
+    "an unknown fault": (
         "p.rst",
-        console("$ true", before=".. stand-in: dance []\n\n"),
-        r"p\.rst:8: the stand-in does not know",
+        console("$ true", before=".. fault: dance\n\n"),
+        r"p\.rst:8: the sandbox does not know what to do: there is no fault dance",
+    ),
+    "a fault without its address": (
+        "p.rst",
+        console("$ true", before=".. fault: left\n\n"),
+        r"p\.rst:8: the sandbox does not know what to do: write: fault left ADDRESS",
     ),
     "the vault password in the output": (
         "p.rst",
@@ -141,7 +146,7 @@ Title
 
    name: hosting
 
-.. stand-in: members {"group": "hosting", "email": "a@x.example"}
+.. fault: created-elsewhere a@x.example
 .. code-block:: console
 
    $ export WHERE=vars; mkdir on; cd on

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Let the stand-in of the sandbox misbehave: the command ``fault``.
+"""Make the stand-in of the sandbox fail: the command ``fault``.
 
-It reads the address of the stand-in from B2_ENVIRONMENT.
+It reads the address of the stand-in from B2_ENVIRONMENT. The guide to errors lists the faults of this file.
 """
 
 from __future__ import annotations
@@ -21,46 +21,58 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "utils"))
 
 import standin
 
+AUTHORIZE = "b2_authorize_account"
 CREATE = "b2_create_group_member"
 GROUP = "hosting"
 
 
+Start = Callable[[standin.Verbs, str], Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A fault by its name. argument: what the command needs beside the name, empty if nothing. start: begins it."""
+    """A fault with its name. argument: what the command needs besides the name, if anything. start: starts it."""
 
     name: str
     argument: str
     effect: str
-    start: Callable[[standin.Control, str], Any]
+    start: Start
 
 
-def _rule(operation: str, times: int | None, **action: Any) -> Callable[[standin.Control, str], Any]:
-    """Return a start that sends one rule for the requests of an operation. times: None for all of them."""
-    rule = {"operation": operation, "times": times, "action": action}
-    return lambda control, _argument: control.control("faults", [rule])
+def _rule(operation: str, times: int | None, **action: Any) -> Start:
+    """Return a start that sends the stand-in one rule about an operation. times: None for all requests."""
+    return lambda control, _argument: control.faults([{"operation": operation, "times": times, "action": action}])
 
 
-def _settings(**changes: Any) -> Callable[[standin.Control, str], Any]:
-    return lambda control, _argument: control.control("settings", changes)
+def _settings(**changes: Any) -> Start:
+    return lambda control, _argument: control.settings(**changes)
 
 
-def _full(control: standin.Control, _argument: str) -> None:
-    members = control.control("members")
-    control.control("settings", {"max_members": len(members)})
+def _full(control: standin.Verbs, _argument: str) -> None:
+    group_id = control.groups[GROUP]
+    members = [one for one in control.control("members") if one["group_id"] == group_id]
+    control.settings(max_members=len(members))
 
 
-def _refused(control: standin.Control, code: str) -> None:
-    action = {"kind": "error", "status": 401, "code": code}
-    control.control("faults", [{"operation": CREATE, "times": 1, "action": action}])
+def _refused(control: standin.Verbs, code: str) -> None:
+    _rule(CREATE, None, kind="error", status=STATUS.get(code, 401), code=code, message="refused by the sandbox")(
+        control, ""
+    )
 
 
-def _end(control: standin.Control, _argument: str) -> None:
-    control.control("faults", [])
-    control.control("taken", [])
-    control.control("settings", NORMAL)
+def _key_deleted(control: standin.Verbs, address: str) -> None:
+    action = {"kind": "error", "status": 401, "code": "unauthorized"}
+    control.faults([{"operation": AUTHORIZE, "email": address, "times": None, "action": action}])
 
 
+def _end(control: standin.Verbs, _argument: str) -> None:
+    control.faults([])
+    control.taken([])
+    control.settings(**NORMAL)
+
+
+#: The HTTP status of the error codes that have another status than 401.
+STATUS = {"bad_request": 400, "cap_exceeded": 403, "method_failure": 420, "internal_error": 500}
 #: The settings that faults change, as they are without a fault.
 NORMAL = {
     name: getattr(standin.Settings(), name)
@@ -69,41 +81,67 @@ NORMAL = {
 
 FAULTS = (
     Fault(
-        "answer-lost", "", "The next create takes effect, and its answer is lost.", _rule(CREATE, 1, kind="cut_after")
+        "answer-lost",
+        "",
+        "Backblaze executes the next create, and its answer is lost.",
+        _rule(CREATE, 1, kind="cut_after"),
     ),
-    Fault("group-full", "", "The Group takes no more members.", _full),
+    Fault(
+        "another-key",
+        "",
+        "The answer to the next create contains the key of another account.",
+        _rule(CREATE, 1, kind="foreign"),
+    ),
     Fault(
         "address-taken",
         "ADDRESS",
-        "The address already belongs to a Backblaze account outside the Group.",
-        lambda control, address: control.control("taken", [address]),
+        "The address already belongs to a Backblaze account outside the Groups.",
+        lambda control, address: control.taken([*control.taken(), address]),
     ),
-    Fault("refused", "CODE", "The next create is refused with this error code, such as method_failure.", _refused),
+    Fault("refused", "CODE", "Backblaze refuses every create with this error code, such as method_failure.", _refused),
+    Fault("group-full", "", "The Group hosting is full.", _full),
+    Fault("no-phone", "", "The Group admin has no verified phone number.", _settings(no_phone=True)),
+    Fault("not-enabled", "", "The account has no access to the Partner API.", _settings(groups_enabled=False)),
     Fault(
         "created-elsewhere",
         "ADDRESS",
-        "Somebody else creates this member, so its key is not in your vault.",
-        lambda control, address: control.control("members", {"group": GROUP, "email": address}),
+        "Somebody else creates this member in the Group hosting, so your vault does not have its key.",
+        lambda control, address: control.add_member(GROUP, address),
     ),
     Fault(
         "left",
         "ADDRESS",
-        "This member leaves the Group, outside of Ansible.",
-        lambda control, address: control.control("members", {"remove": address}),
+        "Somebody else ejects this member from its Group.",
+        lambda control, address: control.remove_member(address),
     ),
-    Fault("throttled", "", "The service allows two creates a second.", _settings(creates_per_second=2.0)),
-    Fault("slow", "", "Each answer takes two seconds.", _settings(latency_ms=2000.0)),
+    Fault(
+        "key-deleted",
+        "ADDRESS",
+        "Backblaze refuses each key of this member, as if the keys were deleted. See it with verify_keys.",
+        _key_deleted,
+    ),
+    Fault("throttled", "", "Backblaze allows two creates a second.", _settings(creates_per_second=2.0)),
+    Fault("slow", "", "Each answer takes a second.", _settings(latency_ms=1000.0)),
     Fault(
         "down",
         "",
-        "Each request is answered with 503.",
+        "Backblaze answers each request with 503.",
         _rule("*", None, kind="error", status=503, code="service_unavailable"),
     ),
-    Fault("listed-late", "", "A new member is listed after 20 seconds.", _settings(lag_seconds=20.0)),
-    Fault("no-phone", "", "The Group admin has no verified phone.", _settings(no_phone=True)),
-    Fault("not-enabled", "", "The account is not enabled for the Partner API.", _settings(groups_enabled=False)),
-    Fault("none", "", "The service is well again.", _end),
+    Fault("listed-late", "", "The Group lists a new member after 20 seconds.", _settings(lag_seconds=20.0)),
+    Fault("none", "", "All faults end.", _end),
 )
+
+
+def start(control: standin.Verbs, name: str, argument: str = "") -> Fault:
+    """Start the fault of this name; return the fault. Raises ValueError for an unknown name or a wrong argument."""
+    fault = next((one for one in FAULTS if one.name == name), None)
+    if fault is None:
+        raise ValueError(f"there is no fault {name}")
+    if bool(fault.argument) != bool(argument):
+        raise ValueError(f"write: fault {fault.name} {fault.argument}".rstrip())
+    fault.start(control, argument)
+    return fault
 
 
 def main() -> None:
@@ -111,20 +149,17 @@ def main() -> None:
     lines = [f"  {f'{one.name} {one.argument}':26}{one.effect}" for one in FAULTS]
     parser = argparse.ArgumentParser(
         prog="fault",
-        description="Let the stand-in misbehave. A fault lasts until it has happened, or until `fault none`.",
+        description="Make the stand-in fail. A fault lasts until it has happened, or until `fault none`.",
         epilog="\n".join(["faults:", *lines]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="fault NAME [ADDRESS or CODE]",
     )
-    parser.add_argument("name", choices=[one.name for one in FAULTS], help=argparse.SUPPRESS)
+    parser.add_argument("name", help=argparse.SUPPRESS)
     parser.add_argument("argument", nargs="?", default="", help=argparse.SUPPRESS)
     given = parser.parse_args(sys.argv[1:] or ["--help"])
-    fault = next(one for one in FAULTS if one.name == given.name)
-    if bool(fault.argument) != bool(given.argument):
-        parser.error(f"write: fault {fault.name} {fault.argument}".rstrip())
     try:
-        fault.start(standin.Control(os.environ["B2_ENVIRONMENT"]), given.argument)
-    except RuntimeError as error:
+        fault = start(standin.Control(os.environ["B2_ENVIRONMENT"]), given.name, given.argument)
+    except (ValueError, RuntimeError) as error:
         sys.exit(f"fault: {error}")
     print(fault.effect)
 

@@ -4,7 +4,8 @@
 
 """Open a shell with the stand-in for Backblaze, credentials, a vault password, an inventory and twelve members.
 
-Everything is in .build/sandbox. The stand-in ends with the shell. Commands can also be piped in, one a line.
+Everything is in .build/sandbox, or in the directory of the first argument. Each shell has a stand-in of its own, which
+ends with the shell. Commands can also be piped in, one a line.
 """
 
 from __future__ import annotations
@@ -15,19 +16,26 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "utils"))
 
 import standin  # noqa: E402  # lies beside the other helpers of the tests
+
+#: The master key that the stand-in accepts. The guides print it.
+KEY_ID = "0a1b2c3d4e5f"
+KEY = "K004YourOwnMasterApplicationKey"
+#: The Groups of the guides.
+GROUPS = {"hosting": "4a48fe8875c6214145260818", "resale": "5b59af9986d7325256371929"}
 
 WELCOME = """
 A sandbox with a stand-in for Backblaze. Nothing here reaches the real service.
 
   members.yml                       12 members of the Group hosting; their keys are sealed in host_vars
   hosting.b2_group_members.yml      the inventory
+  guide                             opens an empty directory with empty Groups, in which each guide begins
   fault                             lists the faults, such as: fault answer-lost
 
 Try:
@@ -37,40 +45,95 @@ Try:
 
 Leave with exit. The files stay in {work} until the next sandbox.
 """
+WELCOME_TO_GUIDE = """
+An empty directory and empty Groups, hosting and resale, as each guide begins. The master key and a vault password are
+set, and the collection is installed. exit leads back. The files stay in {work}.
+"""
+
+
+def environment(home: Path, url: str) -> dict[str, str]:
+    """Return the environment of a reader of the guides: the master key, a vault password, and an empty home directory.
+
+    Nothing else of the caller's configuration of Ansible and Backblaze is in it.
+    """
+    dropped = ("ANSIBLE_", "B2_", "XDG_")
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(dropped)},
+        "ANSIBLE_COLLECTIONS_PATH": os.environ["ANSIBLE_COLLECTIONS_PATH"],
+        "ANSIBLE_VAULT_PASSWORD_FILE": str(home / ".vault-password"),
+        # For hosts that this machine stands for: the Python that a search finds may be one that cannot run.
+        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+        "B2_ENVIRONMENT": url,
+        "B2_APPLICATION_KEY_ID": KEY_ID,
+        "B2_APPLICATION_KEY": KEY,
+        "HOME": str(home),
+    }
+
+
+def make_home(home: Path) -> None:
+    """Create a home directory with a new vault password."""
+    home.mkdir()
+    password = home / ".vault-password"
+    password.touch(0o600)
+    password.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
+
+
+def open_shell(work: Path, home: Path, prompt: str, welcome: str, *provision: str) -> int:
+    """Run a shell in a directory, with a stand-in of its own, to its end. provision: a command to run before it."""
+    make_home(home)
+    groups = [{"name": name, "id": group_id} for name, group_id in GROUPS.items()]
+    with standin.StandIn(groups=groups, settings={"admin_key_id": KEY_ID, "admin_key": KEY}) as service:
+        variables = {
+            **environment(home, service.url),
+            "ANSIBLE_LOCALHOST_WARNING": "false",
+            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
+            "PATH": f"{_commands(home)}{os.pathsep}{os.environ['PATH']}",
+            "PS1": prompt,
+        }
+        if provision and (failed := _run(provision, work, variables)):
+            return failed
+        print(welcome.format(work=work), flush=True)
+        rc = home / ".bashrc"
+        rc.write_text(f"PS1={shlex.quote(prompt)}\n", encoding="utf-8")
+        shell = ["bash", "--rcfile", str(rc), "-i"] if sys.stdin.isatty() else ["bash"]
+        return subprocess.run(shell, cwd=work, env=variables, check=False).returncode
+
+
+def _run(command: tuple[str, ...], work: Path, variables: Mapping[str, str]) -> int:
+    """Run a command; print its output if it fails. Return its exit code."""
+    done = subprocess.run(command, cwd=work, env=variables, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        print(done.stdout)
+    return done.returncode
+
+
+def _commands(home: Path) -> Path:
+    """Write the commands of the sandbox; return their directory."""
+    directory = home / ".bin"
+    directory.mkdir()
+    python = shlex.quote(sys.executable)
+    for name, script in {"fault": "fault.py", "guide": "sandbox.py --guide"}.items():
+        file, *options = script.split()
+        command = directory / name
+        command.write_text(f'#!/bin/sh\nexec {python} {shlex.quote(str(HERE / file))} {" ".join(options)} "$@"\n')
+        command.chmod(0o755)
+    return directory
 
 
 def main() -> int:
-    """Prepare the directory and the stand-in, create the members, and run the shell to its end."""
-    work = ROOT / ".build" / "sandbox"
-    shutil.rmtree(work, ignore_errors=True)
+    """Open the shell with the twelve members, or one for a guide."""
+    if sys.argv[1:] == ["--guide"]:
+        # The home directory of the sandbox is that of the shell in which the command guide was typed.
+        above = Path(os.environ["HOME"]).parent
+        work = next(path for n in range(1, 1000) if not (path := above / f"guide-{n}").exists())
+        work.mkdir()
+        return open_shell(work, above / f"home-of-{work.name}", "(guide) $ ", WELCOME_TO_GUIDE)
+    base = Path(sys.argv[1]) if sys.argv[1:] else HERE.parents[1] / ".build" / "sandbox"
+    shutil.rmtree(base, ignore_errors=True)
+    work = base / "members"
     shutil.copytree(HERE / "files", work)
-    password = work / "vault-password"
-    password.touch(0o600)
-    password.write_text(secrets.token_urlsafe(24) + "\n")
-    command = work / "bin" / "fault"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(HERE / "fault.py"))} "$@"\n')
-    command.chmod(0o755)
-    with standin.StandIn(groups=["hosting", "resale"]) as service:
-        settings = standin.Settings()
-        environment = {
-            **{name: value for name, value in os.environ.items() if name != "ANSIBLE_CONFIG"},
-            "B2_ENVIRONMENT": service.url,
-            "B2_APPLICATION_KEY_ID": settings.admin_key_id,
-            "B2_APPLICATION_KEY": settings.admin_key,
-            "ANSIBLE_VAULT_PASSWORD_FILE": str(password),
-            "ANSIBLE_LOCALHOST_WARNING": "false",
-            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
-            "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",
-        }
-        provision = ["ansible-playbook", "community.backblaze.provision", "-e", "@members.yml"]
-        done = subprocess.run(provision, cwd=work, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            print(done.stdout)
-            return done.returncode
-        print(WELCOME.format(work=work), flush=True)
-        shell = ["bash", "--rcfile", str(work / "bashrc"), "-i"] if sys.stdin.isatty() else ["bash"]
-        return subprocess.run(shell, cwd=work, env=environment, check=False).returncode
+    provision = ("ansible-playbook", "community.backblaze.provision", "-e", "@members.yml")
+    return open_shell(work, base / "home", "(sandbox) $ ", WELCOME, *provision)
 
 
 if __name__ == "__main__":
