@@ -43,7 +43,7 @@ ROLES = (
 ANSIBLE_ROLES = ("ansplugin", "ansopt", "ansval", "ansretval", "ansenvvar", "ansenvvarref")
 #: Directives of Sphinx that hold paragraphs and blocks.
 PASSAGES = ("seealso", "versionadded", "versionchanged", "deprecated", "rubric")
-MARK = re.compile(r"(not run|fault): \S|fails$")
+MARK = re.compile(r"not run: \S|fails$")
 
 
 class PageError(Exception):
@@ -76,11 +76,6 @@ class Block:
     @property
     def fails(self) -> bool:
         return "fails" in self.marks
-
-    @property
-    def faults(self) -> list[list[str]]:
-        """The faults of the sandbox that are started before the block, each with its name and its argument if any."""
-        return [mark.split()[1:] for mark in self.marks if mark.startswith("fault: ")]
 
 
 def find(page: pathlib.Path) -> list[Block]:

@@ -20,8 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
 sys.path.insert(0, str(HERE.parent / "sandbox"))
 
-import fault  # noqa: E402  # there is no package above these folders
-from blocks import Block, PageError  # noqa: E402
+from blocks import Block, PageError  # noqa: E402  # there is no package above these folders
 from project import ledger, standin  # noqa: E402
 from sandbox import GROUPS, KEY, environment, make_home  # noqa: E402
 
@@ -68,11 +67,6 @@ class Story:
     def tell(self, blocks: t.Sequence[Block]) -> None:
         """Run all blocks of a page. Raises PageError at the first that does not do what the page says."""
         for place, block in enumerate(blocks):
-            try:
-                for given in block.faults:
-                    fault.start(self.server, *given)
-            except (RuntimeError, TypeError, ValueError) as error:
-                raise block.error(f"the sandbox does not know what to do: {error}") from None
             if block.not_run:
                 print(f"{block.page.name}:{block.line}: not run: {block.not_run}")
             elif block.name:

@@ -27,6 +27,8 @@ import standin  # noqa: E402  # lies beside the other helpers of the tests
 #: The master key that the stand-in accepts. The guides print it.
 KEY_ID = "0a1b2c3d4e5f"
 KEY = "K004YourOwnMasterApplicationKey"
+#: The directory of the commands of the sandbox in a home directory.
+COMMANDS = ".commands"
 #: The Groups of the guides.
 GROUPS = {"hosting": "4a48fe8875c6214145260818", "resale": "5b59af9986d7325256371929"}
 
@@ -67,12 +69,18 @@ def environment(home: Path, url: str) -> dict[str, str]:
         "B2_APPLICATION_KEY_ID": KEY_ID,
         "B2_APPLICATION_KEY": KEY,
         "HOME": str(home),
+        "PATH": f"{home / COMMANDS}{os.pathsep}{os.environ['PATH']}",
     }
 
 
 def make_home(home: Path) -> None:
-    """Create a home directory with a new vault password."""
+    """Create a home directory with a new vault password, and with the commands of the sandbox."""
     home.mkdir()
+    (home / COMMANDS).mkdir()
+    for name, call in {"fault": [HERE / "fault.py"], "guide": [HERE / "sandbox.py", "--guide"]}.items():
+        command = home / COMMANDS / name
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, [sys.executable, *call]))} "$@"\n', encoding="utf-8")
+        command.chmod(0o755)
     password = home / ".vault-password"
     password.touch(0o600)
     password.write_text(secrets.token_urlsafe(24) + "\n", encoding="utf-8")
@@ -87,8 +95,6 @@ def open_shell(work: Path, home: Path, prompt: str, welcome: str, *provision: st
             **environment(home, service.url),
             "ANSIBLE_LOCALHOST_WARNING": "false",
             "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
-            "PATH": f"{_commands(home)}{os.pathsep}{os.environ['PATH']}",
-            "PS1": prompt,
         }
         if provision and (failed := _run(provision, work, variables)):
             return failed
@@ -105,19 +111,6 @@ def _run(command: tuple[str, ...], work: Path, variables: Mapping[str, str]) -> 
     if done.returncode:
         print(done.stdout)
     return done.returncode
-
-
-def _commands(home: Path) -> Path:
-    """Write the commands of the sandbox; return their directory."""
-    directory = home / ".bin"
-    directory.mkdir()
-    python = shlex.quote(sys.executable)
-    for name, script in {"fault": "fault.py", "guide": "sandbox.py --guide"}.items():
-        file, *options = script.split()
-        command = directory / name
-        command.write_text(f'#!/bin/sh\nexec {python} {shlex.quote(str(HERE / file))} {" ".join(options)} "$@"\n')
-        command.chmod(0o755)
-    return directory
 
 
 def main() -> int:
