@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tree
+
+sys.path.append(str(tree.ROOT / "tests" / "sandbox"))
+
+import fault  # lies beside the sandbox, which is no package
 
 TEMPLATE = Path(__file__).with_suffix(".rst")
 PAGE = Path("docs/docsite/rst/guide_errors.rst")
@@ -27,11 +31,13 @@ def page(collections: Path) -> str:
     if missing := set(_plan.Outcome) - set(_plan.OUTCOMES):
         raise SystemExit(f"OUTCOMES in _plan.py does not say what these mean: {', '.join(sorted(missing))}")
     codes = {("*_" if code == "cap_exceeded" else "") + code: said for code, said in _errors.REMEDIES.items()}
+    outcomes = [(f"``{outcome.value}``", *said) for outcome, said in _plan.OUTCOMES.items()]
+    rows = [*((f"``{code}``", *said) for code, said in codes.items()), ("any other", *_errors.remedy_for(""))]
+    faults = [(f"``{f'fault {one.name} {one.argument}'.rstrip()}``", one.effect) for one in fault.FAULTS]
     parts = {
-        "outcomes": _table("Outcome", ((f"``{outcome.value}``", *said) for outcome, said in _plan.OUTCOMES.items())),
-        "codes": _table(
-            "Code", [*((f"``{code}``", *said) for code, said in codes.items()), ("any other", *_errors.remedy_for(""))]
-        ),
+        "outcomes": _table({"Outcome": 20, "Meaning": 40, "What to do": 40}, outcomes),
+        "codes": _table({"Code": 20, "Meaning": 40, "What to do": 40}, rows),
+        "faults": _table({"Command": 40, "Effect": 60}, faults),
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, table in parts.items():
@@ -39,10 +45,11 @@ def page(collections: Path) -> str:
     return text
 
 
-def _table(first: str, rows: Iterable[tuple[str, str, str]]) -> str:
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 40 40", ""]
-    for name, meaning, remedy in [(first, "Meaning", "What to do"), *rows]:
-        lines += [f"   * - {name}", f"     - {_plain(meaning)}", f"     - {_plain(remedy)}"]
+def _table(columns: Mapping[str, int], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a table. columns: each title with its width. The first cell of a row is markup, the others are text."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {' '.join(map(str, columns.values()))}", ""]
+    for name, *texts in [tuple(columns), *rows]:
+        lines += [f"   * - {name}", *(f"     - {_plain(text)}" for text in texts)]
     return "\n".join(lines) + "\n"
 
 
