@@ -11,7 +11,7 @@ import types
 import pytest
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError
-from ansible_collections.community.backblaze.plugins.plugin_utils import _action, _progress
+from ansible_collections.community.backblaze.plugins.plugin_utils import _action
 
 LINES = "2 wanted: 2 refused.\nrefused: Choose another address."
 LONG = {"changed": True, "msg": "900 wanted: 900 created.", "members": ["a@x.example"] * 900}
@@ -20,9 +20,9 @@ LONG = {"changed": True, "msg": "900 wanted: 900 created.", "members": ["a@x.exa
 @pytest.fixture
 def run(monkeypatch):
     told = []
-    display = types.SimpleNamespace(verbosity=0, display=lambda text, stderr: told.append((text, stderr)))
+    display = types.SimpleNamespace(verbosity=0)
     monkeypatch.setattr(_action, "display", display)
-    monkeypatch.setattr(_progress, "display", display)
+    monkeypatch.setattr(_action, "tell", told.append)
     monkeypatch.setattr(_action.signals, "begin", lambda: None)
     monkeypatch.setattr(_action.signals, "deliver", lambda summary: None)
 
@@ -46,7 +46,7 @@ def run(monkeypatch):
 )
 def test_a_failed_message_of_several_lines_is_readable_on_every_core(run, core, no_log, msg, shown):
     result, told = run({"failed": True, "msg": msg}, core=core, no_log=no_log)
-    assert told == ([(f"community.backblaze: {msg}", True)] if shown else [])
+    assert told == ([msg] if shown else [])
     assert result == {"failed": True, "msg": msg}
 
 
@@ -54,7 +54,7 @@ def test_a_failed_message_of_several_lines_is_readable_on_every_core(run, core, 
 def test_a_long_good_result_is_short_at_v_and_whole_at_vvv(run, verbosity, short):
     result, told = run(LONG, verbosity=verbosity)
     assert result.pop("_ansible_verbose_override", False) is short and result == LONG
-    assert told == ([(f"community.backblaze: {LONG['msg']}", True)] if short else [])
+    assert told == ([LONG["msg"]] if short else [])
 
 
 def test_a_result_without_a_message_is_what_the_task_is_for(run):
