@@ -224,7 +224,7 @@ class PatienceError(B2Error):
 #: What to do about an account that a run has created and whose key is lost.
 LOST_REMEDY = (
     "Backblaze shows a key only once. Create a new key in the member's account, and adopt the key with "
-    "b2_group_members. Or, if nobody uses the account, replace the account with recreate_members."
+    "b2_group_members. Or, if the account is not in use, replace the account with recreate_members."
 )
 
 

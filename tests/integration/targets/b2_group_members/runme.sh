@@ -12,7 +12,16 @@ echo "one password" > "$work/dev"
 echo "another password" > "$work/prod"
 
 ansible-playbook main.yml -i localhost, -c local -e "work=$work" \
-    --vault-id "dev@$work/dev" --vault-id "prod@$work/prod" "$@" 2>&1 | tee "$work/output"
+    --vault-id "dev@$work/dev" --vault-id "prod@$work/prod" "$@" > "$work/stdout" 2> "$work/stderr" || failed=$?
+cat "$work/stdout" "$work/stderr" | tee "$work/output"
+test -z "${failed-}"
+
+# A long wait is told by the process of the task, and only on stderr: stdout may be read by a program.
+grep -q "^community.backblaze: b2_list_group_members: .* It is sent again in 3 s.$" "$work/stderr"
+if grep -q "is sent again" "$work/stdout"; then
+    echo "A line about a wait is on stdout."
+    exit 1
+fi
 
 # Releases differ in whether a result keeps its warnings.
 tr -s "\n " " " < "$work/output" | grep -q "WARNING\]: key_missing: Backblaze shows[^[]* foreign@x.example: Account [0-9a-f]* is in the Group"

@@ -31,8 +31,9 @@ def undocumented(result, module, without=()):
     without: the documented keys that this result does not have, such as the key of a member that exists.
     """
     page = importlib.import_module(f"ansible_collections.community.backblaze.plugins.modules.{module}")
-    shown = {name: value for name, value in result.items() if name not in COMMON and not name.startswith(OWN)}
     documented = yaml.safe_load(page.RETURN)
+    common = COMMON - documented.keys()
+    shown = {name: value for name, value in result.items() if name not in common and not name.startswith(OWN)}
     return list(_differences(shown, {name: documented[name] for name in documented.keys() - set(without)}, ""))
 
 

@@ -111,7 +111,7 @@ def test_the_summary_of_a_stopped_task_about_one_member_names_the_member():
 
 
 def test_the_summary_of_a_stopped_check_says_what_is_true():
-    result = {"msg": "2 wanted: would be 2 created.", "counts": {"created": 2}, "application_key": "K004secret"}
+    result = {"msg": "2 wanted. Planned: 2 created.", "counts": {"created": 2}, "application_key": "K004secret"}
     said = summary_of_stop(result, "it received SIGTERM", check_mode=True)
     assert "nothing was changed" in said and "sealed" not in said and "K004secret" not in said
 
