@@ -4,8 +4,8 @@
 
 """Open a shell with the stand-in for Backblaze, credentials, a vault password, an inventory and twelve members.
 
-Everything is in .build/sandbox, or in the directory of the first argument. Each shell has a stand-in of its own, which
-ends with the shell. Commands can also be piped in, one a line.
+Everything is in .build/sandbox, or in a new directory that the first argument names. Each shell has a stand-in of its
+own, which ends with the shell. Commands can also be piped in, one a line.
 """
 
 from __future__ import annotations
@@ -121,8 +121,11 @@ def main() -> int:
         work = next(path for n in range(1, 1000) if not (path := above / f"guide-{n}").exists())
         work.mkdir()
         return open_shell(work, above / f"home-of-{work.name}", "(guide) $ ", WELCOME_TO_GUIDE)
-    base = Path(sys.argv[1]) if sys.argv[1:] else HERE.parents[1] / ".build" / "sandbox"
-    shutil.rmtree(base, ignore_errors=True)
+    base = HERE.parents[1] / ".build" / "sandbox"
+    if sys.argv[1:]:
+        base = Path(sys.argv[1]).resolve()
+    else:
+        shutil.rmtree(base, ignore_errors=True)
     work = base / "members"
     shutil.copytree(HERE / "files", work)
     provision = ("ansible-playbook", "community.backblaze.provision", "-e", "@members.yml")
