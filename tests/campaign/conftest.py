@@ -312,6 +312,11 @@ class Campaign(project.Project):
             assert 1 <= len(one["emails"]) <= min(one["count"], 10)
         return found
 
+    @staticmethod
+    def shown(result: dict[str, t.Any]) -> str:
+        """Return the result of a failed task as Ansible shows it by default: without its members."""
+        return json.dumps({name: value for name, value in result.items() if name != "members"})
+
     def count(self, result: dict[str, t.Any], *directories: pathlib.Path) -> Count:
         """Count every key: the stand-in's ledger against what is in these directories and what the result says is
         lost."""

@@ -91,7 +91,7 @@ def test_a_kill_in_the_middle_of_a_write_loses_no_key_silently(campaigns, chance
             assert len(count.lost) <= under_way(CONCURRENCY) * kills_here, (
                 f"seed {seed}: {len(count.lost)} lost by {kills_here} kills"
             )
-            said = " ".join([result["msg"], *result.get("warnings", ())])
+            said = campaign.shown(result)
             assert all(email in said for email in count.lost), said
             recovered += sum("A run was killed before the key of" in note for note in result.get("warnings", ()))
         held = yaml.load(

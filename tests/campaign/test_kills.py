@@ -8,7 +8,6 @@ key_lost."""
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import time
@@ -67,10 +66,9 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
             assert len(count.lost) <= under_way(CONCURRENCY) * kills_here, (
                 f"seed {seed}: {len(count.lost)} lost by {kills_here} kills"
             )
-            # Each lost member is also named to a user who does not ask for all members, with the account: the message
-            # names a few, and settled names all.
+            # Each lost member is also named, with its account, to a user who does not ask for all members.
             accounts = {one["email"]: one["account_id"] for one in campaign.server.ledger()}
-            said = " ".join([result["msg"], *result.get("warnings", ()), json.dumps(result["settled"])])
+            said = campaign.shown(result)
             assert all(email in said and accounts[email] in said for email in count.lost), said
             recovered += sum("A run was killed before the key of" in note for note in result.get("warnings", ()))
         assert not campaign.exposed()

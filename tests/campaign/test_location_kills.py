@@ -110,7 +110,7 @@ def test_a_kill_at_any_moment_with_the_machine_gone_loses_no_key_silently(trials
         assert len(count.lost) - lost_before <= under_way(CONCURRENCY), f"seed {seed}: {count!r}"
         lost_before = len(count.lost)
         accounts = {one["email"]: one["account_id"] for one in campaign.server.ledger()}
-        said = " ".join([result["msg"], *result.get("warnings", ())])
+        said = campaign.shown(result)
         assert all(email in said and accounts[email] in said for email in count.lost), said
         assert not campaign.exposed()
     print(f"locations: {location.kind}: {kills} kills, each with its machine thrown away: {count}; seed {seed}")
