@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import typing as t
 
@@ -67,7 +66,7 @@ def _show(result: dict[str, t.Any]) -> None:
     if result.get("failed"):
         if _ONLY_JSON and "\n" in message:
             tell(message)
-    elif message and 0 < display.verbosity < _ALL_VERBOSITY and len(json.dumps(result)) > _MOST_SHOWN:
+    elif message and 0 < display.verbosity < _ALL_VERBOSITY and len(str(result)) > _MOST_SHOWN:
         result["_ansible_verbose_override"] = True
         tell(message)
 

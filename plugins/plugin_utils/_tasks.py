@@ -139,8 +139,12 @@ def _reported(
     try:
         write_report(path, make(written))
     except StoreError as exc:
-        return {**result, "report_file": None, "warnings": [*result.get("warnings", ()), exc.explain()]}
-    return {**result, "report_file": path}
+        warning = exc.explain()
+    except Exception as exc:  # noqa: BLE001 - a bug in a report must not lose the result of the task
+        warning = f"The report was not written: unexpected {type(exc).__name__}. Please report the error."
+    else:
+        return {**result, "report_file": path}
+    return {**result, "report_file": None, "warnings": [*result.get("warnings", ()), warning]}
 
 
 def _members_reported(action: ActionBase, options: Options, result: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -16,6 +16,7 @@ import typing as t
 
 from ansible_collections.community.backblaze.plugins.module_utils._errors import OptionError, StoreError
 from ansible_collections.community.backblaze.plugins.module_utils._files import DIRECTORY, explained, opened, replace
+from ansible_collections.community.backblaze.plugins.module_utils._vault_paths import is_temporary
 from ansible_collections.community.backblaze.plugins.plugin_utils._report.page import Part, page
 
 #: A cell that begins with one of these characters is a formula for a spreadsheet.
@@ -61,9 +62,14 @@ def prove_report_file(path: str) -> None:
 
 def write_report(path: str, report: Report) -> None:
     """Write a report file, or replace it. Raises StoreError if it cannot be written."""
-    data = _FORMS[_form(path)](report).encode()
+    # A path may have bytes, and a message of Backblaze may have half characters, that are not UTF-8.
+    data = _FORMS[_form(path)](report).encode("utf-8", "backslashreplace")
+    name = os.path.basename(path)
     with explained("cannot be written", path), opened(None, os.path.dirname(path), DIRECTORY) as directory:
-        replace(directory, os.path.basename(path), data)
+        # A run that was killed while it wrote the report may have left a part of it.
+        for left in (one for one in os.listdir(directory) if is_temporary(one, name)):
+            os.unlink(left, dir_fd=directory)
+        replace(directory, name, data)
         os.fsync(directory)
 
 

@@ -57,6 +57,12 @@ def test_a_long_good_result_is_short_at_v_and_whole_at_vvv(run, verbosity, short
     assert told == ([LONG["msg"]] if short else [])
 
 
+def test_what_ansible_adds_to_a_result_of_a_module_does_no_harm(run):
+    """From ansible-core 2.19 on, a warning in the result of a module is an object, which is no JSON."""
+    result, _told = run({**LONG, "warnings": [object()]}, verbosity=1)
+    assert result["_ansible_verbose_override"] is True
+
+
 def test_a_result_without_a_message_is_what_the_task_is_for(run):
     listed = {"changed": False, "members": LONG["members"]}
     assert run(listed, verbosity=1) == (listed, [])

@@ -10,6 +10,7 @@ import csv
 import html.parser
 import json
 import os
+import signal
 import stat
 
 import pytest
@@ -23,6 +24,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._report.file i
     write_report,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._report.page import Counts, Facts, Table, Tag
+from ansible_collections.community.backblaze.tests.utils.vault_files import in_child, with_a_full_disk
 
 COLUMNS = {"email": "Address", "outcome": "Outcome", "message": "Message", "code": "Code"}
 #: What comes from outside: formulas, markup, quotes, line ends, other scripts.
@@ -124,3 +126,45 @@ def test_a_path_that_cannot_be_written_is_found_before_the_run(tmp_path, obstacl
     with pytest.raises(B2Error):
         prove_report_file(str(path))
     assert not (tmp_path / "other.csv").exists()
+
+
+FORMS = ["csv", "json", "html"]
+ROW = {"email": "a@x.example", "outcome": "refused", "message": "No.", "code": None}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_not_utf_8_does_not_keep_a_report_from_being_written(tmp_path, form):
+    """A path with other bytes has half characters in Python, and an answer of Backblaze may have some as well."""
+    path = tmp_path / f"report.{form}"
+    write_report(str(path), report_of([{**ROW, "message": os.fsdecode(b"/srv/caf\xe9") + "\ud83d"}]))
+    assert "/srv/caf\\udce9\\ud83d" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("moment", ["write", "fsync", "rename"])
+def test_a_kill_leaves_the_old_report_and_the_next_run_removes_the_part_of_the_new_one(tmp_path, form, moment):
+    path = tmp_path / f"report.{form}"
+    write_report(str(path), report_of([ROW]))
+    before = path.read_bytes()
+
+    def killed():
+        setattr(os, moment, lambda *args, **options: os.kill(os.getpid(), signal.SIGKILL))
+        write_report(str(path), report_of([ROW] * 900))
+
+    assert in_child(killed)[1] == signal.SIGKILL
+    assert path.read_bytes() == before
+    (tmp_path / f".{path.name}.mine.tmp").touch()
+    write_report(str(path), report_of([ROW] * 2))
+    assert path.read_bytes() != before
+    # A file with another name is not a part of a report.
+    assert sorted(os.listdir(tmp_path)) == [f".{path.name}.mine.tmp", path.name]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_disk_leaves_the_old_report_and_nothing_else(tmp_path, form):
+    path = tmp_path / f"report.{form}"
+    write_report(str(path), report_of([]))
+    before = path.read_bytes()
+    said = with_a_full_disk(lambda: write_report(str(path), report_of([ROW] * 900)))
+    assert said.startswith(f"StoreError {path} cannot be written")
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
