@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -68,7 +69,8 @@ def write_report(path: str, report: Report) -> None:
     with explained("cannot be written", path), opened(None, os.path.dirname(path), DIRECTORY) as directory:
         # A run that was killed while it wrote the report may have left a part of it.
         for left in (one for one in os.listdir(directory) if is_temporary(one, name)):
-            os.unlink(left, dir_fd=directory)
+            with contextlib.suppress(OSError):
+                os.unlink(left, dir_fd=directory)
         replace(directory, name, data)
         os.fsync(directory)
 
