@@ -846,7 +846,8 @@ def test_the_same_through_ansible_playbook(tmp_path, operation, action, outcome)
         project = Project(tmp_path, server.url)
         rule = {"operation": operation, "action": action, **({"email": VICTIM} if operation == CREATE else {})}
         server.faults([rule])
-        play = project.play([{"email": one.email, **({"region": one.region} if one.region else {})} for one in WANTED])
+        wanted = [{"email": one.email, **({"region": one.region} if one.region else {})} for one in WANTED]
+        play = project.play(wanted, return_members="always")
         process, result = project.run(play)
         ends = {one["email"]: one["outcome"] for one in result["members"]}
         assert ends == {VICTIM: outcome.value, **dict.fromkeys(OTHERS, "created")}, process.stdout

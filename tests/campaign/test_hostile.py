@@ -450,11 +450,14 @@ def test_inventory_and_play_are_not_taken_in(tmp_path, turn):
         member = dict(zip(("region", "s3Endpoint", "accountId", "groupName"), nasty, strict=False))
         answer = {"applicationKeyId": nasty[0], "groupMember": {**member, "email": nasty[3], "groupId": nasty[4]}}
         server.faults([{"operation": CREATE, "times": None, "action": {"kind": "patch", "body": answer}}])
-        done, result = project.run(project.play(emails), "-vvv")
+        play = project.play(emails, return_members="always", report_file="report.html")
+        done, result = project.run(play, "-vvv")
         outputs = [done.stdout + done.stderr]
         assert {one["outcome"] for one in result["members"]} <= {"key_lost", "conflict"}, (
             "a key of nobody knows whom counts as created"
         )
+        report = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert report.count("<tr>") == len(emails) + 1
         handed_out = {one["key"] for one in server.ledger()}
         assert handed_out == {variables["b2_application_key"] for variables in sealed_variables(project).values()}, (
             "a delivered key is not sealed"

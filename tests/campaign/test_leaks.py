@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -210,8 +211,18 @@ def hunt(tmp_path_factory):
             hunt.close()
 
 
+#: Each task writes a report of its own, so that none is gone before the search.
+_reports = (f"report{number}.{form}" for number in itertools.count() for form in ("html", "json", "csv"))
+
+
 def provision(**options: t.Any) -> dict[str, t.Any]:
-    arguments = {"group_name": "hosting", "members": MEMBERS, "vault_dir": "host_vars", **options}
+    arguments = {
+        "group_name": "hosting",
+        "members": MEMBERS,
+        "vault_dir": "host_vars",
+        "report_file": next(_reports),
+        **options,
+    }
     return {
         "name": "Provision",
         "community.backblaze.b2_group_members": arguments,
@@ -262,11 +273,18 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
                 "action": {"kind": "raw", "body": '{"result": [@BODY@], "x": }'},
             },
             {"operation": CREATE, "email": "half@customers.example.com", "action": {"kind": "truncate", "bytes": 51}},
+            {
+                "operation": CREATE,
+                "email": "slow@customers.example.com",
+                "action": {"kind": "throttle", "retry_after": 3},
+            },
         ]
     )
     troubled = [f"{name}@customers.example.com" for name in ("refused", "lost", "odd", "half")]
     output = playbook("trouble", provision(members=troubled), SHOW)
     assert "key_lost" in output and "invalid_email" in output
+    output = playbook("waiting", provision(members=["slow@customers.example.com"], return_members="always"), SHOW)
+    assert "community.backblaze: b2_create_group_member: " in output and "It is sent again in 3 s." in output
     playbook(
         "recreate",
         provision(members=["lost@customers.example.com"], recreate_members=["lost@customers.example.com"]),
@@ -300,7 +318,11 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
     playbook("dead key", provision(members=["refused@customers.example.com", MEMBERS[0]], verify_keys=True), SHOW)
     audit = {
         "name": "Audit",
-        "community.backblaze.b2_group_member_info": {"vault_dir": "host_vars", "verify_keys": True},
+        "community.backblaze.b2_group_member_info": {
+            "vault_dir": "host_vars",
+            "verify_keys": True,
+            "report_file": next(_reports),
+        },
         "register": "result",
     }
     playbook("audit", audit, SHOW, FACTS)
@@ -407,6 +429,9 @@ def test_no_secret_stands_anywhere_in_clear(hunt, turn):
         "cache/facts/*",
         "cache/inventory/*",
         "home/**/AnsiballZ_*",
+        "report*.html",
+        "report*.json",
+        "report*.csv",
     )
     for pattern in searched:
         assert any(path.is_file() for path in hunt.project.directory.glob(pattern)), (
