@@ -202,7 +202,7 @@ def test_an_unproven_key_waits_in_the_location_for_the_run_that_tries_it(scene, 
         "action": {"kind": "error", "status": 500},
     }
     scene.server.faults([{"operation": CREATE, "email": FEW[0], "action": odd}, untried])
-    said, result = scene.run(FEW, vault_layout=layout, max_retries=0)
+    said, result = scene.run(FEW, vault_layout=layout, max_retries=0, return_members="always")
     assert result["counts"] == {"conflict": 1, "created": 2}, said
     assert result["members"][0]["path"].startswith(scene.location.name) and result["members"][0]["path"].endswith(
         ".aside"
