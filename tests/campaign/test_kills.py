@@ -8,6 +8,7 @@ key_lost."""
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import time
@@ -46,18 +47,23 @@ def test_a_kill_at_any_moment_loses_no_key_silently(campaigns, chance, seed, lon
             new = chance.randint(8, 28)
             wanted += campaign.addresses(new, len(wanted))
             campaign.server.settings(latency_ms_by_operation={"b2_create_group_member": chance.choice((5, 30, 30, 80))})
-            play = campaign.play(wanted, on_key_missing="warn", concurrency=CONCURRENCY)
+            play = campaign.play(wanted, on_key_missing="warn", concurrency=CONCURRENCY, report_file="report.json")
+            report = campaign.directory / "report.json"
             for _again in range(chance.choice((1, 1, 1, 2, 3))):
                 run = campaign.start(play)
                 _aim(campaign, run, chance.choice(MOMENTS), usual, new, chance)
                 hit = run.kill()
                 kills, kills_here = kills + hit, kills_here + hit
+                # There is no report yet, or a whole one, of this run or of an earlier one.
+                assert not report.exists() or json.loads(report.read_text())["members"]
 
             last = campaign.start(play)
             result = last.end()
             usual = time.monotonic() - last.started
             found = campaign.outcomes(result, wanted)
             assert set(found) <= {"created", "unchanged", "key_lost"}, f"seed {seed}: {result['msg']}"
+            assert json.loads(report.read_text())["counts"] == result["counts"]
+            assert not list(campaign.directory.glob(".report*")), "a part of a report is left"
             count = campaign.count(result, campaign.vault_dir, campaign.fallback)
             assert count.holds and count.handed_out == len(wanted), (
                 f"seed {seed}, after {kills} kills: {count}; {count!r}"

@@ -140,7 +140,8 @@ def test_ctrl_c_leaves_no_process(campaigns, chance, seed, request, members, lay
     campaign = campaigns(latency_ms_by_operation={CREATE: 50 if members > 100 else HELD_MS})
     campaign.vault_dir = campaign.directory / {"host_vars": "host_vars", "group_vars": "group_vars"}[layout]
     wanted = campaign.addresses(members)
-    play = campaign.play(wanted, vault_dir=str(campaign.vault_dir), vault_layout=layout, **PATIENT)
+    options = {"vault_dir": str(campaign.vault_dir), "vault_layout": layout, "report_file": "report.json", **PATIENT}
+    play = campaign.play(wanted, **options)
     run = campaign.start(play, *arguments, terminal=terminal)
     goal = chance.randint(1, 100 if members > 100 else CONCURRENCY)
     assert run.watch(lambda: campaign.creates() >= goal), run.output
@@ -160,6 +161,10 @@ def test_ctrl_c_leaves_no_process(campaigns, chance, seed, request, members, lay
     # Where the last create was under way, nothing is left that was not attempted.
     assert counted(run.output).get("created") == count.sealed, run.output
     assert sum(counted(run.output).values()) == members and not campaign.exposed()
+    # The report is whole, says the same, and is the only file that is left of it.
+    report = json.loads((campaign.directory / "report.json").read_text())
+    assert report["counts"] == counted(run.output) and [one["email"] for one in report["members"]] == wanted
+    assert not list(campaign.directory.glob(".report*"))
     print(f"signals: Ctrl-C: {request.node.callspec.id}: {count}; {seconds:.1f} s to the last process; seed {seed}")
 
 

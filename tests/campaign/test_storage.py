@@ -363,3 +363,22 @@ def test_where_there_is_no_room_nothing_is_created(campaigns, options):
     assert campaign.creates() == 0 and not campaign.server.ledger()
     unmount(campaign.vault_dir)
     print(f"storage: no room to begin with ({options}): 0 creates")
+
+
+def test_a_full_disk_for_the_report_costs_no_result(campaigns):
+    campaign = campaigns()
+    disk = campaign.directory / "disk"
+    mount(disk, "size=1m")
+    fill(disk)
+    wanted = campaign.addresses(MEMBERS)
+
+    result = campaign.finish(campaign.play(wanted, report_file=str(disk / "report.html")))
+
+    assert campaign.outcomes(result, wanted) == {"created": wanted} and not result.get("failed"), result["msg"]
+    assert result["report_file"] is None
+    assert any("report.html cannot be written" in text and "No space left" in text for text in result["warnings"])
+    count = campaign.count(result, campaign.vault_dir)
+    assert count.holds and count.sealed == MEMBERS, repr(count)
+    assert [path.name for path in disk.iterdir()] == ["ballast"]
+    unmount(disk)
+    print(f"storage: no room for the report: {count}")
