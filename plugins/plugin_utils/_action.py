@@ -28,7 +28,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_mode im
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import plain
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import controller_path, remote_copy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
-from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import named, names, tell
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_stop
 
@@ -39,8 +39,6 @@ _ONLY_JSON = __version__.startswith("2.18.")
 # The most characters of a good result that Ansible prints at -v, and the verbosity that prints every result.
 _MOST_SHOWN = 6000
 _ALL_VERBOSITY = 3
-# The name of the vault directory by the path of its remote copy: results and messages show the name.
-_names: dict[str, str] = {}
 
 
 def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
@@ -108,8 +106,7 @@ def as_named(value: t.Any) -> t.Any:
     if isinstance(value, list):
         return [as_named(item) for item in value]
     if isinstance(value, str):
-        for path, name in _names.items():
-            value = value.replace(path, name)
+        return named(value)
     return value
 
 
@@ -129,7 +126,7 @@ def vault_location(
         yield controller_path(action, options["vault_dir"]), CONTROLLER
         return
     with remote_copy(action, options, task_vars, lost) as location:
-        _names[location.copy] = location.name
+        names[location.copy] = location.name
         yield location.copy, location
 
 

@@ -30,12 +30,14 @@ if sys.__stderr__ is not None:
         _stderr = os.dup(2)
 
 _quiet = False
+#: The name of each vault directory in another location, by the path of its remote copy, which no user knows.
+names: dict[str, str] = {}
 
 
 def tell(text: str) -> None:
     """Show a text of one or more lines on stderr. Whatever fails while it is shown, the task goes on."""
     if not _quiet:
-        write(f"community.backblaze: {printable(text)}\n", _SECONDS)
+        write(f"community.backblaze: {printable(named(text))}\n", _SECONDS)
 
 
 def write(text: str, seconds: float) -> None:
@@ -45,6 +47,13 @@ def write(text: str, seconds: float) -> None:
     with contextlib.suppress(OSError, ValueError):
         while rest and select.select([], [_stderr], [], max(0.0, deadline - time.monotonic()))[1]:
             rest = rest[os.write(_stderr, rest[:_CHUNK]) :]
+
+
+def named(text: str) -> str:
+    """Return a text with the name of each vault directory, instead of the path of its remote copy."""
+    for path, name in names.items():
+        text = text.replace(path, name)
+    return text
 
 
 def printable(text: str) -> str:

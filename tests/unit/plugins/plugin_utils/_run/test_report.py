@@ -70,6 +70,12 @@ def test_a_line_that_nobody_can_read_delays_the_task_for_a_moment_only(monkeypat
         os.close(descriptor)
 
 
+def test_a_line_names_the_vault_directory_and_not_its_remote_copy(shown, monkeypatch):
+    monkeypatch.setitem(_progress.names, "/tmp/b2_vault_1/keys", "backup.example:/srv/keys")
+    _progress.tell("/tmp/b2_vault_1/keys/a@x.example cannot be written.")
+    assert shown == ["community.backblaze: backup.example:/srv/keys/a@x.example cannot be written.\n"]
+
+
 def test_a_line_that_is_longer_than_one_write_arrives_whole(monkeypatch):
     reader, writer = os.pipe()
     monkeypatch.setattr(_progress, "_stderr", writer)
