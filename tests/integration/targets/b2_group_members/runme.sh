@@ -28,9 +28,9 @@ tr -s "\n " " " < "$work/output" | grep -q "WARNING\]: key_missing: Backblaze sh
 tr -s "\n " " " < "$work/output" | grep -q "WARNING\]: key_lost: Backblaze shows[^[]* lost@x.example: Account [0-9a-f]* was created by an earlier run"
 
 # The summary of the role names counts, members and the report, after a run that succeeds and after one that fails.
-tr -s "\n " " " < "$work/output" | grep -qF "\"Members by outcome:\", \"created: 1\", \"unchanged: 1\", \"created:\", \
+tr -s "\n " " " < "$work/output" | grep -qF "\"Members by outcome:\", \"unchanged: 1\", \"created: 1\", \"created:\", \
 \" role@reported.example\", \"Report: $work/reports/role.json\""
-tr -s "\n " " " < "$work/output" | grep -qF "\"Members by outcome:\", \"conflict: 1\", \"unchanged: 1\", \
+tr -s "\n " " " < "$work/output" | grep -qF "\"Members by outcome:\", \"unchanged: 1\", \"conflict: 1\", \
 \"conflict: A region cannot be changed: correct the entry.\", \
 \" ada@reported.example: The member is in region eu-central, not in us-east.\", \"Report: $work/reports/role.csv\""
 
