@@ -32,7 +32,7 @@ tr -s "\n " " " < "$work/output" | grep -qF "\"Members by outcome:\", \"unchange
 \" role@reported.example\", \"Report: $work/reports/role.json\""
 tr -s "\n " " " < "$work/output" | grep -qF "\"Members by outcome:\", \"unchanged: 1\", \"conflict: 1\", \
 \"conflict: A region cannot be changed: correct the entry.\", \
-\" ada@reported.example: The member is in region eu-central, not in us-east.\", \"Report: $work/reports/role.csv\""
+\" ada@reported.example: The member is in region ca-east, not in us-east.\", \"Report: $work/reports/role.csv\""
 
 # The playbook left every key there was, and the master key: none is on the screen, in a file of the run, in a report or in a journal.
 test "$(wc -l < "$work/keys")" -ge 10
