@@ -152,6 +152,8 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core is not typ
 
     def run(self, terms: t.Sequence[t.Any], variables: t.Any = None, **kwargs: t.Any) -> list[dict[str, str]]:
         """Return the key of each address."""
+        # ansible-core 2.18 gives this option of its own to a lookup in with_.
+        kwargs.pop("wantlist", None)
         # Ansible itself ignores an option that the plugin does not have.
         unknown = [unknown_option(name, _OPTIONS) for name in kwargs if name not in _OPTIONS]
         if unknown:

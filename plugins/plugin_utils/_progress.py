@@ -20,15 +20,25 @@ import time
 # The most seconds that a task waits for a stderr that nobody reads, and the most bytes that a write never blocks for.
 _SECONDS = 0.5
 _CHUNK = 512
+# Seconds between the attempts to write to a terminal that has no room for a whole chunk.
+_PAUSE = 0.05
+
+
+def opened(stderr: int) -> int:
+    """Return a descriptor of its own for a stderr, -1 if it is closed."""
+    # A terminal that nobody reads blocks a write of one line, although it has room for one byte. So it is opened again,
+    # without blocking: the flag of a duplicate would be that of ansible-playbook's stderr as well.
+    with contextlib.suppress(OSError):
+        return os.open(os.ttyname(stderr), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    with contextlib.suppress(OSError):
+        return os.dup(stderr)
+    return -1
+
 
 # ansible-playbook imports actions before it forks the process for a task. From ansible-core 2.19 on that process has
-# /dev/null as its own stderr, so the user's stderr is duplicated here, before the fork. Without a stderr, descriptor 2
-# may be any other file.
-_stderr = -1
-if sys.__stderr__ is not None:
-    with contextlib.suppress(OSError):
-        _stderr = os.dup(2)
-
+# /dev/null as its own stderr, so the user's stderr is opened here, before the fork. Without a stderr, descriptor 2 may
+# be any other file.
+_stderr = opened(2) if sys.__stderr__ is not None else -1
 _quiet = False
 #: The name of each vault directory in another location, by the path of its remote copy, which no user knows.
 names: dict[str, str] = {}
@@ -46,7 +56,12 @@ def write(text: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     with contextlib.suppress(OSError, ValueError):
         while rest and select.select([], [_stderr], [], max(0.0, deadline - time.monotonic()))[1]:
-            rest = rest[os.write(_stderr, rest[:_CHUNK]) :]
+            try:
+                rest = rest[os.write(_stderr, rest[:_CHUNK]) :]
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return
+                time.sleep(_PAUSE)
 
 
 def named(text: str) -> str:

@@ -239,7 +239,7 @@ def test_two_runs_in_one_location_wait_or_name_the_holder(trials):
     result = hasty.end(LONG)
     assert first.alive, "the first run ended too early to hold anything"
     assert result["failed"] and location.name in result["msg"] and "members" not in result, result["msg"]
-    holder = re.search(r"Another run is at Group .* process (\d+) on ", result["msg"])
+    holder = re.search(r"Another run works on Group .* process (\d+) on ", result["msg"])
     assert holder and int(holder[1]) in running, result["msg"]
     second = trial.start(trial.play(wanted, "second.yml", vault_lock_timeout=LONG))
     assert second.watch(lambda: bool(second.worker()), pause=0.05), second.output
@@ -267,7 +267,7 @@ def test_a_lease_that_nobody_keeps_is_taken_over_with_a_note(trials):
     # As if it had run in a container of its own: this machine cannot tell whether it is gone.
     location.from_another_machine(60)
     result = trial.finish(play)
-    assert result["failed"] and "Another run is at Group" in result["msg"] and "after 10 minutes" in result["msg"], (
+    assert result["failed"] and "Another run works on Group" in result["msg"] and "after 10 minutes" in result["msg"], (
         result["msg"]
     )
     location.from_another_machine(601)

@@ -340,7 +340,7 @@ def test_a_run_on_the_host_and_a_run_that_reaches_it_by_ssh_wait_for_each_other(
     directory.prove_directory(write=True)
     with directory.locked(group, 0, time.sleep):
         said, result = on_host.run(FEW, vault_lock_timeout=0)
-        assert result["failed"] and f"Another run is at Group {group}" in result["msg"], said
+        assert result["failed"] and f"Another run works on Group {group}" in result["msg"], said
         assert f"process {os.getpid()} on" in result["msg"] and not on_host.server.ledger(), said
         # In check mode it can be asked as well.
         asked = {"path": directory.path, "operation": "peek", "group": group}

@@ -79,6 +79,8 @@ class Partner:
         self._look = caller.repeater.look
         # By id, from listings: an answer about members does not always name the Group.
         self._group_names: dict[str, str] = {}
+        # The names of all Groups, after they were listed for an error message.
+        self._all_names: t.Optional[list[str]] = None
         self._service = Service(
             title="the Partner API",
             api="groupsApi",
@@ -144,18 +146,19 @@ class Partner:
                 f"{len(found)} Groups have the name {group_name!r}: {ids}.", remedy="Name the Group by group_id."
             )
         raise OptionError(
-            f"This account is the admin of no Group with the name {group_name!r}. {self._other_names(group_name)}",
+            f"The account is the admin of no Group with the name {group_name!r}. {self._other_names(group_name)}",
             remedy="Correct the name. community.backblaze.b2_group_info lists all Groups.",
         )
 
     def _other_names(self, group_name: str) -> str:
         """Return a sentence with the names of the Groups that exist, the most similar ones first."""
-        names = sorted({group.group_name for group in self.groups()})
-        if not names:
+        if self._all_names is None:
+            self._all_names = sorted({group.group_name for group in self.groups()})
+        if not self._all_names:
             return "It is the admin of no Group at all."
-        shown = difflib.get_close_matches(group_name, names, _NAMES_SHOWN, cutoff=0.0)
-        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-        return f"Its Groups are {', '.join(map(repr, shown))}{more}."
+        shown = difflib.get_close_matches(group_name, self._all_names, _NAMES_SHOWN, cutoff=0.0)
+        more = f" and {len(self._all_names) - len(shown)} more" if len(self._all_names) > len(shown) else ""
+        return f"It is the admin of {', '.join(map(repr, shown))}{more}."
 
     def group_name(self, group_id: str) -> str:
         """Return the name of a Group if an answer has named the Group, else an empty text. Nothing is sent."""

@@ -43,7 +43,7 @@ def wait_for_lease(claim: t.Callable[[Lease, str], Claim], group: str, name: str
             instead_of = other.id
         elif time.monotonic() >= deadline:
             raise StoreError(
-                f"Another run is at Group {group} in {name}: {other}.",
+                f"Another run works on Group {group} in {name}: {other}.",
                 remedy="Wait for that run to end, then run again, or raise vault_lock_timeout. "
                 f"If it was killed on another machine, its lease is taken over after {_STALE}.",
             )
@@ -51,7 +51,7 @@ def wait_for_lease(claim: t.Callable[[Lease, str], Claim], group: str, name: str
             if not told:
                 told = True
                 tell(
-                    f"Another run is at Group {group} in {name}: {other}. This run waits for at most {patience:.0f} s."
+                    f"Another run works on Group {group} in {name}: {other}. This run waits for at most {patience:.0f} s."
                 )
             wait(_POLL_SECONDS)
     former = answer.other

@@ -67,6 +67,7 @@ class Workers:
         self._fallback = fallback
         self._journal = journal
         self._stop = stop
+        self._group = client.group_name(plan.group_id) or plan.group_id
         # The request to create no more members of this Group.
         self._group_stop = Stop(stop)
         self._refused = 0
@@ -101,7 +102,7 @@ class Workers:
                         results[result.email] = result
                     if time.monotonic() - last >= PROGRESS_SECONDS:
                         last = time.monotonic()
-                        show_progress(len(results), len(steps), last - started)
+                        show_progress(self._group, len(results), len(steps), last - started)
             except BaseException:
                 # If this thread is ended, the workers must not go on to the end of the list.
                 self._stop.ask("it was ended from outside")
@@ -128,7 +129,7 @@ class Workers:
 
     def _ended(self, happened: str = "The run ended before this member") -> str:
         """Return the reason and the remedy for a member that this run does not attempt any more."""
-        remedy = "Run again to go on." if self._stop.asked else "Fix that first, and run again."
+        remedy = "Run again to go on." if self._stop.asked else "Fix the cause, and run again."
         return f"{happened}, because {self._group_stop.reason}. {remedy}"
 
     def _may_create(self, replaced: str = "") -> None:
@@ -223,7 +224,7 @@ class Workers:
             self._refused += bool(code)
             too_many = 0 < self._job.policy.max_failures <= self._refused
         if too_many:
-            self._group_stop.ask(f"max_failures is {self._job.policy.max_failures}, and so many members were refused")
+            self._group_stop.ask(f"max_failures ({self._job.policy.max_failures}) is reached")
 
     def _note(self, note: t.Callable[[str, str, str], None], email: str, account_id: str) -> str:
         """Put a lost key in the journal; return an addition to the member's details if that fails."""
@@ -240,16 +241,22 @@ class Workers:
         owner = self._known_as(lost.account_id, email)
         if owner:
             detail = f"Account {lost.account_id} is not ejected, because it belongs to {owner}."
-            return Result(email, Outcome.KEY_LOST, detail, lost)
+            reason = "Look with b2_group_member_info for the account of each address, and correct the list."
+            return Result(email, Outcome.KEY_LOST, detail, lost, reason=reason)
         local, _at, domain = email.rpartition("@")
         throwaway = self._job.policy.throwaway.format(account_id=lost.account_id, local=local, domain=domain)
         try:
-            self._may_create()
-            self._journal.ejecting(self._plan.group_id, email, lost.account_id)
-            left = self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
+            # As a create: a refused create that stops the run is known before the account is ejected.
+            with self._slots:
+                self._may_create()
+                self._journal.ejecting(self._plan.group_id, email, lost.account_id)
+                left = self._client.eject_member(self._plan.group_id, lost.account_id, throwaway, self._may_create)
         except B2Error as exc:
-            detail = f"Account {lost.account_id}, whose key is lost, was not replaced: {exc.detail}"
-            reason = self._ended() if isinstance(exc, StoppedError) else exc.remedy
+            detail, reason = f"Account {lost.account_id}, whose key is lost, was not replaced.", exc.remedy
+            if isinstance(exc, StoppedError):
+                reason = self._ended()
+            else:
+                detail = f"{detail} {exc.detail}"
             return Result(email, Outcome.KEY_LOST, detail, lost, reason=reason)
         # A later answer that names this account is a repeated old one.
         with self._seen_lock:
@@ -276,7 +283,7 @@ class Workers:
         try:
             path = self._store.seal(key_of(NewMember(member, step.wanted.key_id, step.wanted.key)))
         except StoreError as exc:
-            return Result(email, Outcome.KEY_MISSING, str(exc), member)
+            return Result(email, Outcome.KEY_MISSING, exc.detail, member, reason=exc.remedy)
         self._journal.close(self._plan.group_id, email)
         return Result(email, step.outcome, member=member, path=path)
 
@@ -308,7 +315,8 @@ class Workers:
             detail = (
                 f"A key of account {account or 'unknown'} arrived and could not be stored anywhere: {why} {new.doubt}"
             )
-            return Result(email, Outcome.KEY_LOST, detail, made=True)
+            reason = "Run again: the next run finds out whether the account of the member was created."
+            return Result(email, Outcome.KEY_LOST, detail, made=True, reason=reason)
         detail = f"Account {account} was created, but its key could not be stored anywhere: {why}"
         detail += self._note(self._journal.lost, email, account)
         return Result(
@@ -451,11 +459,11 @@ class Workers:
                 self._written.notify_all()
 
 
-def show_progress(done: int, total: int, seconds: float) -> None:
-    """Show how many members of a long run are done, in one line every few seconds."""
+def show_progress(group: str, done: int, total: int, seconds: float) -> None:
+    """Show how many members of a Group are done, in one line every few seconds."""
     rate = done / seconds if seconds else 0.0
     left = f", about {(total - done) / rate:.0f} s left" if rate else ""
-    tell(f"{done} of {total} members, {rate:.1f} a second{left}")
+    tell(f"Group {group}: {done} of {total} members, {rate:.1f} a second{left}")
 
 
 def _ejected_as(left: t.Optional[Member], asked: str) -> str:

@@ -391,7 +391,7 @@ def test_a_key_that_is_gone_when_the_next_group_begins_is_kept(run, there, new_m
 
 def test_a_second_run_waits_and_then_names_the_holder(run):
     first, second = run(), run()
-    said = f"Another run is at Group {GROUP} in .*: process {os.getpid()} on "
+    said = f"Another run works on Group {GROUP} in .*: process {os.getpid()} on "
     with first.held(), pytest.raises(StoreError, match=said), second.held(patience=0.05):
         pass
     with second.held():
@@ -444,7 +444,7 @@ def holding(tmp_path, there):
 def test_a_run_on_another_machine_waits_for_the_lock(run, there, holding):
     second = run()
     with holding("controller") as process:
-        said = rf"Another run is at Group {GROUP} in .*: process {process.pid} on "
+        said = rf"Another run works on Group {GROUP} in .*: process {process.pid} on "
         with pytest.raises(StoreError, match=said), second.held():
             pass
         with pytest.raises(StoreError, match=said), second.held(patience=0.1):

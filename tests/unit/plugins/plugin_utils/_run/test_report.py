@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 
 import pytest
 
@@ -37,22 +38,28 @@ def shown(monkeypatch):
 @pytest.mark.parametrize(
     "done, total, seconds, line",
     [
-        (1017, 5000, 5.008, "community.backblaze: 1017 of 5000 members, 203.1 a second, about 20 s left"),
-        (5000, 5000, 25.0, "community.backblaze: 5000 of 5000 members, 200.0 a second, about 0 s left"),
+        (
+            1017,
+            5000,
+            5.008,
+            "community.backblaze: Group hosting: 1017 of 5000 members, 203.1 a second, about 20 s left",
+        ),
+        (5000, 5000, 25.0, "community.backblaze: Group hosting: 5000 of 5000 members, 200.0 a second, about 0 s left"),
         # Nothing is known of the rest as long as nobody is done.
-        (0, 3, 5.0, "community.backblaze: 0 of 3 members, 0.0 a second"),
-        (0, 3, 0.0, "community.backblaze: 0 of 3 members, 0.0 a second"),
+        (0, 3, 5.0, "community.backblaze: Group hosting: 0 of 3 members, 0.0 a second"),
+        (0, 3, 0.0, "community.backblaze: Group hosting: 0 of 3 members, 0.0 a second"),
     ],
 )
 def test_a_line_of_progress_says_how_far_it_is_and_how_long_it_takes(shown, done, total, seconds, line):
-    workers.show_progress(done, total, seconds)
+    workers.show_progress("hosting", done, total, seconds)
     assert shown == [f"{line}\n"]
 
 
-@pytest.mark.parametrize("stderr", ["gone", "full", "none"])
+@pytest.mark.parametrize("stderr", ["gone", "full", "terminal", "none"])
 def test_a_line_that_nobody_can_read_delays_the_task_for_a_moment_only(monkeypatch, stderr):
-    reader, writer = os.pipe()
-    monkeypatch.setattr(_progress, "_stderr", writer if stderr != "none" else -1)
+    reader, writer = os.openpty() if stderr == "terminal" else os.pipe()
+    own = _progress.opened(writer) if stderr != "none" else -1
+    monkeypatch.setattr(_progress, "_stderr", own)
     monkeypatch.setattr(_progress, "_SECONDS", 0.05)
     if stderr == "full":
         os.set_blocking(writer, False)
@@ -64,9 +71,14 @@ def test_a_line_that_nobody_can_read_delays_the_task_for_a_moment_only(monkeypat
         os.close(reader)
     # If this blocks, pytest ends with the alarm.
     signal.alarm(60)
-    workers.show_progress(1, 2, 3.0)
+    # A terminal gets full in the middle of a line, at a length that depends on the system.
+    for length in range(100, 300) if stderr == "terminal" else [100]:
+        began = time.monotonic()
+        _progress.tell("x" * length)
+        if time.monotonic() - began >= 0.05:
+            break
     signal.alarm(0)
-    for descriptor in (writer, *([reader] if stderr != "gone" else ())):
+    for descriptor in (writer, *([own] if own >= 0 else ()), *([reader] if stderr != "gone" else ())):
         os.close(descriptor)
 
 

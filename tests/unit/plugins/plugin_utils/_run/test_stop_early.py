@@ -91,7 +91,7 @@ def test_max_failures_counts_refusals_of_members(standin, run):
     # The other Group has refusals of its own, and fewer than three.
     assert result["groups"][1]["counts"] == {"refused": 2}
     assert reasons(result) == [("refused", "invalid_email", refused + 2), ("not_attempted", None, left)]
-    assert "max_failures is 3" in result["problems"][1]["message"]
+    assert "max_failures (3) is reached" in result["problems"][1]["message"]
 
 
 def test_without_max_failures_each_member_is_tried(standin, run):
