@@ -238,6 +238,10 @@ def replace_with(email: str) -> str:
     return f"The option to replace the account is {recreate_line(email)}."
 
 
+# The most characters of the reason why an answer did not arrive: the remedy below it matters more.
+_LONGEST_CAUSE = 150
+
+
 class KeyLostError(B2Error):
     """Report an account that was created, or may have been, and whose key never arrived. No API shows the key again.
 
@@ -248,7 +252,7 @@ class KeyLostError(B2Error):
     def __init__(self, email: str, account_id: str, cause: str) -> None:
         self.account_id = account_id
         super().__init__(
-            f"The answer with the key of {email} never arrived ({cause.rstrip('.')}).",
+            f"The answer with the key of {email} never arrived ({cause[:_LONGEST_CAUSE].rstrip('.')}).",
             changed=f"Account {account_id} was created. {replace_with(email)}"
             if account_id
             else "An account may have been created.",

@@ -129,8 +129,10 @@ options:
       - The extension is the format. C(.html) is a page for a browser, with a table that sorts and filters; it loads
         nothing from elsewhere. C(.csv) is for a spreadsheet, C(.json) for a program.
       - The report contains no key. Only its owner can read it. An existing file is replaced.
-      - A relative path is completed as the path in O(vault_dir). The directory must exist. If the file cannot be
-        written at the end, the task does not fail, but warns.
+      - A relative path is completed as the path in O(vault_dir). The directory must exist, and must not be in
+        O(vault_dir). If the file cannot be written at the end, the task does not fail, but warns.
+      - A task that fails before the first change writes no report. An older report then stays.
+      - Give each host and each item of a loop a file of its own, such as C(report-{{ inventory_hostname }}.html).
     type: path
 seealso:
   - module: community.backblaze.b2_vault_layout
@@ -348,6 +350,7 @@ settled:
     - V(created), the key is sealed. V(key_lost), the key never arrived. V(key_missing), the key is stored, but not in
       its vault file. V(absent), the address is not in the Group. V(ejected), the account was ejected, and the member
       is created again.
+    - At most ten entries, if the task failed and does not return RV(members). The report has all of them.
   returned: unless the task failed before the first change
   type: list
   elements: dict

@@ -28,7 +28,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_mode im
 from ansible_collections.community.backblaze.plugins.plugin_utils._ansible import plain
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.choose import controller_path, remote_copy
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
-from ansible_collections.community.backblaze.plugins.plugin_utils._progress import named, names, tell
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import be_quiet, named, names, tell
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import signals
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.report import summary_of_stop
 
@@ -44,15 +44,26 @@ _ALL_VERBOSITY = 3
 def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
     """Return the result of a task, or its failed result if ``work`` raises an error."""
     signals.begin()
+    no_log = bool(action._task.no_log)
+    if no_log:
+        be_quiet()
     try:
         result = work()
     except B2Error as exc:
         result = {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
     named = t.cast("dict[str, t.Any]", as_named(result))
-    if not action._task.no_log:
+    if not no_log:
         _show(named)
-    signals.deliver(lambda reason: summary_of_stop(named, reason, check_mode=bool(action._task.check_mode)))
+    told = _counts_only(named) if no_log else named
+    signals.deliver(lambda reason: summary_of_stop(told, reason, check_mode=bool(action._task.check_mode)))
     return named
+
+
+def _counts_only(result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return what a task with no_log may show of its result: the headline with the count of each outcome."""
+    if "counts" not in result:
+        return {}
+    return {"counts": result["counts"], "msg": str(result["msg"]).partition("\n")[0]}
 
 
 def _show(result: dict[str, t.Any]) -> None:

@@ -101,8 +101,8 @@ def move_vault(action: ActionBase, options: Options) -> dict[str, t.Any]:
 def audit_members(action: ActionBase, options: Options, task_vars: TaskVars) -> dict[str, t.Any]:
     """List members and compare their Groups with a vault directory; return the task's result."""
     stop = signals.stop_on_signals()
-    _prove_report(action, options)
     with vault_location(action, options, task_vars) as (path, location):
+        _prove_report(action, options, path)
         location.fetch()
         stop.check()
         if location is CONTROLLER:
@@ -155,10 +155,18 @@ def _members_reported(action: ActionBase, options: Options, result: dict[str, t.
     )
 
 
-def _prove_report(action: ActionBase, options: Options) -> None:
+def _prove_report(action: ActionBase, options: Options, vault_dir: str) -> None:
     """Check before the first change that the report file can be written, if the task wants one."""
-    if options.get("report_file"):
-        prove_report_file(controller_path(action, options["report_file"]))
+    if options.get("report_file") is None:
+        return
+    if not options["report_file"]:
+        raise OptionError("report_file is empty.", remedy="Name a file, or leave the option out.")
+    lists = [one.get("members_file") for one in (options, *(options.get("groups") or ()))]
+    prove_report_file(
+        controller_path(action, options["report_file"]),
+        vault_dir,
+        [controller_path(action, one) for one in lists if one],
+    )
 
 
 def _provisioned(
@@ -173,7 +181,7 @@ def _provisioned(
     concurrency = options.get("concurrency", 1)
     stop = signals.stop_on_signals()
     with vault_location(action, options, task_vars, stop.ask) as (path, location):
-        _prove_report(action, options)
+        _prove_report(action, options, path)
         policy = policy_of(options, [one.email for group in groups for one in group.members])
         for warning in sorted({unknown_region(one.region) for group in groups for one in group.members} - {""}):
             display.warning(warning)

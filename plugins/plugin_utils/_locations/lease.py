@@ -50,9 +50,8 @@ def wait_for_lease(claim: t.Callable[[Lease, str], Claim], group: str, name: str
         else:
             if not told:
                 told = True
-                tell(
-                    f"Another run works on Group {group} in {name}: {other}. This run waits for at most {patience:.0f} s."
-                )
+                happened = f"Another run works on Group {group} in {name}: {other}."
+                tell(f"{happened} This run waits for at most {patience:.0f} s.")
             wait(_POLL_SECONDS)
     former = answer.other
     if not former or former.released:

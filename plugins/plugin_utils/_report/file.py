@@ -43,13 +43,22 @@ class Report:
     parts: t.Sequence[Part]
 
 
-def prove_report_file(path: str) -> None:
-    """Check before the first change that a report file can be written. Raises OptionError or StoreError if not."""
+def prove_report_file(path: str, vault_dir: str, lists: t.Iterable[str] = ()) -> None:
+    """Check before the first change that a report file can be written. Raises OptionError or StoreError if not.
+
+    vault_dir: Ansible would load some files in it as variables, and a report has texts from outside. lists: the members
+    files of the task, which the report must not replace.
+    """
     if _form(path) not in _FORMS:
         raise OptionError(
             f"report_file {path} ends in none of .csv, .json and .html.",
             remedy="Name a file with one of these extensions.",
         )
+    real = os.path.realpath(path)
+    if real in map(os.path.realpath, lists):
+        raise OptionError(f"report_file {path} is the members file.", remedy="Name another file.")
+    if os.path.commonpath([real, os.path.realpath(vault_dir)]) == os.path.realpath(vault_dir):
+        raise OptionError(f"report_file {path} is in the vault directory.", remedy="Name a file outside of it.")
     with explained("cannot be written", path), opened(None, os.path.dirname(path), DIRECTORY) as directory:
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory):
             raise StoreError(f"{os.path.dirname(path)} cannot be written by this user.", remedy="Fix its permissions.")

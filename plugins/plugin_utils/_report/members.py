@@ -13,6 +13,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._members impor
 from ansible_collections.community.backblaze.plugins.module_utils._plan import OUTCOMES, Outcome
 from ansible_collections.community.backblaze.plugins.plugin_utils._report.file import Report, Row
 from ansible_collections.community.backblaze.plugins.plugin_utils._report.page import Counts, Facts, Table, Tag, Tone
+from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Result
 
 _TONES: t.Mapping[Outcome, Tone] = {
     Outcome.CREATED: "good",
@@ -23,6 +24,11 @@ _TONES: t.Mapping[Outcome, Tone] = {
     Outcome.KEY_DEAD: "bad",
     Outcome.CONFLICT: "bad",
     Outcome.REFUSED: "bad",
+}
+# The explanations of outcomes in check mode that a run has not brought about.
+_PLANNED = {
+    Outcome.CREATED.value: "A run would create the member and seal its key.",
+    Outcome.ADOPTED.value: "A run would seal the given key. The key opens the account of the member.",
 }
 # The order of the rows of the page.
 _FIRST: t.Sequence[Tone] = ("bad", "attention", "good", "")
@@ -43,16 +49,24 @@ _COLUMNS = {
 def members_report(result: t.Mapping[str, t.Any], written: str, *, check_mode: bool) -> Report:
     """Return the report of a task that seals the keys of members. written: the time, as the report shows it."""
     facts = {"foretold": check_mode, **{part: result[part] for part in ("counts", "problems", "settled")}}
-    rows = [{**member, "foretold": check_mode} for member in result["members"]]
+    named = {one["email"] for one in result["members"]}
+    left_open = [_left_open(one) for one in result["settled"] if one["email"] not in named]
+    rows = [{**one, "foretold": check_mode} for one in (*result["members"], *left_open)]
     note = "Check mode: a run would have these outcomes. Nothing was changed." if check_mode else ""
-    remedies: dict[str, list[str]] = {}
+    remedies: dict[str, list[str]] = {outcome: [text] for outcome, text in _PLANNED.items() if check_mode}
     for one in result["problems"]:
         code = f"{one['code']}: " if one["code"] else ""
         members = "1 member" if one["count"] == 1 else f"{one['count']} members"
         remedies.setdefault(one["outcome"], []).append(f"{members}. {code}{one['message']}")
-    return _report(
-        "Members of Backblaze B2 Groups", "wanted", rows, written, result["vault_dir"], note, facts, remedies
-    )
+    total = ("wanted", len(result["members"]))
+    return _report("Members of Backblaze B2 Groups", total, rows, written, result["vault_dir"], note, facts, remedies)
+
+
+def _left_open(settled: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return the row of an address that an earlier run left open, and that is not wanted any more."""
+    row = dict.fromkeys(Result("", Outcome.UNCHANGED).as_dict())
+    message = f"An earlier run left this address open. {' '.join(OUTCOMES[Outcome(settled['outcome'])])}"
+    return {**row, **settled, "message": message}
 
 
 def audit_report(
@@ -71,12 +85,13 @@ def audit_report(
     fields = list(rows[0]) if rows else ["email", "outcome", "message", "account_id"]
     rows += [{**dict.fromkeys(fields), **one} for one in differs.values()]
     note = "Stored keys, compared with the Groups. Nothing was changed."
-    return _report("Audit of Backblaze B2 Groups", "members and keys", rows, written, vault_dir, note, {}, {})
+    total = ("members and keys", len(rows))
+    return _report("Audit of Backblaze B2 Groups", total, rows, written, vault_dir, note, {}, {})
 
 
 def _report(
     title: str,
-    total: str,
+    total: tuple[str, int],
     rows: t.Sequence[Row],
     written: str,
     vault_dir: str,
@@ -86,7 +101,8 @@ def _report(
 ) -> Report:
     """Return a report with one row for each member.
 
-    total: what the number of all rows counts. remedies: for an outcome, texts that replace its general explanation.
+    total: the first number of the page, with its label. remedies: for an outcome, texts that replace its general
+    explanation.
     """
     counts = collections.Counter(row["outcome"] for row in rows)
     tags = {one.value: Tag(one.value, _TONES.get(one, "")) for one in OUTCOMES if counts[one.value]}
@@ -104,7 +120,7 @@ def _report(
         title=title,
         subtitle=" ".join(filter(None, (f"{written}.", f"Keys in {vault_dir}.", note))),
         parts=[
-            Counts([(total, len(rows)), *((tag, counts[outcome]) for outcome, tag in tags.items())]),
+            Counts([total, *((tag, counts[outcome]) for outcome, tag in tags.items())]),
             Facts("Outcomes", explained),
             _table(rows, tags, f"{vault_dir}/"),
         ],

@@ -22,11 +22,15 @@ MOST_EMAILS = 10
 MOST_BYTES = 3000
 # The most bytes that Ansible prints of a failed task's message, twice, and of its problems.
 _MOST_PRINTED = 7000
+# The bytes that the message may have in any case.
+_LEAST_TEXT = 1200
 # Outcomes of members that are as wanted: there is nothing to do about them.
 _GOOD = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED})
 # The most bytes of the details of one member, and of one reason.
-_MOST_OF_MEMBER = 300
-_MOST_OF_REASON = 600
+_MOST_OF_MEMBER = 600
+_MOST_OF_REASON = 1000
+# The most addresses in front of the same details, if the problem has many members.
+_MOST_OF_LINE = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,25 +47,32 @@ class Problem:
     title: str = ""
 
     def as_dict(self, most: int = MOST_EMAILS) -> dict[str, t.Any]:
-        """Return the entry of ``problems`` in a task's result, with up to so many addresses."""
+        """Return the entry of ``problems`` in a task's result, with up to so many addresses.
+
+        The message about a single member contains its details.
+        """
         return {
             "outcome": self.outcome.value,
             "code": self.code or None,
-            "message": self.message,
+            "message": self.members[0].message if not self.members[1:] and self.members[0].detail else self.message,
             "count": len(self.members),
             "emails": [one.email for one in self.members[:most]],
         }
 
     def paragraph(self, most: int = MOST_EMAILS) -> str:
-        """Return a line with the reason, and up to so many members: one a line with its details, else in one line."""
-        named = self.members[:most]
-        rest = f"and {len(self.members) - most} more" if self.members[most:] else ""
+        """Return a line with the reason, and up to so many lines with members: a line for each detail."""
         title = self.title or ", ".join(filter(None, (self.outcome.value, self.code)))
-        title = f"{title}: {_cut(self.message, _MOST_OF_REASON)}".strip()
-        if not any(one.detail for one in named):
-            return f"{title}\n  {', '.join(one.email for one in named)} {rest}".rstrip()
-        lines = [f"  {one.email}: {_cut(one.detail, _MOST_OF_MEMBER)}".rstrip(": ") for one in named]
-        return "\n".join([title, *lines, *([f"  {rest}"] if rest else [])])
+        lines = [f"{title}: {_cut(self.message, _MOST_OF_REASON)}".strip()]
+        by_detail: dict[str, list[str]] = {}
+        for one in self.members:
+            by_detail.setdefault(one.detail, []).append(one.email)
+        named = list(by_detail.items())[:most]
+        for detail, emails in named:
+            shown = most if not self.members[most:] or not detail else min(most, _MOST_OF_LINE)
+            more = f" and {len(emails) - shown} more" if emails[shown:] else ""
+            lines.append(f"  {', '.join(emails[:shown])}{more}: {_cut(detail, _MOST_OF_MEMBER)}".rstrip(": "))
+        rest = len(self.members) - sum(len(emails) for _detail, emails in named)
+        return "\n".join([*lines, *([f"  and {rest} more"] if rest else [])])
 
 
 def problems_of(results: t.Iterable[Result]) -> list[Problem]:
@@ -97,7 +108,7 @@ def in_short(
     paragraphs = [*problems, *changes]
     for most in (MOST_EMAILS, 5, 3, 1):
         entries = [one.as_dict(most) for one in problems]
-        room = min(MOST_BYTES, (_MOST_PRINTED - len(json.dumps(entries))) // 2)
+        room = max(_LEAST_TEXT, min(MOST_BYTES, (_MOST_PRINTED - len(json.dumps(entries))) // 2))
         text = "\n".join([headline, *(one.paragraph(most) for one in paragraphs)])
         if len(text.encode()) <= room:
             return text, entries

@@ -31,6 +31,8 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.problems 
 
 #: Outcomes that make a task fail, whatever its options say.
 _FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outcome.KEY_DEAD, Outcome.NOT_ATTEMPTED})
+#: Outcomes of members that a run has changed.
+_CHANGED = frozenset({Outcome.CREATED, Outcome.ADOPTED})
 #: Outcomes of members that are as wanted.
 _GOOD = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED})
 
@@ -90,14 +92,20 @@ def summary_of_groups(
 
 
 def shown(result: dict[str, t.Any], return_members: str) -> dict[str, t.Any]:
-    """Return a result with or without its members, as the option return_members wants it."""
+    """Return a result with or without its members, as the option return_members wants it.
+
+    Ansible prints the whole result of a failed task. So without the members it has only some of the settled addresses.
+    """
     if return_members == "always" or (return_members == "success" and not result.get("failed")):
         return result
-    return {name: value for name, value in result.items() if name != "members"}
+    result = {name: value for name, value in result.items() if name != "members"}
+    if result.get("failed") and "settled" in result:
+        result["settled"] = result["settled"][:MOST_EMAILS]
+    return result
 
 
 def _joined(shares: t.Sequence[_Share]) -> dict[str, t.Any]:
-    """Return what the Groups of a task have in common."""
+    """Return the result of all Groups of a task together."""
     counts = _counts(result for one in shares for result in one.report.results)
     check_mode = any(one.report.check_mode for one in shares)
     problems = problems_of(result for one in shares for result in one.failing)
@@ -114,21 +122,33 @@ def _joined(shares: t.Sequence[_Share]) -> dict[str, t.Any]:
         "msg": message,
         "warnings": [
             *(note for one in shares for note in one.report.notes),
-            *(one.paragraph() for one in problems_of(result for one in shares for result in one.warned)),
+            *(one.paragraph() for one in _warnings(shares, check_mode=check_mode)),
         ],
     }
 
 
 def _changes(shares: t.Sequence[_Share], *, check_mode: bool) -> list[Problem]:
     """Return the members that were created and adopted, or would be, for the message of a task."""
+    groups: dict[str, list[Result]] = {}
+    for one in (one for share in shares for one in share.report.results if one.outcome in _CHANGED):
+        title = "ejected and created again" if one.ejected else one.outcome.value
+        groups.setdefault(title, []).append(dataclasses.replace(one, detail="", reason=""))
     would = "would be " if check_mode else ""
-    found = []
-    for outcome in (Outcome.CREATED, Outcome.ADOPTED):
-        results = (one for share in shares for one in share.report.results if one.outcome is outcome)
-        members = tuple(dataclasses.replace(one, detail="", reason="") for one in results)
-        if members:
-            found.append(Problem(outcome, "", "", members, title=f"{would}{outcome.value}"))
-    return found
+    return [
+        Problem(members[0].outcome, "", "", tuple(members), title=f"{would}{title}")
+        for title, members in sorted(groups.items(), key=lambda group: list(OUTCOMES).index(group[1][0].outcome))
+    ]
+
+
+def _warnings(shares: t.Sequence[_Share], *, check_mode: bool) -> list[Problem]:
+    """Return the members with a warning, by its reason."""
+    found = problems_of(result for one in shares for result in one.warned)
+    if not check_mode:
+        return found
+    return [
+        dataclasses.replace(one, title=f"would be {one.outcome.value}") if one.outcome in _CHANGED else one
+        for one in found
+    ]
 
 
 def _share(group: WantedGroup, steps: t.Sequence[Step], report: Report, on_key_missing: str) -> _Share:
@@ -152,8 +172,9 @@ def _share(group: WantedGroup, steps: t.Sequence[Step], report: Report, on_key_m
 
 def _not_started(group: WantedGroup, error: B2Error) -> _Share:
     """Return the part of a Group that could not be started."""
-    reason = f"{group} was not started. {error.explain(UNCHANGED)}"
-    results = tuple(Result(one.email, Outcome.NOT_ATTEMPTED, reason=reason) for one in group.members)
+    detail = f"{group} was not started. {error.happened} {error.changed or UNCHANGED}"
+    reason = error.remedy or "Fix the cause, and run again."
+    results = tuple(Result(one.email, Outcome.NOT_ATTEMPTED, detail, reason=reason) for one in group.members)
     report = Report(results, (), tuple(error.facts.get("warnings", ())))
     return _Share(group, report, results, (), {}, bool(error.facts.get("changed", False)))
 

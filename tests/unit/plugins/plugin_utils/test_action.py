@@ -23,6 +23,7 @@ def run(monkeypatch):
     display = types.SimpleNamespace(verbosity=0)
     monkeypatch.setattr(_action, "display", display)
     monkeypatch.setattr(_action, "tell", told.append)
+    monkeypatch.setattr(_action, "be_quiet", lambda: None)
     monkeypatch.setattr(_action.signals, "begin", lambda: None)
     monkeypatch.setattr(_action.signals, "deliver", lambda summary: None)
 
@@ -78,3 +79,15 @@ def test_an_error_is_a_failed_result_with_its_remedy(run):
         "changed": False,
         "msg": "vault_dir is empty. Nothing was changed at Backblaze. Name a directory.",
     }
+
+
+def test_the_summary_of_a_stopped_task_with_no_log_has_the_counts_only(run, monkeypatch):
+    summaries = []
+    monkeypatch.setattr(_action.signals, "deliver", lambda summary: summaries.append(summary("it received SIGINT")))
+    monkeypatch.setattr(_action, "be_quiet", lambda: summaries.append("quiet"))
+    result = {"counts": {"created": 1}, "msg": "1 wanted: 1 created.\ncreated:\n  a@x.example"}
+    run(result, no_log=True)
+    run({"msg": "The entry a@x.example is invalid.", "member": {"email": "a@x.example"}}, no_log=True)
+    quiet, counted, again, failed = summaries
+    assert quiet == again == "quiet"
+    assert "1 wanted: 1 created." in counted and "a@x.example" not in counted + failed

@@ -23,6 +23,20 @@ def parts_of(report):
     return counts.counts, facts.facts, [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
 
 
+def test_an_address_that_an_earlier_run_left_open_has_a_row_if_it_is_not_wanted_any_more():
+    created = row("a@x.example", "created")
+    settled = [{"email": one, "outcome": "key_lost", "account_id": "9"} for one in ("a@x.example", "z@x.example")]
+    result = {"members": [created], "vault_dir": "/srv", "counts": {}, "problems": [], "settled": settled}
+    report = members_report(result, "2026-01-01 12:00 UTC", check_mode=False)
+    assert [(one["email"], one["outcome"]) for one in report.rows] == [
+        ("a@x.example", "created"),
+        ("z@x.example", "key_lost"),
+    ]
+    assert report.rows[1]["message"].startswith("An earlier run left this address open.")
+    assert all(set(one) >= set(report.fields) for one in report.rows)
+    assert parts_of(report)[0] == [("wanted", 1), (Tag("created", "good"), 1), (Tag("key_lost", "bad"), 1)]
+
+
 @pytest.mark.parametrize("check_mode", [False, True])
 def test_a_report_has_a_row_for_each_member_and_the_remedy_of_each_problem(check_mode):
     members = [
@@ -47,7 +61,10 @@ def test_a_report_has_a_row_for_each_member_and_the_remedy_of_each_problem(check
     assert counts == [("wanted", 3), (unchanged, 1), (created, 1), (refused, 1)]
     assert facts == [
         (unchanged, OUTCOMES[Outcome.UNCHANGED][0]),
-        (created, " ".join(OUTCOMES[Outcome.CREATED])),
+        (
+            created,
+            "A run would create the member and seal its key." if check_mode else " ".join(OUTCOMES[Outcome.CREATED]),
+        ),
         (refused, "1 member. invalid_email: Choose another."),
     ]
     assert [one["Address"] for one in rows] == ["c@x.example", "a@x.example", "b@x.example"]

@@ -80,7 +80,7 @@ class Page(html.parser.HTMLParser):
 def test_each_form_holds_the_rows_and_runs_nothing_of_them(tmp_path, found):
     paths = {form: str(tmp_path / f"report.{form}") for form in ("csv", "json", "html")}
     for path in paths.values():
-        prove_report_file(path)
+        prove_report_file(path, str(tmp_path / "keys"))
         write_report(path, report_of(found))
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
@@ -107,10 +107,20 @@ def test_each_form_holds_the_rows_and_runs_nothing_of_them(tmp_path, found):
 @pytest.mark.parametrize("name", ["report.txt", "report", "report.html.bak"])
 def test_another_extension_is_refused(tmp_path, name):
     with pytest.raises(OptionError, match=r"\.csv, \.json and \.html"):
-        prove_report_file(str(tmp_path / name))
+        prove_report_file(str(tmp_path / name), str(tmp_path / "keys"))
 
 
-@pytest.mark.parametrize("obstacle", ["no directory", "a directory", "a symlink", "a symlink to the directory"])
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "no directory",
+        "a directory",
+        "a symlink",
+        "a symlink to the directory",
+        "the vault directory",
+        "the members file",
+    ],
+)
 def test_a_path_that_cannot_be_written_is_found_before_the_run(tmp_path, obstacle):
     path = tmp_path / "report.csv"
     if obstacle == "no directory":
@@ -119,12 +129,18 @@ def test_a_path_that_cannot_be_written_is_found_before_the_run(tmp_path, obstacl
         path.mkdir()
     elif obstacle == "a symlink":
         path.symlink_to(tmp_path / "other.csv")
+    elif obstacle == "the vault directory":
+        (tmp_path / "keys").mkdir()
+        path = tmp_path / "keys" / "report.csv"
+    elif obstacle == "the members file":
+        path = tmp_path / "members.json"
+        path.touch()
     else:
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "real")
         path = tmp_path / "link" / "report.csv"
     with pytest.raises(B2Error):
-        prove_report_file(str(path))
+        prove_report_file(str(path), str(tmp_path / "keys"), [str(tmp_path / "members.json")])
     assert not (tmp_path / "other.csv").exists()
 
 

@@ -11,6 +11,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.community.backblaze.plugins.module_utils._errors import KeyLostError
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Result
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.problems import (
@@ -45,8 +46,12 @@ def test_every_member_is_counted_in_one_problem_and_the_text_is_short(found):
         assert {(member.outcome, member.code) for member in one.members} == {(one.outcome, one.code)}
     text, entries = in_short(HEADLINE, problems)
     assert text.split("\n")[0] == HEADLINE and len(text.encode()) <= MOST_BYTES
-    assert [(one["outcome"], one["code"], one["message"], one["count"]) for one in entries] == [
-        (one.outcome.value, one.code or None, one.message, len(one.members)) for one in problems
+    assert [(one["outcome"], one["code"], one["count"]) for one in entries] == [
+        (one.outcome.value, one.code or None, len(one.members)) for one in problems
+    ]
+    # The message about a single member contains its details.
+    assert [one["message"] for one in entries] == [
+        one.message if one.members[1:] or not one.members[0].detail else one.members[0].message for one in problems
     ]
     assert all(1 <= len(one["emails"]) <= MOST_EMAILS for one in entries)
     assert len([line for line in text.split("\n")[1:] if not line.startswith("  ")]) <= len(problems) + 1
@@ -93,3 +98,30 @@ def test_eight_reasons_of_300_members_are_printed_in_less_than_8_kb():
     text, entries = in_short(HEADLINE, problems_of(found))
     assert 2 * len(text) + len(json.dumps(entries)) <= 7000
     assert sum(one["count"] for one in entries) == 300 and "more reasons" in text
+
+
+def test_fifty_groups_that_cannot_be_started_are_one_short_problem():
+    found = [
+        Result(f"m{m}@g{g}.example", Outcome.NOT_ATTEMPTED, f"Group g{g} was not started.", reason="Correct the name.")
+        for g in range(50)
+        for m in range(20)
+    ]
+    text, entries = in_short("1000 wanted: 1000 not_attempted.", problems_of(found))
+    assert [one["count"] for one in entries] == [1000]
+    assert text.split("\n") == [
+        "1000 wanted: 1000 not_attempted.",
+        "not_attempted: Correct the name.",
+        *(
+            f"  m0@g{g}.example, m1@g{g}.example, m2@g{g}.example and 17 more: Group g{g} was not started."
+            for g in range(10)
+        ),
+        "  and 800 more",
+    ]
+
+
+def test_the_option_to_copy_is_not_cut_after_a_long_address_and_a_long_cause():
+    email = f"{'a' * 60}@{'b' * 60}.example"
+    error = KeyLostError(email, "5f2a1c0b3d4e", "The connection broke: " + "x" * 400)
+    found = [Result(email, Outcome.KEY_LOST, error.detail, reason=error.remedy)]
+    text, [entry] = in_short("1 wanted: 1 key_lost.", problems_of(found))
+    assert f'recreate_members: ["{email}"]' in text and f'recreate_members: ["{email}"]' in entry["message"]

@@ -168,7 +168,8 @@ def test_a_field_without_a_value_is_null_and_every_entry_names_its_group():
             "region": None,
             "s3_endpoint": None,
             "outcome": "not_attempted",
-            "message": "Group nobody was not started. There is no such Group. Nothing was changed at Backblaze.",
+            "message": "Group nobody was not started. There is no such Group. Nothing was changed at Backblaze. "
+            "Fix the cause, and run again.",
         },
     ]
     assert result["settled"] == [{"email": "cleo@x.example", "outcome": "absent", "account_id": None, **group}]
