@@ -47,7 +47,8 @@ def test_the_workers_find_the_pace_of_a_service_that_throttles(campaigns):
         count = campaign.count(result, campaign.vault_dir)
         assert count.holds and not count.lost and count.sealed == len(wanted), f"{count}; {run.output}"
         # A user who watches sees that it goes on, and for how long.
-        told = re.findall(r"b2_group_members: (\d+) of (\d+) members, [\d.]+ a second, about \d+ s left", run.output)
+        line = r"community\.backblaze: Group hosting: (\d+) of (\d+) members, [\d.]+ a second, about \d+ s left"
+        told = re.findall(line, run.output)
         counts = [int(done) for done, _all in told]
         assert len(told) > 1 and counts == sorted(counts) and {int(every) for _done, every in told} == {len(wanted)}, (
             run.output
