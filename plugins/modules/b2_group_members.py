@@ -305,7 +305,8 @@ problems:
       type: int
       sample: 300
     emails:
-      description: Addresses of up to ten of these members; of fewer, if there are many reasons.
+      description: Addresses of up to ten of these members; of fewer, if there are many reasons. With V(key_lost), of
+        all of them.
       type: list
       elements: str
       sample:

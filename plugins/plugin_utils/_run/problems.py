@@ -49,14 +49,16 @@ class Problem:
     def as_dict(self, most: int = MOST_EMAILS) -> dict[str, t.Any]:
         """Return the entry of ``problems`` in a task's result, with up to so many addresses.
 
-        The message about a single member contains its details.
+        All addresses whose key is lost are named: the report may be the only other text that names them. The message
+        about a single member contains its details.
         """
+        named = self.members if self.outcome is Outcome.KEY_LOST else self.members[:most]
         return {
             "outcome": self.outcome.value,
             "code": self.code or None,
             "message": self.members[0].message if not self.members[1:] and self.members[0].detail else self.message,
             "count": len(self.members),
-            "emails": [one.email for one in self.members[:most]],
+            "emails": [one.email for one in named],
         }
 
     def paragraph(self, most: int = MOST_EMAILS) -> str:

@@ -67,7 +67,6 @@ class Workers:
         self._fallback = fallback
         self._journal = journal
         self._stop = stop
-        self._group = client.group_name(plan.group_id) or plan.group_id
         # The request to create no more members of this Group.
         self._group_stop = Stop(stop)
         self._refused = 0
@@ -102,7 +101,8 @@ class Workers:
                         results[result.email] = result
                     if time.monotonic() - last >= PROGRESS_SECONDS:
                         last = time.monotonic()
-                        show_progress(self._group, len(results), len(steps), last - started)
+                        group = self._client.group_name(self._plan.group_id) or self._plan.group_id
+                        show_progress(group, len(results), len(steps), last - started)
             except BaseException:
                 # If this thread is ended, the workers must not go on to the end of the list.
                 self._stop.ask("it was ended from outside")

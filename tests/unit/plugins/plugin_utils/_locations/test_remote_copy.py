@@ -492,7 +492,7 @@ def test_a_run_on_this_machine_takes_over_a_lease_without_a_holder(run, there, s
             if how != "killed":
                 first.location._refresh()
                 assert len(first.stopped) == 1 and f"process {os.getpid()} on" in first.stopped[0]
-            with pytest.raises(StoreError, match="is at Group"), run().held():
+            with pytest.raises(StoreError, match="works on Group"), run().held():
                 pass
         last = run()
         with last.held():

@@ -239,10 +239,11 @@ def test_a_long_run_says_how_far_it_is(run, monkeypatch):
     run()
     # One is there already. The last line is that of the last one, each comes once, and a moment without news changes no
     # count.
-    counts = [done for done, _total, _seconds in told]
+    assert {group for group, *_figures in told} == {"hosting"}
+    counts = [done for _group, done, _total, _seconds in told]
     assert counts == sorted(counts) and set(counts) - {0} == {1, 2, 3, 4} and counts[-1] == 4
-    assert {total for _done, total, _seconds in told} == {4}
-    seconds = [passed for _done, _total, passed in told]
+    assert {total for _group, _done, total, _seconds in told} == {4}
+    seconds = [passed for _group, _done, _total, passed in told]
     assert seconds == sorted(seconds) and seconds[0] >= 0 and seconds[-1] < 60
 
 
