@@ -106,9 +106,10 @@ options:
     description:
       - Stop creating members of a Group after Backblaze has refused this number of members. At least 1. By default,
         refused members do not stop the run.
-      - A refusal that is about the Group or its admin, such as a full Group, always stops the run of this Group,
-        because Backblaze would refuse every other member for the same reason.
-      - Calls that are under way are completed, and their keys are sealed. The other members are V(not_attempted).
+      - A refusal about the Group or its admin, such as a full Group, always stops the run of this Group. Backblaze
+        would refuse every other member for the same reason.
+      - The run completes the calls that were already sent, and seals their keys. The outcome of the other members is
+        V(not_attempted).
     type: int
   return_members:
     description:
@@ -124,14 +125,14 @@ options:
     default: success
   report_file:
     description:
-      - File on the controller for a report about every member after the run, with its outcome and what to do. In check
-        mode as well; the report then says that its outcomes are foretold.
-      - The extension is the format. C(.html) is a page for a browser, with a table that sorts and filters; it loads
-        nothing from elsewhere. C(.csv) is for a spreadsheet, C(.json) for a program.
+      - File on the controller for a report about every member after the run, with its outcome and what to do. Check
+        mode writes a report as well, and marks it.
+      - The extension is the format. C(.html) is a page for a browser, with a table that you can sort and filter. The
+        page loads nothing from other servers. C(.csv) is for a spreadsheet, C(.json) for a program.
       - The report contains no key. Only its owner can read it. An existing file is replaced.
-      - A relative path is completed as the path in O(vault_dir). The directory must exist, and must not be in
-        O(vault_dir). If the file cannot be written at the end, the task does not fail, but warns.
-      - A task that fails before the first change writes no report. An older report then stays.
+      - A relative path starts at the same directory as a relative O(vault_dir). The directory of the report must exist,
+        and must not be in O(vault_dir). If the report cannot be written at the end, the task warns, but does not fail.
+      - A task that fails before the first change writes no report, and keeps an older report.
       - Give each host and each item of a loop a file of its own, such as C(report-{{ inventory_hostname }}.html).
     type: path
 seealso:
@@ -273,9 +274,9 @@ counts:
     unchanged: 2
 msg:
   description:
-    - The count of each outcome, then a paragraph for each reason for which the task fails, and for the members that
-      were created or adopted. It names up to ten members of each, and is at most 3 KB long.
-    - In check mode, the counts and the members that are planned.
+    - First the count of each outcome, then a paragraph for each reason why the task fails, then the created and the
+      adopted members. Each paragraph names up to ten members. The message has at most 3 KB.
+    - In check mode, the planned counts and members.
   returned: always
   type: str
   sample: |-
@@ -284,7 +285,7 @@ msg:
       alice@customers.example.com, bob@customers.example.com
 problems:
   description:
-    - The reasons for which the task fails, each with the members that it concerns. Empty if the task succeeds.
+    - Each reason why the task fails, with its members. Empty if the task succeeds.
   returned: unless the task failed before the first change
   type: list
   elements: dict
@@ -305,8 +306,8 @@ problems:
       type: int
       sample: 300
     emails:
-      description: Addresses of up to ten of these members; of fewer, if there are many reasons. With V(key_lost), of
-        all of them.
+      description:
+        - Addresses of up to ten of these members, or fewer if there are many reasons. With V(key_lost), all addresses.
       type: list
       elements: str
       sample:
@@ -351,7 +352,7 @@ settled:
     - V(created), the key is sealed. V(key_lost), the key never arrived. V(key_missing), the key is stored, but not in
       its vault file. V(absent), the address is not in the Group. V(ejected), the account was ejected, and the member
       is created again.
-    - At most ten entries, if the task failed and does not return RV(members). The report has all of them.
+    - At most ten entries, if the task fails and does not return RV(members). The report has all of them.
   returned: unless the task failed before the first change
   type: list
   elements: dict

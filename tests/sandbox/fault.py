@@ -117,7 +117,7 @@ FAULTS = (
     Fault(
         "key-deleted",
         "ADDRESS",
-        "Backblaze refuses each key of this member, as if the keys were deleted. See it with verify_keys.",
+        "Backblaze refuses each key of this member, as if the keys were deleted. Set verify_keys to see it.",
         _key_deleted,
     ),
     Fault("throttled", "", "Backblaze allows two creates a second.", _settings(creates_per_second=2.0)),
@@ -137,7 +137,7 @@ def start(control: standin.Verbs, name: str, argument: str = "") -> Fault:
     """Start the fault of this name; return the fault. Raises ValueError for an unknown name or a wrong argument."""
     fault = next((one for one in FAULTS if one.name == name), None)
     if fault is None:
-        raise ValueError(f"there is no fault {name}")
+        raise ValueError(f"there is no fault {name}. Type fault to list the faults.")
     if bool(fault.argument) != bool(argument):
         raise ValueError(f"write: fault {fault.name} {fault.argument}".rstrip())
     fault.start(control, argument)
@@ -149,7 +149,7 @@ def main() -> None:
     lines = [f"  {f'{one.name} {one.argument}':26}{one.effect}" for one in FAULTS]
     parser = argparse.ArgumentParser(
         prog="fault",
-        description="Make the stand-in fail. A fault lasts until it has happened, or until `fault none`.",
+        description="Make the stand-in fail. A fault of the next create happens once. Others last until `fault none`.",
         epilog="\n".join(["faults:", *lines]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="fault NAME [ADDRESS or CODE]",

@@ -37,8 +37,8 @@ A sandbox with a stand-in for Backblaze. Nothing here reaches the real service.
 
   members.yml                       12 members of the Group hosting; their keys are sealed in host_vars
   hosting.b2_group_members.yml      the inventory
-  guide                             opens an empty directory with empty Groups, in which each guide begins
-  fault                             lists the faults, such as: fault answer-lost
+  guide                             opens a shell for a guide, with an empty directory and empty Groups
+  fault                             lists the faults. Cause one with its name: fault answer-lost
 
 Try:
   ansible-playbook community.backblaze.provision -e @members.yml
@@ -48,8 +48,8 @@ Try:
 Leave with exit. The files stay in {work} until the next sandbox.
 """
 WELCOME_TO_GUIDE = """
-An empty directory and empty Groups, hosting and resale, as each guide begins. The master key and a vault password are
-set, and the collection is installed. exit leads back. The files stay in {work}.
+Follow a guide here from its first example. The directory and the Groups hosting and resale are empty. The master key
+and a vault password are set, and the collection is installed. Leave with exit. The files stay in {work}.
 """
 
 
