@@ -20,7 +20,7 @@ _USE_MASTER_KEY = (
     "Check application_key_id, application_key and the realm."
 )
 _RUN_LATER = "Run again later."
-_RUN_AGAIN = "Run again: the next run looks first whether this call was executed."
+_RUN_AGAIN = "Run again: the next run first checks whether this call was executed."
 
 #: Each error code of the Partner API: code -> (meaning, remedy).
 #: Source: Backblaze's reference pages for the four operations, and recorded answers of the service.
@@ -216,7 +216,7 @@ class PatienceError(B2Error):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"Backblaze asks to wait for {seconds:.0f} seconds. That is longer than max_retries allows.",
+            f"Backblaze asks for a wait of {seconds:.0f} seconds, which is longer than max_retries allows.",
             remedy="Run again later, or raise max_retries.",
         )
 
@@ -258,7 +258,7 @@ class KeyLostError(B2Error):
             else "An account may have been created.",
             remedy=LOST_REMEDY
             if account_id
-            else "Run again: the next run looks first whether the account was created.",
+            else "Run again: the next run first checks whether the account was created.",
             account_id=account_id,
         )
         # The result of a task says by this key whether anything was changed.
@@ -268,8 +268,8 @@ class KeyLostError(B2Error):
         """Replace the remedy for a task without a journal."""
         self.changed = f"Account {self.account_id} was created." if self.account_id else self.changed
         self.remedy = (
-            f"Backblaze shows a key only once. Look with b2_group_member_info whether {email} is in the Group. "
-            "If it is, create a new key in the member's account; or eject the member, with new_email to free the "
+            f"Backblaze shows a key only once. Check with b2_group_member_info whether {email} is in the Group. "
+            "If so, create a new key in the member's account. Or eject the member, with new_email to free the "
             "address, and create the member again. With vault_dir, a journal remembers such addresses."
         )
 
@@ -281,7 +281,7 @@ class UnprovenKeyError(B2Error):
         super().__init__(
             f"{email}: {happened}",
             changed="An account was most probably created. Its key is only in the result of this task.",
-            remedy="Keep that key, if the task registers its result. Look with b2_group_member_info whether the "
+            remedy="Keep that key, if the task registers its result. Check with b2_group_member_info whether the "
             "address is in the Group. With vault_dir, such a key is stored.",
             **facts,
         )

@@ -109,7 +109,7 @@ OUTCOMES: t.Mapping[Outcome, tuple[str, str]] = {
         "Nothing. Ejecting cannot be undone.",
     ),
     Outcome.ABSENT: (
-        "The member is not in the Group, as wanted. In an audit: a stored key is of an account outside the Group.",
+        "The member is not in the Group, as wanted. In an audit: a stored key belongs to an account outside the Group.",
         "Nothing. Keep the key in the vault as long as the account may be in use.",
     ),
 }
@@ -229,8 +229,8 @@ def _not_in_group(wanted: Wanted, keys: t.Optional[KeyState]) -> Step:
     if keys is not None and keys.stored is not None:
         detail = f"{keys.stored.path} holds the key of account {keys.stored.account_id}."
         reason = (
-            "A stored key is of an account that is not listed in this Group. The member was not created, because the "
-            "account may be alive: ejected, or not listed just now. Keep the key."
+            "A stored key belongs to an account that is not listed in this Group. The member was not created, because "
+            "that account may still exist: it was ejected, or is not listed at the moment. Keep the key."
         )
         return Step(wanted, Outcome.CONFLICT, None, detail, reason)
     if wanted.key:
@@ -365,7 +365,7 @@ def lost_message(email: str, account_id: str, *, proven: bool) -> tuple[str, str
     reason = (
         "It is not proven that an earlier run created the account, so recreate_members does not replace it. Create a "
         "new key in the member's account, and adopt the key. Or, if the account is not in use, eject the account with "
-        "b2_group_member and state: absent, give new_email to free the address of the member, and run again."
+        "b2_group_member, state: absent and new_email, which frees the member's address. Then run again."
     )
     return detail, reason
 
@@ -384,12 +384,12 @@ def decide_created(new: NewMember, proof: Proof) -> tuple[Outcome, str, str]:
         return Outcome.KEY_DEAD, "Backblaze refuses the new key.", reason
     found = f"it opens account {owner}" if owner else "Backblaze refuses it"
     if member is not None and owner != member.account_id:
-        detail = f"The key in that answer is not the key of account {member.account_id}, which is the member: {found}."
+        detail = f"The key in the answer is not the key of account {member.account_id}, which is the member: {found}."
         return Outcome.KEY_LOST, f"{detail} {replace_with(new.member.email)}", LOST_REMEDY
     if member is not None or (owner and owner == new.member.account_id and new.named):
         return Outcome.CREATED, proof.problem, ""
     problem = proof.problem or "The member is not found in the Group."
-    detail = f"The key in that answer is not certainly the member's: {found}. {problem}"
+    detail = f"The key in the answer may not be the member's: {found}. {problem}"
     return Outcome.CONFLICT, detail, _AGAIN
 
 

@@ -51,7 +51,7 @@ def prove_report_file(path: str, vault_dir: str, lists: t.Iterable[str] = ()) ->
     """
     if _form(path) not in _FORMS:
         raise OptionError(
-            f"report_file {path} ends in none of .csv, .json and .html.",
+            f"report_file {path} does not end in .csv, .json or .html.",
             remedy="Name a file with one of these extensions.",
         )
     real = os.path.realpath(path)

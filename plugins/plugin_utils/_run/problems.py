@@ -116,7 +116,8 @@ def in_short(
             return text, entries
     for count in reversed(range(len(paragraphs))):
         left = paragraphs[count:]
-        rest = f"{len(left)} more reasons, of {sum(len(one.members) for one in left)} members: see problems."
+        members = sum(len(one.members) for one in left)
+        rest = f"More reasons: {len(left)}, for {members} members. See problems in the result."
         text = "\n".join([headline, *(one.paragraph(1) for one in paragraphs[:count]), rest])
         if len(text.encode()) <= room:
             break

@@ -219,7 +219,9 @@ class Workers:
     def _stop_early(self, code: str) -> None:
         """Stop creating members if Backblaze would refuse every other one too, or has refused too many."""
         if code in GROUP_CODES:
-            self._group_stop.ask(f"Backblaze refused a member with {code}, which is about the Group or its admin")
+            self._group_stop.ask(
+                f"Backblaze answered {code}, and would refuse every other member of this Group as well"
+            )
         with self._seen_lock:
             self._refused += bool(code)
             too_many = 0 < self._job.policy.max_failures <= self._refused
@@ -241,7 +243,7 @@ class Workers:
         owner = self._known_as(lost.account_id, email)
         if owner:
             detail = f"Account {lost.account_id} is not ejected, because it belongs to {owner}."
-            reason = "Look with b2_group_member_info for the account of each address, and correct the list."
+            reason = "Find the account of each address with b2_group_member_info, and correct the list."
             return Result(email, Outcome.KEY_LOST, detail, lost, reason=reason)
         local, _at, domain = email.rpartition("@")
         throwaway = self._job.policy.throwaway.format(account_id=lost.account_id, local=local, domain=domain)
@@ -397,7 +399,7 @@ class Workers:
         member = proof.member
         outcome, detail, reason = decide_created(new, proof)
         if not new.key_id:
-            outcome, detail = Outcome.KEY_LOST, "The key arrived without its id, and opens nothing without it."
+            outcome, detail = Outcome.KEY_LOST, "The key arrived without its key id, so the key cannot be used."
             member = member or new.member
         detail = " ".join(filter(None, (new.complaint, new.doubt, detail)))
         if outcome is Outcome.CREATED:

@@ -745,7 +745,7 @@ def test_a_pause_beyond_all_patience_ends_every_call_at_once(standin, make_clien
         client.groups()
     assert failed.value.code == "too_many_requests"
     for _call in range(3):
-        with pytest.raises(PatienceError, match=r"asks to wait for \d{4} seconds") as failed:
+        with pytest.raises(PatienceError, match=r"asks for a wait of \d{4} seconds") as failed:
             client.groups()
         assert "max_retries" in failed.value.explain()
     assert calls(standin)["b2_list_groups"] == 1 and client.waits == []

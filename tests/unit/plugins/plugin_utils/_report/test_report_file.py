@@ -106,7 +106,7 @@ def test_each_form_holds_the_rows_and_runs_nothing_of_them(tmp_path, found):
 
 @pytest.mark.parametrize("name", ["report.txt", "report", "report.html.bak"])
 def test_another_extension_is_refused(tmp_path, name):
-    with pytest.raises(OptionError, match=r"\.csv, \.json and \.html"):
+    with pytest.raises(OptionError, match=r"\.csv, \.json or \.html"):
         prove_report_file(str(tmp_path / name), str(tmp_path / "keys"))
 
 

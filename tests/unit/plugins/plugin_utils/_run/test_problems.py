@@ -99,7 +99,7 @@ def test_eight_reasons_of_300_members_are_printed_in_less_than_8_kb():
     ]
     text, entries = in_short(HEADLINE, problems_of(found))
     assert 2 * len(text) + len(json.dumps(entries)) <= 7000
-    assert sum(one["count"] for one in entries) == 300 and "more reasons" in text
+    assert sum(one["count"] for one in entries) == 300 and "More reasons: " in text
 
 
 def test_fifty_groups_that_cannot_be_started_are_one_short_problem():
