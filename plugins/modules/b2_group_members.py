@@ -352,7 +352,8 @@ settled:
     - V(created), the key is sealed. V(key_lost), the key never arrived. V(key_missing), the key is stored, but not in
       its vault file. V(absent), the address is not in the Group. V(ejected), the account was ejected, and the member
       is created again.
-    - At most ten entries, if the task fails and does not return RV(members). The report has all of them.
+    - If the task fails and does not return RV(members), all entries with V(key_lost) and at most ten others. The report
+      has all of them.
   returned: unless the task failed before the first change
   type: list
   elements: dict

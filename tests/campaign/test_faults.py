@@ -36,7 +36,12 @@ from ansible_collections.community.backblaze.plugins.module_utils._api.calls imp
 from ansible_collections.community.backblaze.plugins.module_utils._api.partner import Partner
 from ansible_collections.community.backblaze.plugins.module_utils._api.retries import Repeater
 from ansible_collections.community.backblaze.plugins.module_utils._api.transport import Transport
-from ansible_collections.community.backblaze.plugins.module_utils._errors import REMEDIES, B2Error, remedy_for
+from ansible_collections.community.backblaze.plugins.module_utils._errors import (
+    GROUP_CODES,
+    REMEDIES,
+    B2Error,
+    remedy_for,
+)
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import (
@@ -652,7 +657,8 @@ def _play(lab: Lab, case: Case) -> None:
         and step.operation in (CREATE, EJECT)
         and not (case.fault.name == "expire_token" and case.times is None)
     ):
-        fine = {Outcome.CREATED, Outcome.UNCHANGED} | ({Outcome.NOT_ATTEMPTED} if case.fault.everybodys else set())
+        stops = case.fault.everybodys or (step.operation == CREATE and case.fault.code in GROUP_CODES)
+        fine = {Outcome.CREATED, Outcome.UNCHANGED} | ({Outcome.NOT_ATTEMPTED} if stops else set())
         for email in OTHERS:
             promise(
                 run.outcomes[email] in fine,

@@ -94,13 +94,16 @@ def summary_of_groups(
 def shown(result: dict[str, t.Any], return_members: str) -> dict[str, t.Any]:
     """Return a result with or without its members, as the option return_members wants it.
 
-    Ansible prints the whole result of a failed task. So without the members it has only some of the settled addresses.
+    Ansible prints the whole result of a failed task. So without the members it has only some of the settled addresses:
+    all whose key is lost, and a few others.
     """
     if return_members == "always" or (return_members == "success" and not result.get("failed")):
         return result
     result = {name: value for name, value in result.items() if name != "members"}
     if result.get("failed") and "settled" in result:
-        result["settled"] = result["settled"][:MOST_EMAILS]
+        lost = [one for one in result["settled"] if one["outcome"] == Outcome.KEY_LOST.value]
+        others = [one for one in result["settled"] if one["outcome"] != Outcome.KEY_LOST.value]
+        result["settled"] = [*lost, *others[:MOST_EMAILS]]
     return result
 
 
@@ -214,7 +217,7 @@ def summary_of_move(moved: Moved) -> dict[str, t.Any]:
         "changed": moved.changed,
         "moved": [{"email": one.email, "path": one.path} for one in moved.moved],
         "left": [{"email": one.email or None, "path": one.path, "message": one.message} for one in moved.left],
-        "msg": f"{len(moved.moved)} keys moved.",
+        "msg": f"{len(moved.moved)} {'key' if len(moved.moved) == 1 else 'keys'} moved.",
         "warnings": moved.notes,
         "failed": bool(moved.left),
     }

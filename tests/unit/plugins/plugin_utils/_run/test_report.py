@@ -17,6 +17,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._errors import
 from ansible_collections.community.backblaze.plugins.module_utils._members import Member
 from ansible_collections.community.backblaze.plugins.module_utils._plan import Outcome, Settled, Wanted
 from ansible_collections.community.backblaze.plugins.plugin_utils import _progress
+from ansible_collections.community.backblaze.plugins.plugin_utils._run import report as run_report
 from ansible_collections.community.backblaze.plugins.plugin_utils._run import workers
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Plan, Report, Result
@@ -180,3 +181,18 @@ def test_a_field_without_a_value_is_null_and_every_entry_names_its_group():
     alone = summary(HOSTING, plan, report, "fail")
     assert (alone["members"], alone["settled"]) == (result["members"][:1], result["settled"])
     assert alone["counts"] == {"adopted": 1} and "warnings" not in alone
+
+
+@pytest.mark.parametrize(
+    ("failed", "wanted"), [(True, "success"), (True, "never"), (True, "always"), (False, "success")]
+)
+def test_a_failed_result_without_members_still_names_every_lost_key(failed, wanted):
+    settled = [{"email": f"{n}@x.example", "outcome": "key_lost" if n % 2 else "created"} for n in range(60)]
+    result = {"failed": failed, "members": [1], "settled": settled}
+    short = run_report.shown(result, wanted)
+    if wanted == "always" or not failed:
+        assert short == result
+    else:
+        assert "members" not in short
+        lost = [one["email"] for one in short["settled"] if one["outcome"] == "key_lost"]
+        assert len(lost) == 30 and len(short["settled"]) == 40
