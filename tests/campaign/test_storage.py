@@ -69,9 +69,10 @@ def _check_fallback(campaign, run, result, wanted, fallback, store):
     named = [email for email, one in away.items() if email in warning and one["path"] in warning]
     assert len(named) == min(10, len(away)), warning
     assert time.monotonic() - run.started > STORE_SECONDS, "it did not try for as long as it should"
-    [problem] = result["problems"]
-    assert result["failed"] and problem["outcome"] == "not_attempted" and problem["message"] in result["msg"]
-    assert problem["count"] == len(found["not_attempted"]), problem
+    # Most members were not sent. The journal could not be written for those that were next.
+    problems = result["problems"]
+    assert result["failed"] and {one["outcome"] for one in problems} == {"not_attempted"}, problems
+    assert sum(one["count"] for one in problems) == len(found["not_attempted"]), problems
     return away
 
 
