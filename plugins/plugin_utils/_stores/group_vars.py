@@ -41,6 +41,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_fi
     group_text,
     is_another,
     read_group,
+    says_more,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
@@ -298,6 +299,6 @@ def _merged(keys: t.Mapping[str, StoredKey], batch: t.Sequence[_Request], path: 
                 f"{path} holds another key of {email}. It was not replaced.",
                 remedy="Remove its line with ansible-vault edit, and keep that line in another file.",
             )
-        elif one.again or not there or there.key != one.key.key:
+        elif one.again or not there or says_more(one.key, there):
             merged[email] = one.key
     return merged

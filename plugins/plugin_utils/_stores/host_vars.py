@@ -39,6 +39,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_fi
     is_another,
     key_text,
     read_key,
+    says_more,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.unproven import UnprovenKeys
@@ -162,7 +163,7 @@ class HostVarsStore(VaultDir):
             there = self._key(get(directory, FILE_NAME), email) if exists(directory, FILE_NAME) else None
             if is_another(key, there):
                 raise StoreError(f"{path} holds another key. The file was not replaced.", remedy="Move the file away.")
-            if not there or there.key != key.key or (again and not there.more and there != key):
+            if not there or says_more(key, there) or (again and not there.more and there != key):
                 sealed = self._sealer.seal(key_text(key))
                 replace(directory, FILE_NAME, sealed, modes=self.modes)
                 self._index.put(email, sealed, key)

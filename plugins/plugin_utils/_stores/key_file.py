@@ -108,6 +108,11 @@ def is_another(key: StoredKey, there: t.Optional[StoredKey]) -> bool:
     return there is not None and bool(there.key_id) and there.key != key.key
 
 
+def says_more(key: StoredKey, there: StoredKey) -> bool:
+    """Tell whether a key replaces a stored part of it: another text, or the same key with its key id at last."""
+    return there.key != key.key or bool(key.key_id and not there.key_id)
+
+
 # One key: the variables of a host
 
 
