@@ -51,12 +51,12 @@ def run_action(action: ActionBase, work: t.Callable[[], dict[str, t.Any]]) -> di
         result = work()
     except B2Error as exc:
         result = {"failed": True, "changed": False, "msg": exc.explain(UNCHANGED), **exc.facts}
-    named = t.cast("dict[str, t.Any]", as_named(result))
+    result = t.cast("dict[str, t.Any]", as_named(result))
     if not no_log:
-        _show(named)
-    told = _counts_only(named) if no_log else named
+        _show(result)
+    told = _counts_only(result) if no_log else result
     signals.deliver(lambda reason: summary_of_stop(told, reason, check_mode=bool(action._task.check_mode)))
-    return named
+    return result
 
 
 def _counts_only(result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -17,11 +17,14 @@ import select
 import sys
 import time
 
-# The most seconds that a task waits for a stderr that nobody reads, and the most bytes that a write never blocks for.
+# The most seconds that a line of progress waits for a stderr that nobody reads.
 _SECONDS = 0.5
+# The bytes of one write. A pipe that select reports as ready has room for them.
 _CHUNK = 512
 # Seconds between the attempts to write to a terminal that has no room for a whole chunk.
 _PAUSE = 0.05
+# A wait of more than this number of seconds is shown.
+_LONG_WAIT = 2.0
 
 
 def opened(stderr: int) -> int:
@@ -48,6 +51,12 @@ def tell(text: str) -> None:
     """Show a text of one or more lines on stderr. Whatever fails while it is shown, the task goes on."""
     if not _quiet:
         write(f"community.backblaze: {printable(named(text))}\n", _SECONDS)
+
+
+def tell_wait(happened: str, patience: float) -> None:
+    """Show why this run waits for another run. patience: the most seconds of the wait; a short wait is not shown."""
+    if patience > _LONG_WAIT:
+        tell(f"{happened} This run waits for at most {patience:.0f} s.")
 
 
 def write(text: str, seconds: float) -> None:

@@ -19,7 +19,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._lease import 
     Lease,
     new_lease,
 )
-from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell_wait
 
 #: Waits for so many seconds, or less if the run is stopped.
 Wait = t.Callable[[float], t.Any]
@@ -36,22 +36,22 @@ def wait_for_lease(claim: t.Callable[[Lease, str], Claim], group: str, name: str
     """
     lease, instead_of = new_lease(), ""
     deadline = time.monotonic() + patience
-    told = patience <= _POLL_SECONDS
+    told = False
     while not (answer := claim(lease, instead_of)).ours:
         other = answer.other or Lease()
+        happened = f"Another run works on Group {group} in {name}: {other}."
         if other.dead and other.id != instead_of:
             instead_of = other.id
         elif time.monotonic() >= deadline:
             raise StoreError(
-                f"Another run works on Group {group} in {name}: {other}.",
+                happened,
                 remedy="Wait for that run to end, then run again, or raise vault_lock_timeout. "
                 f"If it was killed on another machine, its lease is taken over after {_STALE}.",
             )
         else:
             if not told:
                 told = True
-                happened = f"Another run works on Group {group} in {name}: {other}."
-                tell(f"{happened} This run waits for at most {patience:.0f} s.")
+                tell_wait(happened, patience)
             wait(_POLL_SECONDS)
     former = answer.other
     if not former or former.released:

@@ -66,19 +66,18 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table that the reader can sort and filter. Numbers are aligned to the right. note: shown above the table."""
+    """A table that the reader can sort and filter. Numbers are aligned to the right."""
 
     title: str
     columns: t.Sequence[str]
     rows: t.Sequence[t.Sequence[Cell]]
-    note: str = ""
 
     def as_html(self) -> str:
         """Return the table as HTML."""
         heads = "".join(f'<th scope="col"><button type="button">{_text(one)}</button></th>' for one in self.columns)
         rows = "".join(self._row(row) for row in self.rows)
         return (
-            f"<section><h2>{_text(self.title)}</h2>{f'<p>{_text(self.note)}</p>' if self.note else ''}"
+            f"<section><h2>{_text(self.title)}</h2>"
             f'<p class="filter"><label>Filter <input type="search" autocomplete="off"></label> '
             f"<output>{len(self.rows)} of {len(self.rows)}</output></p>"
             f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(self.title)}">'
@@ -123,7 +122,7 @@ def _cell(cell: Cell) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --good: #18794e; --attention: #8a5a00; --bad: #b42318; --soft: #8881; }
+:root { color-scheme: light dark; --line: #8884; --good: #18794e; --attention: #8a5a00; --bad: #b42318; }
 @media (prefers-color-scheme: dark) { :root { --good: #5bd197; --attention: #f0b45a; --bad: #ff8f85; } }
 body { margin: 0; font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 80rem; margin: 0 auto; padding: 1rem; }

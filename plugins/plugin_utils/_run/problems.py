@@ -24,8 +24,8 @@ MOST_BYTES = 3000
 _MOST_PRINTED = 7000
 # The bytes that the message may have in any case.
 _LEAST_TEXT = 1200
-# Outcomes of members that are as wanted: there is nothing to do about them.
-_GOOD = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED})
+#: Outcomes of members that are as wanted: there is nothing to do about them.
+GOOD = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED})
 # The most bytes of the details of one member, and of one reason.
 _MOST_OF_MEMBER = 600
 _MOST_OF_REASON = 1000
@@ -69,8 +69,9 @@ class Problem:
         for one in self.members:
             by_detail.setdefault(one.detail, []).append(one.email)
         named = list(by_detail.items())[:most]
+        few = len(self.members) <= most
         for detail, emails in named:
-            shown = most if not self.members[most:] or not detail else min(most, _MOST_OF_LINE)
+            shown = most if few or not detail else min(most, _MOST_OF_LINE)
             more = f" and {len(emails) - shown} more" if emails[shown:] else ""
             lines.append(f"  {', '.join(emails[:shown])}{more}: {_cut(detail, _MOST_OF_MEMBER)}".rstrip(": "))
         rest = len(self.members) - sum(len(emails) for _detail, emails in named)
@@ -84,7 +85,7 @@ def problems_of(results: t.Iterable[Result]) -> list[Problem]:
     """
     groups: dict[tuple[Outcome, str, str], list[Result]] = {}
     for one in results:
-        remedy = "" if one.outcome in _GOOD else OUTCOMES[one.outcome][1]
+        remedy = "" if one.outcome in GOOD else OUTCOMES[one.outcome][1]
         groups.setdefault((one.outcome, one.code, one.reason or remedy), []).append(one)
     problems = []
     for (outcome, code, reason), members in groups.items():

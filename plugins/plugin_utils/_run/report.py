@@ -23,6 +23,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._progress impo
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.input import WantedGroup
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.job import Done, Plan, Report, Result
 from ansible_collections.community.backblaze.plugins.plugin_utils._run.problems import (
+    GOOD,
     MOST_EMAILS,
     Problem,
     in_short,
@@ -32,9 +33,7 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._run.problems 
 #: Outcomes that make a task fail, whatever its options say.
 _FAILURES = frozenset({Outcome.CONFLICT, Outcome.REFUSED, Outcome.KEY_LOST, Outcome.KEY_DEAD, Outcome.NOT_ATTEMPTED})
 #: Outcomes of members that a run has changed.
-_CHANGED = frozenset({Outcome.CREATED, Outcome.ADOPTED})
-#: Outcomes of members that are as wanted.
-_GOOD = frozenset({Outcome.CREATED, Outcome.ADOPTED, Outcome.UNCHANGED})
+_CHANGED = GOOD - {Outcome.UNCHANGED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +200,7 @@ def _fails(one: Result, on_key_missing: str) -> bool:
 
 
 def _warns(one: Result, on_key_missing: str) -> bool:
-    if one.outcome in _GOOD:
+    if one.outcome in GOOD:
         return bool(one.message)
     return one.outcome in (Outcome.KEY_MISSING, Outcome.KEY_LOST) and not _fails(one, on_key_missing)
 

@@ -46,7 +46,7 @@ from ansible_collections.community.backblaze.plugins.module_utils._vault_paths i
     temporary_name,
 )
 from ansible_collections.community.backblaze.plugins.plugin_utils._locations.location import CONTROLLER, Location
-from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell
+from ansible_collections.community.backblaze.plugins.plugin_utils._progress import tell_wait
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.key_file import StoredKey
 from ansible_collections.community.backblaze.plugins.plugin_utils._stores.sealer import Sealer
 from ansible_collections.community.backblaze.plugins.plugin_utils._sync import Shared
@@ -55,8 +55,6 @@ from ansible_collections.community.backblaze.plugins.plugin_utils._sync import S
 _ROOM_PER_KEY = 16 * 1024
 _INODES_PER_KEY = 3
 _LOCK_POLL_SECONDS = 0.2
-# A wait that may be longer than this number of seconds is told to the user.
-_TOLD = 2.0
 _LOOK_SECONDS = 0.5
 
 
@@ -281,13 +279,13 @@ class VaultDir:
             lock = stack.enter_context(opened_lock(state, self.modes))
             # A run that looks for the holder of the lock has the lock for a moment.
             deadline = time.monotonic() + max(patience, _LOOK_SECONDS)
-            told = patience <= _TOLD
+            told = False
             while error := self._refused(group_id, lock, state):
                 if time.monotonic() >= deadline:
                     raise error
                 if not told:
                     told = True
-                    tell(f"{error.happened} This run waits for at most {patience:.0f} s.")
+                    tell_wait(error.happened, patience)
                 wait(_LOCK_POLL_SECONDS)
             os.ftruncate(lock, 0)
             os.pwrite(lock, new_lease().as_text().encode(), 0)
