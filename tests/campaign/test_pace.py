@@ -2,8 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Manners: a service that throttles is driven close to what it allows, seldom throttles once the pace is found, and no
-key is lost on the way."""
+"""Manners: a service is asked for more until it throttles, seldom throttles once the pace is found, and no key is lost
+on the way.
+
+How close the pace comes to the limit is asserted on a simulated clock, in the unit tests of the pace. Here the rate is
+only printed, because on a busy machine the run itself may be slower than the service allows.
+"""
 
 from __future__ import annotations
 
@@ -61,5 +65,5 @@ def test_the_workers_find_the_pace_of_a_service_that_throttles(campaigns):
             f"the last {seconds:.0f} s "
             f"(in all {all_throttled} of {len(log)} calls); {count}"
         )
-        assert made >= 0.9 * rate
+        assert all_throttled, "the service had no reason to throttle, so no pace was looked for"
         assert throttled < 0.05
