@@ -5,8 +5,7 @@
 """Manners: a service is asked for more until it throttles, seldom throttles once the pace is found, and no key is lost
 on the way.
 
-How close the pace comes to the limit is asserted on a simulated clock, in the unit tests of the pace. Here the rate is
-only printed, because on a busy machine the run itself may be slower than the service allows.
+The rates are far below what a busy machine can do, so that the service limits the run, and not the machine.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ CONCURRENCY = 16
 LATENCY_MS = 50
 #: Creates a second that the stand-in allows. It lets as many through at once as it allows in a second, and asks for a
 #: pause of a second.
-RATES = (20, 40)
+RATES = (5, 10)
 #: So long does a run take that is driven at all that is allowed; the first part of it is for finding out how much that
 #: is.
-SECONDS = 90 if LONG else 24
+SECONDS = 90 if LONG else 40
 SETTLED_AFTER = 4.0
 
 
@@ -66,4 +65,5 @@ def test_the_workers_find_the_pace_of_a_service_that_throttles(campaigns):
             f"(in all {all_throttled} of {len(log)} calls); {count}"
         )
         assert all_throttled, "the service had no reason to throttle, so no pace was looked for"
+        assert made >= 0.9 * rate
         assert throttled < 0.05
