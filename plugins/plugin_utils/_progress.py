@@ -17,7 +17,7 @@ import select
 import sys
 import time
 
-# The most seconds that a line of progress waits for a stderr that nobody reads.
+# The most seconds that a task waits to write one line of progress, if no program reads its stderr.
 _SECONDS = 0.5
 # The bytes of one write. A pipe that select reports as ready has room for them.
 _CHUNK = 512

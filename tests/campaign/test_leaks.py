@@ -284,7 +284,7 @@ def tour(hunt: Hunt, show: t.Callable[[], dict[str, str]]) -> None:
     output = playbook("trouble", provision(members=troubled), SHOW)
     assert "key_lost" in output and "invalid_email" in output
     output = playbook("waiting", provision(members=["slow@customers.example.com"], return_members="always"), SHOW)
-    assert "community.backblaze: b2_create_group_member: " in output and "It is sent again in 3 s." in output
+    assert "community.backblaze: b2_create_group_member: " in output and "The call is sent again in 3 s." in output
     playbook(
         "recreate",
         provision(members=["lost@customers.example.com"], recreate_members=["lost@customers.example.com"]),

@@ -21,8 +21,8 @@ sys.path.insert(0, str(HERE.parent / "e2e"))
 sys.path.insert(0, str(HERE.parent / "sandbox"))
 
 from blocks import Block, PageError  # noqa: E402  # there is no package above these folders
-from project import ledger, standin  # noqa: E402  # lies with the end-to-end tests, which are no package
-from sandbox import GROUPS, KEY, environment, make_home  # noqa: E402  # the sandbox is no package
+from project import ledger, standin  # noqa: E402  # found only after sys.path has tests/e2e, see above
+from sandbox import GROUPS, KEY, environment, make_home  # noqa: E402  # found only after sys.path has tests/sandbox
 
 #: Seconds; no example takes longer, a hang is a failure.
 PATIENCE = 120

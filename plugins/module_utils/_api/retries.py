@@ -178,8 +178,10 @@ class Repeater:
             if delay <= _TOLD or now - self._told < _TOLD:
                 return
             self._told = now
-        next_try = "It is sent again" if attempt is None else f"Try {attempt + 2} of {self._max_retries + 1} follows"
-        self._tell(f"{operation}: {failed.happened} {next_try} in {delay:.0f} s.")
+        next_call = (
+            "The call is sent again" if attempt is None else f"Try {attempt + 2} of {self._max_retries + 1} follows"
+        )
+        self._tell(f"{operation}: {failed.happened} {next_call} in {delay:.0f} s.")
 
     def _note(self, turn: Turn, asked: float = 0.0, *, throttled: bool = False) -> None:
         """Tell the pace about an answer. A Retry-After slows all threads down: it is about the whole account."""

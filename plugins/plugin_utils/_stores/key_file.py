@@ -109,7 +109,7 @@ def is_another(key: StoredKey, there: t.Optional[StoredKey]) -> bool:
 
 
 def says_more(key: StoredKey, there: StoredKey) -> bool:
-    """Tell whether a key replaces a stored part of it: another text, or the same key with its key id at last."""
+    """Tell whether a key is more complete than the stored key: its text differs, or the stored key has no key id."""
     return there.key != key.key or bool(key.key_id and not there.key_id)
 
 

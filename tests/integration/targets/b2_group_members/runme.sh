@@ -17,7 +17,7 @@ cat "$work/stdout" "$work/stderr" | tee "$work/output"
 test -z "${failed-}"
 
 # A long wait is told by the process of the task, and only on stderr: stdout may be read by a program.
-grep -q "^community.backblaze: b2_list_group_members: .* It is sent again in 3 s.$" "$work/stderr"
+grep -q "^community.backblaze: b2_list_group_members: .* The call is sent again in 3 s.$" "$work/stderr"
 if grep -q "is sent again" "$work/stdout"; then
     echo "A line about a wait is on stdout."
     exit 1
